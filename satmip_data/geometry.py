@@ -1,0 +1,222 @@
+"""Pure arithmetic from an AOI to a window, and from the window's whole pixels to everything the chip says of the ground.
+
+The integers that are read give the GSD, the footprint and the location, so pixels and geography cannot part.
+"""
+
+import math
+from dataclasses import replace
+from functools import cache
+from typing import Literal
+
+from pyproj import CRS, Geod, Transformer
+
+from satmip_data.records import Aoi, Georeference, Metadata, Point, Ring, Window
+
+Fit = Literal["stretch", "square"]
+GsdMode = Literal["nominal", "ground"]
+
+WGS84 = Geod(ellps="WGS84")
+
+
+class OutsideError(ValueError):
+    """The AOI shares no pixel with its scene."""
+
+
+def window_from_aoi(aoi: Aoi, width: int, height: int, context: float = 0.0, fit: Fit = "stretch") -> Window:
+    """Return the whole-pixel window over `aoi` in a scene of `width` x `height` pixels.
+
+    Args:
+        aoi: the annotated box; it may cross the border of the scene, and is then clipped to it.
+        width: columns of the scene.
+        height: rows of the scene.
+        context: share of the box's side added on each of its sides; 0 reads the box itself (the paper).
+        fit: "stretch" keeps the box, whose x and y are later scaled apart (the paper). "square" widens the shorter side about the
+            box's centre, moving the window back into the scene where it would leave it. Where the scene is too small to hold the
+            square, the window ends at the border and x and y are scaled apart by what remains.
+
+    Raises:
+        OutsideError: the box and the scene do not meet.
+    """
+    left, right = _span(aoi.x, aoi.width, context)
+    top, bottom = _span(aoi.y, aoi.height, context)
+    if aoi.width <= 0 or aoi.height <= 0 or right <= 0 or bottom <= 0 or left >= width or top >= height:
+        raise OutsideError(f"a box must share pixels with its scene of {width} x {height}, however: {aoi!r}")
+    left, right, top, bottom = max(left, 0), min(right, width), max(top, 0), min(bottom, height)
+    if fit == "square":
+        side = max(right - left, bottom - top)
+        left, right = _widen(left, right, side, width)
+        top, bottom = _widen(top, bottom, side, height)
+    return Window(left, top, right - left, bottom - top)
+
+
+def _span(start: float, length: float, context: float) -> tuple[int, int]:
+    """Return the whole pixels touched by a span widened by `context` of its length on either side."""
+    grow = context * length
+    # A tenth of a millionth of a pixel is rounding, not a pixel touched.
+    return math.floor(start - grow + 1e-7), math.ceil(start + length + grow - 1e-7)
+
+
+def _widen(start: int, stop: int, side: int, limit: int) -> tuple[int, int]:
+    """Widen [start, stop) to `side` about its centre inside [0, limit)."""
+    side = min(side, limit)
+    start -= (side - (stop - start)) // 2
+    start = min(max(start, 0), limit - side)
+    return start, start + side
+
+
+def chip_metadata(
+    metadata: Metadata, georeference: Georeference | None, window: Window, size: tuple[int, int], gsd_mode: GsdMode = "nominal"
+) -> Metadata:
+    """Return what a scene's metadata become when `window` is read and resized to `size` (width, height) pixels.
+
+    GSD, multispectral GSD and pixel size grow by the factor by which the pixels grow, for x and y apart (paper, supplement A);
+    the location becomes the centroid of the window's footprint. All else is untouched.
+    `gsd_mode="ground"` replaces the sensor's nominal GSD by the true size on the ground; it stays missing without a georeference.
+    """
+    scale = (window.width / size[0], window.height / size[1])
+    mean_scale = (scale[0] + scale[1]) / 2
+    gsd = _scaled(metadata.gsd, scale)
+    if gsd_mode == "ground":
+        gsd = None if georeference is None else ground_gsd(georeference, window, size)
+    return replace(
+        metadata,
+        gsd=gsd,
+        multispectral_gsd=None if metadata.multispectral_gsd is None else metadata.multispectral_gsd * mean_scale,
+        pixel_size=_scaled(metadata.pixel_size, scale),
+        location=None if georeference is None else window_centre(georeference, window),
+    )
+
+
+def _scaled(pair: Point | None, scale: Point) -> Point | None:
+    return None if pair is None else (pair[0] * scale[0], pair[1] * scale[1])
+
+
+def footprint(georeference: Georeference, window: Window) -> Ring:
+    """Return the window's closed ring on the ground: (longitude, latitude), counter-clockwise, longitudes continuous.
+
+    A ring across the antimeridian keeps its neighbours together by longitudes past 180; `split_ring` cuts it for maps.
+    """
+    x0, y0, x1, y1 = window.x, window.y, window.x + window.width, window.y + window.height
+    corners = [lonlat(georeference, col, row) for col, row in ((x0, y1), (x1, y1), (x1, y0), (x0, y0))]
+    ring = unwrap(tuple(corners))
+    if signed_area(ring) < 0:
+        ring = tuple(reversed(ring))
+    return (*ring, ring[0])
+
+
+def window_centre(georeference: Georeference, window: Window) -> Point:
+    """Return longitude in [-180, 180) and latitude of the window's centre: the centroid of its footprint.
+
+    Taken through the affine and not from the ring's coordinates, it holds across the antimeridian and over a pole.
+    """
+    lon, lat = lonlat(georeference, window.x + window.width / 2, window.y + window.height / 2)
+    return wrap_longitude(lon), lat
+
+
+def lonlat(georeference: Georeference, col: float, row: float) -> Point:
+    """Return the longitude and latitude of a point of the image, degrees, EPSG:4326; rounding past a pole is put back on it."""
+    a, b, c, d, e, f = georeference.affine
+    x, y = a * col + b * row + c, d * col + e * row + f
+    if georeference.crs != "EPSG:4326":
+        x, y = _to_lonlat(georeference.crs).transform(x, y, errcheck=True)
+    return x, min(max(y, -90.0), 90.0)
+
+
+@cache
+def _to_lonlat(crs: str) -> Transformer:
+    return Transformer.from_crs(CRS.from_user_input(crs), "EPSG:4326", always_xy=True)
+
+
+def wrap_longitude(lon: float) -> float:
+    """Return the same meridian in [-180, 180)."""
+    if -180.0 <= lon < 180.0:  # untouched: the remainder below costs the last bits
+        return lon
+    wrapped = (lon + 180.0) % 360.0 - 180.0
+    return wrapped if wrapped < 180.0 else -180.0
+
+
+def unwrap(ring: Ring) -> Ring:
+    """Return the ring with each longitude within 180 degrees of the one before it."""
+    out = [ring[0]]
+    for lon, lat in ring[1:]:
+        turns = round((out[-1][0] - lon) / 360.0)
+        out.append((lon + 360.0 * turns, lat))
+    return tuple(out)
+
+
+def signed_area(ring: Ring) -> float:
+    """Return the area of a ring in square degrees, positive where it runs counter-clockwise (the shoelace formula).
+
+    Coordinates are taken relative to the first point: footprints are millionths of a degree wide.
+    """
+    x0, y0 = ring[0]
+    moved = [(x - x0, y - y0) for x, y in ring]
+    return sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(moved, moved[1:] + moved[:1], strict=True)) / 2
+
+
+def split_ring(ring: Ring) -> tuple[Ring, ...]:
+    """Cut a closed ring at the antimeridian into rings inside [-180, 180] (RFC 7946, section 3.1.9); one ring where it does not cross."""
+    from shapely.affinity import translate
+    from shapely.geometry import Polygon, box
+
+    polygon = Polygon(ring)
+    west, _, east, _ = polygon.bounds
+    rings = []
+    for turn in range(math.floor((west + 180.0) / 360.0), math.floor((east + 180.0) / 360.0) + 1):
+        world = box(360.0 * turn - 180.0, -90.0, 360.0 * turn + 180.0, 90.0)
+        part = translate(polygon.intersection(world), -360.0 * turn)
+        if part.geom_type == "Polygon" and not part.is_empty:
+            rings.append(_counter_clockwise(tuple((float(x), float(y)) for x, y in part.exterior.coords)))
+    return tuple(rings)
+
+
+def _counter_clockwise(ring: Ring) -> Ring:
+    return ring if signed_area(ring) >= 0 else tuple(reversed(ring))
+
+
+def ground_gsd(georeference: Georeference, window: Window, size: tuple[int, int]) -> Point:
+    """Return the true metres a pixel along x and y of a chip of `size` pixels, on the WGS84 ellipsoid through the window's centre."""
+    middle_col, middle_row = window.x + window.width / 2, window.y + window.height / 2
+    west, east = (lonlat(georeference, col, middle_row) for col in (window.x, window.x + window.width))
+    north, south = (lonlat(georeference, middle_col, row) for row in (window.y, window.y + window.height))
+    return distance(west, east) / size[0], distance(north, south) / size[1]
+
+
+def distance(start: Point, end: Point) -> float:
+    """Return the metres between two points (longitude, latitude) on the WGS84 ellipsoid."""
+    return float(WGS84.inv(*start, *end)[2])
+
+
+def pixel_size(georeference: Georeference, width: int, height: int) -> Point:
+    """Return the size of a pixel along x and y in degrees, positive, at the centre of an image of `width` x `height` pixels."""
+    col, row = width / 2, height / 2
+    (lon, lat), (lon_x, _), (_, lat_y) = (lonlat(georeference, c, r) for c, r in ((col, row), (col + 1, row), (col, row + 1)))
+    return abs(wrap_longitude(lon_x - lon)), abs(lat_y - lat)
+
+
+def georeference_from_bounds(ring: Ring, width: int, height: int) -> Georeference:
+    """Return the affine of an axis-aligned image from its footprint, by smallest and largest coordinate (ring order varies by vendor).
+
+    A ring whose longitudes jump by more than 180 degrees crosses the antimeridian and is unwrapped first.
+    """
+    lons, lats = zip(*unwrap(ring), strict=True)
+    west, east, south, north = min(lons), max(lons), min(lats), max(lats)
+    return Georeference(((east - west) / width, 0.0, west, 0.0, -(north - south) / height, north))
+
+
+def utm_zone(location: Point) -> str:
+    """Return the UTM zone and latitude band of (longitude, latitude), with Norway's and Svalbard's exceptions.
+
+    Raises:
+        ValueError: the latitude lies outside UTM's [-80, 84].
+    """
+    lon, lat = wrap_longitude(location[0]), location[1]
+    if not -80.0 <= lat <= 84.0:
+        raise ValueError(f"UTM covers latitudes -80 to 84, however: {lat=}")
+    band = "CDEFGHJKLMNPQRSTUVWX"[min(int((lat + 80.0) // 8), 19)]
+    zone = int((lon + 180.0) // 6) + 1
+    if band == "V" and 3.0 <= lon < 12.0:
+        zone = 32
+    if band == "X" and 0.0 <= lon < 42.0:
+        zone = 31 + 2 * int((lon + 3.0) // 12)
+    return f"{zone}{band}"

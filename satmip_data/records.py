@@ -1,0 +1,183 @@
+"""The record types that every part of `satmip_data` speaks: frozen values, units and senses stated once.
+
+`None` is missing, `0.0` is a value, and NaN is refused at birth, so that no later step has to ask.
+"""
+
+import datetime as dt
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+Point = tuple[float, float]
+Ring = tuple[Point, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What is known of an image, under STAC common names where there is one. Every attribute may be missing (None).
+
+    Raises:
+        ValueError: a number is NaN or infinite, or `datetime` has no time zone.
+    """
+
+    gsd: Point | None = None
+    """Ground sample distance of the image in hand along x and y, metres a pixel."""
+    multispectral_gsd: float | None = None
+    """Ground sample distance of the sensor's multispectral bands, metres a pixel of the image in hand."""
+    pixel_size: Point | None = None
+    """Pixel size along x and y, degrees a pixel, positive."""
+    datetime: dt.datetime | None = None
+    """Time of acquisition, UTC, with its time zone."""
+    location: Point | None = None
+    """Centroid of the footprint: longitude in [-180, 180), latitude in [-90, 90], degrees, EPSG:4326."""
+    utm_zone: str | None = None
+    """UTM zone and latitude band, as "32T"."""
+    country_code: str | None = None
+    """ISO 3166-1 alpha-3."""
+    cloud_cover: float | None = None
+    """Share of the image under clouds, percent."""
+    scan_direction: str | None = None
+    """"Forward" or "Reverse"."""
+    wavelengths: tuple[int, ...] | None = None
+    """Centre wavelengths of the bands, nanometres, in the order of the channels."""
+    target_azimuth: float | None = None
+    """Azimuth of the satellite seen from the target, degrees clockwise from north, 0 to 360."""
+    sun_azimuth: float | None = None
+    """Azimuth of the sun seen from the target, degrees clockwise from north, 0 to 360."""
+    sun_elevation: float | None = None
+    """Elevation of the sun above the horizon, degrees, -90 to 90."""
+    off_nadir: float | None = None
+    """Angle between the satellite's nadir and its line of sight, degrees, 0 to 90."""
+    platform: str | None = None
+    """Name of the sensor platform, as "GEOEYE01"."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            for value in _numbers(getattr(self, field.name)):
+                if not math.isfinite(value):
+                    raise ValueError(f"{field.name} must be finite or None, however: {value!r}")
+        if self.datetime is not None and self.datetime.utcoffset() != dt.timedelta(0):
+            raise ValueError(f"datetime must be in UTC with its time zone, however: {self.datetime!r}")
+
+
+def _numbers(value: object) -> Iterable[float]:
+    if isinstance(value, float | int):
+        return (value,)
+    if isinstance(value, tuple):
+        return value
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Georeference:
+    """Where the pixels of an image lie: an affine from pixel corners to the coordinates of `crs`.
+
+    With `(a, b, c, d, e, f) = affine`, the point at column `col` and row `row` (0, 0 is the outer corner of the first pixel)
+    lies at `(a col + b row + c, d col + e row + f)`. Longitudes may pass 180 so that an image across the antimeridian stays whole.
+    """
+
+    affine: tuple[float, float, float, float, float, float]
+    crs: str = "EPSG:4326"
+
+
+@dataclass(frozen=True, slots=True)
+class Aoi:
+    """An area of interest: a box in scene pixels from the top-left corner, as annotated; it may cross the scene's border."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    category: str | None = None
+    """Class of what stands in the box; never shown to pretraining."""
+    name: str = ""
+    """Tells this box from the others of its scene; empty where a scene gives one sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The whole-pixel rectangle that is read: column and row of its first pixel, width and height in pixels.
+
+    Raises:
+        ValueError: an offset is negative or a side is not positive.
+    """
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        if self.x < 0 or self.y < 0 or self.width < 1 or self.height < 1:
+            raise ValueError(f"a window needs offsets >= 0 and sides >= 1, however: {self!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One raw image with its metadata. A source makes these; vendor oddities end there."""
+
+    key: str
+    """Unique in the source, lower case, no dot, no slash: the sample keys start with it."""
+    split: str
+    place: str
+    """One spot on Earth seen at several times; scenes of one place share it."""
+    path: str
+    """The image, relative to the source's root."""
+    width: int
+    height: int
+    """Size of the image in pixels, as its metadata says."""
+    metadata: Metadata
+    """Of the raw image, before any crop."""
+    georeference: Georeference | None
+    aois: tuple[Aoi, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A scene or AOI that gives no sample, and why. Never lost: it becomes a row of `rejects.parquet`."""
+
+    path: str
+    stage: str
+    """"scan", "index" or "pack"."""
+    reason: str
+    """A code of `REASONS`."""
+    message: str
+    key: str = ""
+
+
+REASONS = {
+    "metadata_unreadable": "the metadata file is not valid JSON or cannot be read",
+    "metadata_invalid": "the metadata lacks what a scene needs, or holds values no scene can have",
+    "image_missing": "metadata without its image",
+    "metadata_missing": "an image without its metadata",
+    "no_aoi": "no labelled box in the scene",
+    "aoi_outside": "the box lies outside the image",
+    "aoi_tiny": "the box is smaller than --min-side pixels",
+    "no_georeference": "the scene cannot be placed on Earth and the source requires it",
+    "duplicate_key": "another scene has the same key",
+    "image_unreadable": "the image cannot be decoded",
+    "image_too_large": "the image has more pixels than --max-pixels",
+    "size_mismatch": "the image's size is not what its metadata says",
+    "image_empty": "the window holds no data (every pixel black)",
+}
+"""Every reason code with its meaning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One chip to be: a window of a scene with the metadata and footprint that belong to exactly that window."""
+
+    key: str
+    split: str
+    place: str
+    category: str | None
+    path: str
+    scene_width: int
+    scene_height: int
+    window: Window
+    metadata: Metadata
+    """Of the chip, after the crop and the resize."""
+    scene_metadata: Metadata
+    """Of the scene, before the crop."""
+    footprint: Ring | None
+    """Closed ring of (longitude, latitude), counter-clockwise seen from above, longitudes continuous (they may pass 180)."""
