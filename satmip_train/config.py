@@ -1,0 +1,107 @@
+"""The settings of a training run, validated; recipes are TOML files of them, and flags win over the recipe."""
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """Every choice of a run. Saved with each checkpoint; the same settings, shards and seed give the same run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    objective: str = Field("satmips", description="what is learned: simclr, satmip or satmips")
+    split: str = Field("train", description="split of the shards to learn from")
+    seed: int = Field(0, ge=0, description="seed of the weights, the order and the views")
+
+    backbone: str = Field("vit_small_patch16_224", description="any timm model by name")
+    backbone_args: dict[str, Any] = Field(
+        default_factory=lambda: {"num_heads": 12}, description="arguments for timm.create_model, as JSON (MoCo v3's ViT-S has 12 heads)"
+    )
+    cls_token_std: float | None = Field(0.02, description="deviation of the CLS token's init (SLIP's era of timm; timm today uses 1e-6)")
+
+    metadata_encoder: Literal["text", "tabular"] = Field("text", description="how metadata are encoded")
+    fields: tuple[str, ...] | None = Field(
+        None, description="fields to train on, comma-separated; by default the captions' own (text) or gsd,timestamp,location (tabular)"
+    )
+    text_layers: int = Field(3, ge=1, description="layers of the textual metadata encoder")
+    text_width: int = Field(512, ge=8, description="width of the textual metadata encoder")
+    text_heads: int = Field(8, ge=1, description="attention heads of the textual metadata encoder")
+    tabular_layers: int = Field(3, ge=1, description="blocks of the FT-Transformer")
+    tabular_width: int = Field(192, ge=8, description="width of the FT-Transformer")
+    tabular_heads: int = Field(8, ge=1, description="attention heads of the FT-Transformer")
+    tabular_attention_dropout: float = Field(0.2, ge=0, lt=1, description="dropout of the FT-Transformer's attention")
+    tabular_ffn_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of the FT-Transformer's feed-forward")
+    embed_dim: int = Field(512, ge=1, description="size of the joint metadata-image embedding")
+    ssl_hidden: int = Field(4096, ge=1, description="hidden width of the image-image projection head")
+    ssl_dim: int = Field(256, ge=1, description="size of the image-image embedding")
+
+    coupled: bool = Field(True, description="SatMIPS: share one view between the two objectives (paper, section 3.2)")
+    simclr_weight: float = Field(1.0, ge=0, description="SatMIPS: lambda, the weight of the image-image loss (paper, eq. 4)")
+    temperature: float = Field(0.1, gt=0, description="temperature of the image-image loss")
+    negatives: Literal["both", "cross"] = Field("both", description="image-image negatives: both views (SLIP) or the other view only (eq. 3)")
+    loss_gather: Literal["exact", "slip"] = Field("exact", description="gradient of the metadata-image loss across ranks")
+
+    view_size: int = Field(224, ge=16, description="side of a view in pixels")
+    policy: Literal["simclr-sat", "crop"] = Field("simclr-sat", description="augmentation policy (supplement B)")
+
+    epochs: float = Field(200, gt=0, description="passes over the split")
+    max_steps: int | None = Field(None, ge=1, description="stop after so many steps; the schedule still spans the epochs")
+    batch_size: int = Field(1024, ge=2, description="samples a step over all ranks")
+    lr_base: float = Field(1.875e-4, gt=0, description="learning rate a 256 samples: the peak is lr_base x batch_size / 256")
+    lr_start: float = Field(1e-6, ge=0, description="learning rate of the first step, unscaled")
+    lr_end: float = Field(1e-5, ge=0, description="learning rate of the last step, unscaled")
+    warmup_epochs: float = Field(1, ge=0, description="epochs of linear warm-up")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's weight decay")
+    wd_policy: Literal["slip", "timm"] = Field("slip", description="which parameters decay: as in SLIP, or as in timm (no positions, no tokens)")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first beta")
+    beta2: float = Field(0.98, ge=0, lt=1, description="AdamW's second beta")
+    adam_eps: float = Field(1e-8, gt=0, description="AdamW's epsilon")
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="of the networks; losses are float32 always. auto: bf16 on a GPU that has it, else fp32")
+    compile: bool = Field(False, description="torch.compile the backbone")
+    workers: int = Field(2, ge=0, description="loader processes a rank")
+    shuffle_shards: int = Field(16, ge=1, description="shards whose samples are permuted together")
+    log_every: int = Field(10, ge=1, description="steps between two log lines")
+    checkpoint_every: int = Field(500, ge=1, description="steps between two checkpoints")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Settings":
+        if self.lr_start > self.peak_lr:
+            raise ValueError(f"lr_start must not exceed the peak rate {self.peak_lr:g}, however: {self.lr_start=}")
+        return self
+
+    @property
+    def peak_lr(self) -> float:
+        """The linear scaling rule (supplement B): lr_base x batch_size / 256."""
+        return self.lr_base * self.batch_size / 256
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that ship with the package."""
+    return sorted(entry.name.removesuffix(".toml") for entry in files("satmip_train.recipes").iterdir() if entry.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str) -> dict[str, Any]:
+    """Read a recipe by the name of a shipped one or by the path of a TOML file.
+
+    Raises:
+        ValueError: there is no such recipe, or it is not TOML.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        if name_or_path not in recipe_names():
+            raise ValueError(f"a recipe must be one of {recipe_names()} or the path of a TOML file, however: {name_or_path!r}")
+        return tomllib.loads((files("satmip_train.recipes") / f"{name_or_path}.toml").read_text(encoding="utf-8"))
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"a recipe must be a readable TOML file, however: {path}: {error}") from error
+
+
+def resolve(recipe: str, flags: dict[str, Any]) -> Settings:
+    """Return the settings of a recipe with the given flags laid over it (pydantic's ValidationError names what is wrong)."""
+    return Settings.model_validate({**load_recipe(recipe), **flags})
