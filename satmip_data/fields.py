@@ -151,8 +151,10 @@ FIELDS: tuple[Field, ...] = (
     ),
     _angle("target_azimuth_angle", "target_azimuth", "target_azimuth",
            "azimuth of the satellite from the target, clockwise from north", "The target azimuth is"),
-    _angle("sun_azimuth_angle", "sun_azimuth", "sun_azimuth", "azimuth of the sun, clockwise from north", "The sun stands at azimuth"),
-    _angle("sun_elevation_angle", "sun_elevation", "sun_elevation", "elevation of the sun above the horizon", "The sun's elevation is"),
+    _angle("sun_azimuth_angle", "sun_azimuth", "sun_azimuth",
+           "azimuth of the sun, clockwise from north", "The sun stands at azimuth"),
+    _angle("sun_elevation_angle", "sun_elevation", "sun_elevation",
+           "elevation of the sun above the horizon", "The sun's elevation is"),
     _angle("off_nadir_angle", "off_nadir", "off_nadir", "angle of the line of sight from the nadir", "The view is off nadir by"),
     Field(
         "sensor_platform", "platform", ("sensor",), "", "sensor platform", str,

@@ -155,7 +155,7 @@ def signed_area(ring: Ring) -> float:
 
 
 def split_ring(ring: Ring) -> tuple[Ring, ...]:
-    """Cut a closed ring at the antimeridian into rings inside [-180, 180] (RFC 7946, section 3.1.9); one ring where it does not cross."""
+    """Cut a closed ring at the antimeridian into rings inside [-180, 180] (RFC 7946, section 3.1.9); one where it does not cross."""
     from shapely.affinity import translate
     from shapely.geometry import Polygon, box
 
@@ -175,7 +175,7 @@ def _counter_clockwise(ring: Ring) -> Ring:
 
 
 def ground_gsd(georeference: Georeference, window: Window, size: tuple[int, int]) -> Point:
-    """Return the true metres a pixel along x and y of a chip of `size` pixels, on the WGS84 ellipsoid through the window's centre."""
+    """Return the true metres a pixel along x and y of a chip of `size` pixels, on WGS84 through the window's centre."""
     middle_col, middle_row = window.x + window.width / 2, window.y + window.height / 2
     west, east = (lonlat(georeference, col, middle_row) for col in (window.x, window.x + window.width))
     north, south = (lonlat(georeference, middle_col, row) for row in (window.y, window.y + window.height))
@@ -195,7 +195,7 @@ def pixel_size(georeference: Georeference, width: int, height: int) -> Point:
 
 
 def georeference_from_bounds(ring: Ring, width: int, height: int) -> Georeference:
-    """Return the affine of an axis-aligned image from its footprint, by smallest and largest coordinate (ring order varies by vendor).
+    """Return the affine of an axis-aligned image from the extremes of its footprint (the order of a ring varies by vendor).
 
     A ring whose longitudes jump by more than 180 degrees crosses the antimeridian and is unwrapped first.
     """

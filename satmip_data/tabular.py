@@ -107,7 +107,7 @@ def _code(value: str | None, words: tuple[str, ...]) -> int:
 
 
 def fit(chips: Iterable[Metadata]) -> Standardizer:
-    """Fit on the chips of the train split: mean and population deviation of each numeric column, sorted values of each categorical one.
+    """Fit on the chips of the train split: mean and population deviation of numeric columns, sorted values of categorical ones.
 
     A column without two different values gets deviation 1, so that its standardized values are finite (0).
     """

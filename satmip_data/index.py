@@ -1,0 +1,110 @@
+"""Scenes to one list of samples and one list of rejects. Reads metadata, never a pixel."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from satmip_data import geometry
+from satmip_data.engines import run_ordered
+from satmip_data.records import Aoi, Reject, Sample, Scene, Window
+from satmip_data.settings import BuildSettings
+from satmip_data.sources.base import Item, Source
+
+ITEMS_A_TASK = 64
+MAX_KEY = 80
+"""Longest sample key: with its suffix it must fit the 100 bytes of a plain tar name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Everything known before a pixel is decoded: samples in the source's order, and what gave none."""
+
+    samples: tuple[Sample, ...]
+    rejects: tuple[Reject, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    source: Source
+    root: str
+    items: tuple[Item, ...]
+    settings: BuildSettings
+
+
+def build_index(source: Source, root: str, settings: BuildSettings, workers: int, limit: int | None = None) -> Index:
+    """Read the metadata of every item of a source; the result does not depend on `workers`.
+
+    Args:
+        source: the archive's reader with its options.
+        root: folder or URL of the archive.
+        settings: the crop's choices.
+        workers: processes.
+        limit: keep the first so many items only.
+    """
+    items = source.list_items(root)[:limit]
+    tasks = [_Task(source, root, tuple(items[i : i + ITEMS_A_TASK]), settings) for i in range(0, len(items), ITEMS_A_TASK)]
+    results = (found for batch in run_ordered(_run, tasks, workers) for found in batch)
+    return _without_duplicates(results)
+
+
+def _run(task: _Task) -> list[Sample | Reject]:
+    return [
+        sample
+        for item in task.items
+        for found in task.source.read_item(task.root, item)
+        for sample in ([found] if isinstance(found, Reject) else samples_of(found, task.settings))
+    ]
+
+
+def samples_of(scene: Scene, settings: BuildSettings) -> Iterator[Sample | Reject]:
+    """Give one sample, or the reject with its reason, for each AOI of a scene."""
+    for aoi in scene.aois:
+        key = f"{scene.key}_{aoi.name}" if aoi.name else scene.key
+        reject = _refusal(aoi, key, settings)
+        if reject is None:
+            try:
+                window = geometry.window_from_aoi(aoi, scene.width, scene.height, settings.context, settings.fit)
+                yield _sample(scene, aoi, key, window, settings)
+                continue
+            except geometry.OutsideError as error:
+                reject = ("aoi_outside", str(error))
+        yield Reject(scene.path, "index", *reject, key=key)
+
+
+def _refusal(aoi: Aoi, key: str, settings: BuildSettings) -> tuple[str, str] | None:
+    if len(key) > MAX_KEY:
+        return "metadata_invalid", f"a key must have at most {MAX_KEY} characters, however: {len(key)} in {key!r}"
+    if min(aoi.width, aoi.height) < settings.min_side:
+        return "aoi_tiny", f"a box must have sides of at least {settings.min_side} px, however: {aoi.width:g} x {aoi.height:g}"
+    return None
+
+
+def _sample(scene: Scene, aoi: Aoi, key: str, window: Window, settings: BuildSettings) -> Sample:
+    size = (window.width, window.height) if settings.size is None else (settings.size, settings.size)
+    georeference = scene.georeference
+    return Sample(
+        key=key,
+        split=scene.split,
+        place=scene.place,
+        category=aoi.category,
+        path=scene.path,
+        scene_width=scene.width,
+        scene_height=scene.height,
+        window=window,
+        metadata=geometry.chip_metadata(scene.metadata, georeference, window, size, settings.gsd),
+        scene_metadata=scene.metadata,
+        footprint=None if georeference is None else geometry.footprint(georeference, window),
+    )
+
+
+def _without_duplicates(found: Iterable[Sample | Reject]) -> Index:
+    samples: dict[str, Sample] = {}
+    rejects: list[Reject] = []
+    for item in found:
+        if isinstance(item, Reject):
+            rejects.append(item)
+        elif item.key in samples:
+            message = f"keys must be unique, however: {item.key!r} is also {samples[item.key].path}"
+            rejects.append(Reject(item.path, "index", "duplicate_key", message, key=item.key))
+        else:
+            samples[item.key] = item
+    return Index(tuple(samples.values()), tuple(rejects))

@@ -1,0 +1,63 @@
+"""The journal of a build or a rewriting under way: what it set out to do, and the shards it has finished.
+
+It lies in a folder of the shard directory (`.build/`, `.caption/`) and is removed when the work is sealed.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from satmip_data.shards import ShardRecord, dump_json
+from satmip_data.storage import Store
+
+
+class OtherSettingsError(ValueError):
+    """The work under way was begun with other settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """Progress of one piece of work on a shard directory."""
+
+    store: Store
+    folder: str
+
+    def begin(self, intent: dict[str, Any]) -> None:
+        """Write down what is to be done, or check that it is what was begun before.
+
+        Raises:
+            OtherSettingsError: something else was begun; the message shows the difference.
+        """
+        name = f"{self.folder}/intent.json"
+        if self.store.exists(name):
+            changes = differences(json.loads(self.store.read(name)), intent)
+            if changes:
+                raise OtherSettingsError("\n".join(changes))
+        else:
+            self.store.write(name, dump_json(intent))
+
+    def finished(self) -> dict[str, ShardRecord]:
+        """Return the records of the shards that are whole, by name."""
+        names = [name for name in self.store.names(f"{self.folder}/records") if name.endswith(".json")]
+        records = [ShardRecord.from_json(json.loads(self.store.read(name))) for name in names]
+        return {r.name: r for r in records if self.store.exists(r.name) and self.store.size(r.name) == r.bytes}
+
+    def add(self, record: ShardRecord) -> None:
+        """Note that a shard is whole."""
+        self.store.write(f"{self.folder}/records/{record.name}.json", dump_json(record.to_json()))
+
+    def close(self) -> None:
+        """Remove the journal: the work is sealed."""
+        self.store.remove(self.folder)
+
+
+def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return one line for each leaf in which two JSON objects differ."""
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"  {prefix}{key}: {old!r} before, {new!r} now")
+    return lines

@@ -1,0 +1,236 @@
+"""Write and read shards. A shard is a plain tar in WebDataset's form and a pure function of its plan."""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from webdataset.writer import TarWriter
+
+from satmip_data import imagery
+from satmip_data.captions import caption
+from satmip_data.plan import ShardPlan
+from satmip_data.records import Reject, Sample
+from satmip_data.serialize import sample_to_json
+from satmip_data.settings import BuildSettings
+from satmip_data.storage import Store
+from satmip_data.tabular import Standardizer
+from satmip_data.tokens import token_counter
+
+Members = dict[str, bytes]
+"""Suffix -> bytes of one sample, as "jpg", "num.npy"."""
+
+
+@dataclass(slots=True)
+class ChannelSums:
+    """Whole-number sums over pixels, so that the statistics do not depend on the order of the shards."""
+
+    pixels: int = 0
+    total: list[int] = field(default_factory=lambda: [0, 0, 0])
+    squares: list[int] = field(default_factory=lambda: [0, 0, 0])
+
+    def add_image(self, pixels: npt.NDArray[np.uint8]) -> None:
+        """Add the pixels of one chip. Shape: (H, W, 3)."""
+        flat = pixels.reshape(-1, 3)
+        self.pixels += len(flat)
+        for channel in range(3):
+            counts = np.bincount(flat[:, channel], minlength=256)
+            levels = np.arange(256)
+            self.total[channel] += int(counts @ levels)
+            self.squares[channel] += int(counts @ levels**2)
+
+    def add(self, other: "ChannelSums") -> None:
+        """Add the sums of other pixels."""
+        self.pixels += other.pixels
+        self.total = [a + b for a, b in zip(self.total, other.total, strict=True)]
+        self.squares = [a + b for a, b in zip(self.squares, other.squares, strict=True)]
+
+    def mean_std(self) -> tuple[list[float], list[float]]:
+        """Return mean and standard deviation of each channel, in 0..1. Without pixels they are 0.5 and 0.25."""
+        if self.pixels == 0:
+            return [0.5] * 3, [0.25] * 3
+        means, stds = [], []
+        for total, squares in zip(self.total, self.squares, strict=True):
+            variance = (squares * self.pixels - total**2) / self.pixels**2
+            means.append(total / self.pixels / 255)
+            stds.append(max(variance**0.5, 0.5) / 255)  # a constant channel must not divide by zero
+        return means, stds
+
+
+@dataclass(slots=True)
+class CaptionCount:
+    """The longest caption seen and how many were empty."""
+
+    tokens: int | None = None
+    key: str = ""
+    empty: int = 0
+
+    def add(self, key: str, text: str) -> None:
+        """Count one caption. Of equally long ones the first key in alphabetical order is kept."""
+        self.empty += not text
+        counter = token_counter()
+        if counter is not None:
+            self.merge(CaptionCount(counter(text), key))
+
+    def merge(self, other: "CaptionCount") -> None:
+        """Add what another shard counted."""
+        self.empty += other.empty
+        if other.tokens is not None and (self.tokens is None or (-other.tokens, other.key) < (-self.tokens, self.key)):
+            self.tokens, self.key = other.tokens, other.key
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as `dataset.json` holds them."""
+        longest = None if self.tokens is None else {"tokens": self.tokens, "key": self.key}
+        return {"longest": longest, "empty": self.empty}
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """What is known of a finished shard; written after it, so that its presence means that the shard is whole."""
+
+    name: str
+    split: str
+    samples: int
+    bytes: int
+    sha256: str
+    captions: CaptionCount
+    channels: ChannelSums
+    rejects: tuple[Reject, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "ShardRecord":
+        """Read back what `to_json` wrote."""
+        rejects = tuple(Reject(**reject) for reject in data["rejects"])
+        nested = {"captions": CaptionCount(**data["captions"]), "channels": ChannelSums(**data["channels"]), "rejects": rejects}
+        return cls(**{**data, **nested})
+
+
+@dataclass(frozen=True, slots=True)
+class PackTask:
+    """One shard to be packed, with all it depends on."""
+
+    shard: ShardPlan
+    source: Store
+    out: Store
+    settings: BuildSettings
+    standardizer: Standardizer
+    classes: tuple[str, ...]
+
+
+def pack_shard(task: PackTask) -> ShardRecord:
+    """Read, crop, encode and write the samples of one shard; a sample whose pixels fail becomes a reject of the record."""
+    captions, channels, rejects, count = CaptionCount(), ChannelSums(), [], 0
+    with task.out.staging(task.shard.name) as staged:
+        with staged.open("wb") as stream, TarWriter(stream, encoder=False, mtime=0, user="satmip", group="satmip") as tar:
+            for sample in task.shard.samples:
+                try:
+                    members, text, pixels = encode_sample(sample, task)
+                except imagery.ImageError as error:
+                    rejects.append(Reject(sample.path, "pack", error.reason, str(error), key=sample.key))
+                    continue
+                tar.write({"__key__": sample.key, **members})
+                captions.add(sample.key, text)
+                channels.add_image(pixels)
+                count += 1
+        size, digest = staged.stat().st_size, file_sha256(staged)
+    return ShardRecord(task.shard.name, task.shard.split, count, size, digest, captions, channels, tuple(rejects))
+
+
+def encode_sample(sample: Sample, task: PackTask) -> tuple[Members, str, npt.NDArray[np.uint8]]:
+    """Return the members of a sample, its caption, and its chip's pixels (H, W, 3) before encoding.
+
+    Raises:
+        imagery.ImageError: the image gives no chip.
+    """
+    settings = task.settings
+    try:
+        data = task.source.read(sample.path)
+    except OSError as error:
+        raise imagery.ImageError("image_unreadable", f"an image must be readable, however: {sample.path}: {error}") from error
+    window = sample.window
+    size = (window.width, window.height) if settings.size is None else (settings.size, settings.size)
+    image = imagery.read_chip(data, window, size, (sample.scene_width, sample.scene_height), settings.max_pixels)
+    text = caption(sample.metadata, settings.fields, settings.style)
+    features = task.standardizer.transform(sample.metadata)
+    members = {
+        "jpg": imagery.encode_jpeg(image, settings.quality, settings.subsampling),
+        "txt": text.encode(),
+        "json": dump_json(sample_to_json(sample)),
+        "num.npy": _npy(features.numeric),
+        "cat.npy": _npy(features.categorical),
+        "mask.npy": _npy(features.mask),
+    }
+    if sample.category is not None:
+        members["cls"] = str(task.classes.index(sample.category)).encode()
+    return members, text, np.asarray(image)
+
+
+def dump_json(data: object) -> bytes:
+    """Write compact JSON, the same bytes for the same content; NaN is refused."""
+    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _npy(array: npt.NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a local file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_samples(data: bytes) -> Iterator[tuple[str, Members]]:
+    """Yield (key, members) of a shard in stored order.
+
+    Raises:
+        tarfile.TarError: the archive is damaged.
+    """
+    key, members = "", Members()
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        for entry in tar:
+            name, _, suffix = entry.name.partition(".")
+            if name != key and members:
+                yield key, members
+                members = {}
+            key = name
+            stream = tar.extractfile(entry)
+            members[suffix] = b"" if stream is None else stream.read()
+    if members:
+        yield key, members
+
+
+def recaption_shard(data: bytes, out: Store, name: str, rewrite: "CaptionRewrite") -> ShardRecord:
+    """Write a shard again with other captions and everything else unchanged, byte for byte."""
+    from satmip_data.serialize import metadata_from_json
+
+    counts, count = CaptionCount(), 0
+    with out.staging(name) as staged:
+        with staged.open("wb") as stream, TarWriter(stream, encoder=False, mtime=0, user="satmip", group="satmip") as tar:
+            for key, members in read_samples(data):
+                text = caption(metadata_from_json(json.loads(members["json"])["metadata"]), rewrite.fields, rewrite.style)
+                tar.write({"__key__": key, **members, "txt": text.encode()})
+                counts.add(key, text)
+                count += 1
+        size, digest = staged.stat().st_size, file_sha256(staged)
+    return ShardRecord(name, name.partition("/")[0], count, size, digest, counts, ChannelSums(), ())
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRewrite:
+    """What `caption` writes into every shard."""
+
+    fields: tuple[str, ...]
+    style: str

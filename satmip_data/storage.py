@@ -1,0 +1,110 @@
+"""A root folder anywhere fsspec reaches, with atomic writes."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+
+@cache
+def _filesystem(url: str) -> tuple[Any, str]:
+    filesystem, root = fsspec.core.url_to_fs(url)
+    return filesystem, root.rstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Files below `url`, named by relative paths with slashes. A small value: every process opens its own connection."""
+
+    url: str
+
+    @property
+    def local(self) -> bool:
+        """Whether the files lie on this machine's own file system."""
+        return isinstance(_filesystem(self.url)[0], LocalFileSystem)
+
+    def path(self, name: str = "") -> str:
+        """Return the file system's own path of `name`."""
+        root = _filesystem(self.url)[1]
+        return f"{root}/{name}" if name and root else name or root
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        if self.local:
+            return Path(self.path(name)).read_bytes()
+        data: bytes = _filesystem(self.url)[0].cat_file(self.path(name))
+        return data
+
+    def exists(self, name: str = "") -> bool:
+        """Tell whether there is a file or folder of that name."""
+        return bool(_filesystem(self.url)[0].exists(self.path(name)))
+
+    def size(self, name: str) -> int:
+        """Return the size of a file in bytes."""
+        return int(_filesystem(self.url)[0].size(self.path(name)))
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the sorted names, relative to the root, of all files in `folder` and below; none where there is no such folder."""
+        filesystem, root = _filesystem(self.url)
+        if not filesystem.exists(self.path(folder)):
+            return []
+        skip = len(root) + 1 if root else 0
+        return sorted(str(path)[skip:] for path in filesystem.find(self.path(folder)))
+
+    def remove(self, name: str) -> None:
+        """Delete a file or a whole folder, if there is one."""
+        if self.exists(name):
+            _filesystem(self.url)[0].rm(self.path(name), recursive=True)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file whole or not at all."""
+        with self.staging(name) as staged:
+            staged.write_bytes(data)
+
+    @contextmanager
+    def staging(self, name: str) -> Iterator[Path]:
+        """Give a local path to write to; when the block ends well, what was written becomes `name` in one step.
+
+        On this machine that is fsync and rename; elsewhere one upload, which object stores make visible whole.
+        """
+        if self.local:
+            target = Path(self.path(name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+            os.close(handle)
+            staged = Path(temporary)
+            try:
+                yield staged
+                staged.chmod(0o644)
+                _sync(staged)
+                os.replace(staged, target)
+                _sync(target.parent)
+            finally:
+                staged.unlink(missing_ok=True)
+        else:
+            folder = Path(tempfile.mkdtemp(prefix="satmip-"))
+            try:
+                yield folder / "staged"
+                _filesystem(self.url)[0].put_file(str(folder / "staged"), self.path(name))
+            finally:
+                shutil.rmtree(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
