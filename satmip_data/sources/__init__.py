@@ -1,0 +1,9 @@
+"""The sources: each turns one kind of raw archive into scenes, and vendor oddities end there."""
+
+from satmip_data.sources.base import Found, Item, Source
+from satmip_data.sources.fmow import Fmow
+
+SOURCES: dict[str, type[Source]] = {"fmow": Fmow}
+"""Every source by the word that chooses it."""
+
+__all__ = ["SOURCES", "Found", "Item", "Source"]

@@ -1,0 +1,168 @@
+"""What a source is, and the reading of files below a root that may be a folder, an archive or a URL (fsspec)."""
+
+import datetime as dt
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from shapely import GEOSException, from_wkt
+
+from satmip_data.records import Reject, Ring, Scene
+
+Found = Scene | Reject
+
+
+class InvalidError(ValueError):
+    """A metadata record holds a value that no scene can have; the message names the key and the value."""
+
+
+class Item(NamedTuple):
+    """One unit of a scan: a metadata file and its image, as paths relative to their roots; "" where one of the two is missing."""
+
+    metadata: str
+    image: str
+
+
+class Source(Protocol):
+    """One kind of raw archive: a frozen dataclass whose fields are its options, each with a line of `metadata={"help": ...}`.
+
+    A scan has two steps, so that the reading of many metadata files can be spread over processes: `list_items` lists the
+    archive once, `read_item` is a pure function of one item's files.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    name: ClassVar[str]
+    """The word that chooses the source."""
+    licence: ClassVar[str]
+    """Licence of the data."""
+
+    def list_items(self, root: str) -> list[Item]:
+        """List the items below `root` (folder or fsspec URL), sorted.
+
+        Raises:
+            FileNotFoundError: `root` is not there, or its layout is not this source's.
+        """
+
+    def read_item(self, root: str, item: Item) -> list[Found]:
+        """Return the scenes of one item; bad data never raise, each failure is a `Reject` of stage "scan"."""
+
+
+def reject(item: Item, reason: str, message: str, key: str = "") -> Reject:
+    """Return the reject of an item found while scanning."""
+    return Reject(item.metadata or item.image, "scan", reason, message, key)
+
+
+def unpaired(item: Item) -> Reject | None:
+    """Return the reject of an item that lacks its metadata or its image; None where it has both."""
+    if not item.metadata:
+        return reject(item, "metadata_missing", "an image must have its metadata file, however: there is none")
+    if not item.image:
+        return reject(item, "image_missing", "metadata must have their image file, however: there is none")
+    return None
+
+
+def pair(metadata: Mapping[str, str], images: Mapping[str, str]) -> list[Item]:
+    """Pair paths of metadata with paths of images that share a name (name -> path each), sorted by name."""
+    return [Item(metadata.get(name, ""), images.get(name, "")) for name in sorted({*metadata, *images})]
+
+
+def list_files(root: str, folder: str = "") -> list[str]:
+    """Return the paths of all files below `folder` of `root`, relative to `root`, with "/" between parts; unsorted.
+
+    The list is empty where there is no such folder. Symbolic links are followed.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    filesystem, base = url_to_fs(root)
+    if isinstance(filesystem, LocalFileSystem):
+        return _list_local(base, folder)
+    start = _below(base, "")
+    return [path.removeprefix(start).lstrip("/") for path in filesystem.find(start + folder)]
+
+
+def _below(base: str, path: str) -> str:
+    """Join `path` to the root of a filesystem, whose own root may be empty (an archive) or end in "/"."""
+    base = base.rstrip("/")
+    return f"{base}/{path}" if base else path
+
+
+def _list_local(base: str, folder: str) -> list[str]:
+    """The same by `os.walk`, which asks the system once a folder and not once a file."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    top = os.path.join(base, folder) if folder else base
+    if not os.path.isdir(top):
+        return []
+    paths = []
+    for parent, _, names in os.walk(top, onerror=refuse, followlinks=True):
+        inner = os.path.relpath(parent, base).replace(os.sep, "/")
+        paths += names if inner == "." else [f"{inner}/{name}" for name in names]
+    return paths
+
+
+def read_bytes(root: str, path: str) -> bytes:
+    """Return the content of the file at `path` below `root`.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    filesystem, base = url_to_fs(root)
+    if isinstance(filesystem, LocalFileSystem):
+        with open(os.path.join(base, path), "rb") as file:
+            return file.read()
+    content: bytes = filesystem.cat_file(_below(base, path))
+    return content
+
+
+def read_json(root: str, path: str) -> Any:
+    """Return the JSON value at `path` below `root`; NaN and infinities, which JSON does not have, come as their names in text.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no JSON.
+    """
+    return json.loads(read_bytes(root, path), parse_constant=str)
+
+
+def parse_time(key: str, text: str) -> dt.datetime:
+    """Return an ISO 8601 time in UTC; a time without a zone is taken as UTC.
+
+    Raises:
+        InvalidError: `text`, the value of `key`, is no such time.
+    """
+    try:
+        time = dt.datetime.fromisoformat(text)
+        return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidError(f"{key} must be an ISO 8601 time, however: {text!r}") from error
+
+
+def parse_polygon(key: str, text: str) -> Ring:
+    """Return the outer ring of a WKT polygon of longitudes and latitudes.
+
+    Raises:
+        InvalidError: `text`, the value of `key`, is no polygon, or has a corner that is not on Earth.
+    """
+    try:
+        shape = from_wkt(text)
+    except GEOSException as error:
+        raise InvalidError(f"{key} must be a WKT polygon, however: {text!r}") from error
+    if shape.geom_type != "Polygon" or shape.is_empty:
+        raise InvalidError(f"{key} must be a WKT polygon, however: {text!r}")
+    ring = tuple((float(point[0]), float(point[1])) for point in shape.exterior.coords)
+    # Longitudes may pass 180 where an image lies across the antimeridian.
+    if not all(abs(lon) <= 360.0 and abs(lat) <= 90.0 for lon, lat in ring):
+        raise InvalidError(f"{key} must hold longitudes and latitudes, however: {text!r}")
+    return ring
+
+
+def azimuth(value: float | None) -> float | None:
+    """Return the same direction within 0 to 360 degrees."""
+    return value if value is None or 0.0 <= value <= 360.0 else value % 360.0
