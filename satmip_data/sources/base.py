@@ -34,7 +34,6 @@ class Source(Protocol):
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
-    __dataclass_fields__: ClassVar[dict[str, Any]]
     name: ClassVar[str]
     """The word that chooses the source."""
     licence: ClassVar[str]
