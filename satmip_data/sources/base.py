@@ -6,11 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
 from shapely import GEOSException, from_wkt
 
 from satmip_data.records import Reject, Ring, Scene
+from satmip_data.storage import Store
 
 Found = Scene | Reject
 
@@ -77,17 +76,8 @@ def list_files(root: str, folder: str = "") -> list[str]:
     Raises:
         OSError: a folder cannot be read.
     """
-    filesystem, base = url_to_fs(root)
-    if isinstance(filesystem, LocalFileSystem):
-        return _list_local(base, folder)
-    start = _below(base, "")
-    return [path.removeprefix(start).lstrip("/") for path in filesystem.find(start + folder)]
-
-
-def _below(base: str, path: str) -> str:
-    """Join `path` to the root of a filesystem, whose own root may be empty (an archive) or end in "/"."""
-    base = base.rstrip("/")
-    return f"{base}/{path}" if base else path
+    store = Store(root)
+    return _list_local(store.path(), folder) if store.local else store.names(folder)
 
 
 def _list_local(base: str, folder: str) -> list[str]:
@@ -106,20 +96,6 @@ def _list_local(base: str, folder: str) -> list[str]:
     return paths
 
 
-def read_bytes(root: str, path: str) -> bytes:
-    """Return the content of the file at `path` below `root`.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    filesystem, base = url_to_fs(root)
-    if isinstance(filesystem, LocalFileSystem):
-        with open(os.path.join(base, path), "rb") as file:
-            return file.read()
-    content: bytes = filesystem.cat_file(_below(base, path))
-    return content
-
-
 def read_json(root: str, path: str) -> Any:
     """Return the JSON value at `path` below `root`; NaN and infinities, which JSON does not have, come as their names in text.
 
@@ -127,7 +103,7 @@ def read_json(root: str, path: str) -> Any:
         OSError: the file cannot be read.
         ValueError: it holds no JSON.
     """
-    return json.loads(read_bytes(root, path), parse_constant=str)
+    return json.loads(Store(root).read(path), parse_constant=str)
 
 
 def parse_time(key: str, text: str) -> dt.datetime:
