@@ -1,0 +1,22 @@
+"""The objectives, by the name that settings give them."""
+
+from collections.abc import Callable
+
+from satmip_train.config import Settings
+from satmip_train.objectives.base import MetadataShape, Objective
+from satmip_train.objectives.satmip import SatMIP
+from satmip_train.objectives.satmips import SatMIPS
+from satmip_train.objectives.simclr import SimCLR
+
+OBJECTIVES: dict[str, Callable[[Settings, MetadataShape], Objective]] = {"simclr": SimCLR, "satmip": SatMIP, "satmips": SatMIPS}
+
+
+def build_objective(settings: Settings, shape: MetadataShape) -> Objective:
+    """Return the objective that the settings name, with fresh weights.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if settings.objective not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {sorted(OBJECTIVES)}, however: {settings.objective!r}")
+    return OBJECTIVES[settings.objective](settings, shape)

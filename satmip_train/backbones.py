@@ -1,0 +1,54 @@
+"""Image backbones, from timm."""
+
+import timm
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from satmip_train.config import Settings
+
+
+def create_backbone(settings: Settings) -> nn.Module:
+    """Return the backbone without a classifier: views (B, 3, S, S) -> features (B, `feature_dim`).
+
+    A ViT gives the CLS token of its last layer (supplement B), other networks what they pool by default.
+
+    Raises:
+        ValueError: timm has no such model, it does not take the arguments, or it wants another size of views.
+    """
+    backbone = _create(settings, {})
+    cls_token = getattr(backbone, "cls_token", None)
+    if isinstance(backbone, VisionTransformer) and cls_token is not None and backbone.global_pool != "token":
+        backbone = _create(settings, {"global_pool": "token"})
+        cls_token = backbone.cls_token
+    # NOTE[DIFF] timm starts the CLS token with deviation 1e-6 today; when SLIP was written it was 0.02.
+    if isinstance(cls_token, Tensor) and settings.cls_token_std is not None:
+        nn.init.trunc_normal_(cls_token, std=settings.cls_token_std)
+    _check_view_size(backbone, settings.view_size)
+    return backbone
+
+
+def feature_dim(backbone: nn.Module) -> int:
+    """Return the width of the features that a backbone of `create_backbone` gives."""
+    # Some networks widen after pooling, and keep that layer when the classifier is removed.
+    return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]
+
+
+def _create(settings: Settings, defaults: dict[str, str]) -> nn.Module:
+    arguments = {**defaults, **settings.backbone_args}
+    try:
+        model: nn.Module = timm.create_model(settings.backbone, num_classes=0, **arguments)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"backbone must be a timm model that takes backbone_args, however: {settings.backbone=}, {arguments=}: {error}"
+        ) from error
+    return model
+
+
+def _check_view_size(backbone: nn.Module, view_size: int) -> None:
+    embedding = getattr(backbone, "patch_embed", None)
+    expected = getattr(embedding, "img_size", None)
+    if expected is not None and getattr(embedding, "strict_img_size", True) and tuple(expected) != (view_size, view_size):
+        raise ValueError(
+            f"view_size must be what the backbone expects, {expected} pixels, however: {view_size=}; "
+            'give backbone_args an "img_size" to change the backbone'
+        )

@@ -1,0 +1,47 @@
+"""The projection heads, from features to embeddings, and the learned temperature (supplement B)."""
+
+import math
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+MAX_LOGIT_SCALE = math.log(100)
+"""Upper bound of the logit scale, as in CLIP; the lower bound is 0. The temperature stays within [0.01, 1]."""
+
+
+def linear_projection(width: int, embed_dim: int) -> nn.Linear:
+    """Return the projection head of the metadata-image loss: (B, width) -> (B, embed_dim), without bias, deviation width^-0.5."""
+    projection = nn.Linear(width, embed_dim, bias=False)
+    nn.init.normal_(projection.weight, std=width**-0.5)
+    return projection
+
+
+def ssl_head(width: int, hidden: int, ssl_dim: int) -> nn.Sequential:
+    """Return the projection head of the image-image loss, a 3-layer MLP: (B, width) -> (B, ssl_dim).
+
+    NOTE[DIFF] the supplement writes "3 4096-dim hidden layers", the main text "3-layer MLP"; the code of SLIP, which both
+    follow, has three linear layers, hence two hidden ones.
+    """
+    return nn.Sequential(
+        OrderedDict(
+            linear1=nn.Linear(width, hidden),
+            bn1=nn.BatchNorm1d(hidden),
+            relu1=nn.ReLU(),
+            linear2=nn.Linear(hidden, hidden),
+            bn2=nn.BatchNorm1d(hidden),
+            relu2=nn.ReLU(),
+            linear3=nn.Linear(hidden, ssl_dim),
+        )
+    )
+
+
+def new_logit_scale() -> nn.Parameter:
+    """Return the learnable log(1 / tau) of the metadata-image loss, tau starting at 0.07 as in CLIP. Shape: ()."""
+    return nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+
+@torch.no_grad()
+def clamp_logit_scale(logit_scale: nn.Parameter) -> None:
+    """Keep the logit scale within [0, log 100], in place."""
+    logit_scale.clamp_(0, MAX_LOGIT_SCALE)

@@ -1,0 +1,131 @@
+"""Metadata encoders: captions or tabular features of a batch -> features (supplement B)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from open_clip.transformer import TextTransformer
+from rtdl_revisiting_models import FTTransformer
+from torch import Tensor, nn
+
+from satmip_train.config import Settings
+
+VOCABULARY = 49408
+"""Number of CLIP BPE tokens; the last two are the start and the end of a caption."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataShape:
+    """What the metadata of a shard directory ask of an encoder."""
+
+    context: int | None
+    """Tokens of the longest caption, start and end included; None where captions are not used."""
+    numeric: int
+    """Number of chosen numeric columns."""
+    cardinalities: tuple[int, ...]
+    """For each chosen categorical column the number of its codes, 0 = unknown included."""
+
+
+class TextEncoder(nn.Module):
+    """BERT-style Transformer over the tokens of a caption: pre-norm, bidirectional, learned positions, output at the start token.
+
+    It is open_clip's text tower without the causal mask, which starts its weights as SLIP does.
+
+    NOTE[DIFF] the paper takes "the CLS token" of a sequence that has none in CLIP's BPE; the start token stands for it. It
+    does not say whether attention sees padding either; here it does not, so features do not depend on the padding.
+    """
+
+    batch_keys = frozenset({"tokens"})
+
+    def __init__(self, settings: Settings, shape: MetadataShape) -> None:
+        """Raise ValueError where the shards' captions were not measured."""
+        super().__init__()
+        if shape.context is None:
+            raise ValueError(f"a textual metadata encoder needs the length of the longest caption, however: {shape.context=}")
+        self.width = settings.text_width
+        self.context = shape.context
+        self.transformer = TextTransformer(
+            context_length=shape.context,
+            vocab_size=VOCABULARY,
+            width=settings.text_width,
+            heads=settings.text_heads,
+            layers=settings.text_layers,
+            mlp_ratio=4.0,
+            no_causal_mask=True,
+            use_pad_mask=True,
+            pad_id=0,
+            pool_type="first",
+            proj_type="none",
+        )
+
+    def forward(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return the features of the captions of a batch.
+
+        Shape:
+            batch["tokens"]: (B, L) int64, L <= context, padded with 0
+            returns: (B, width)
+
+        Raises:
+            ValueError: the tokens are longer than the context. Nothing is cut: it would lose fields in silence.
+        """
+        tokens = batch["tokens"]
+        if tokens.shape[1] > self.context:
+            raise ValueError(f"captions must fit the context of {self.context} tokens, however: {tuple(tokens.shape)=}")
+        features: Tensor = self.transformer(tokens)
+        return features
+
+
+class TabularEncoder(nn.Module):
+    """FT-Transformer over tabular features, output at its CLS token; its authors' own implementation.
+
+    The paper's numbers (3 layers, width 192, 8 heads, a feed-forward factor of 4/3) are that implementation's defaults, so
+    ReGLU, the dropouts and the lack of a final norm, on which the paper is silent, are its defaults too.
+
+    NOTE[DIFF] the paper is silent on missing values. Here a missing number enters as 0, the mean of its column, so its token
+    is the column's bias; a missing or unknown category has an embedding of its own.
+    """
+
+    def __init__(self, settings: Settings, shape: MetadataShape) -> None:
+        """Raise ValueError where no column is chosen or the width is no multiple of the heads."""
+        super().__init__()
+        self.batch_keys = frozenset(
+            [*(["numeric", "mask"] if shape.numeric else []), *(["categorical"] if shape.cardinalities else [])]
+        )
+        self.width = settings.tabular_width
+        self.transformer = FTTransformer(
+            n_cont_features=shape.numeric,
+            cat_cardinalities=list(shape.cardinalities),
+            d_out=None,
+            n_blocks=settings.tabular_layers,
+            d_block=settings.tabular_width,
+            attention_n_heads=settings.tabular_heads,
+            attention_dropout=settings.tabular_attention_dropout,
+            ffn_d_hidden_multiplier=4 / 3,
+            ffn_dropout=settings.tabular_ffn_dropout,
+            residual_dropout=0.0,
+        )
+
+    def forward(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return the features of the metadata of a batch. Keys without a chosen column are not read.
+
+        Shape:
+            batch["numeric"]: (B, F) float32
+            batch["mask"]: (B, F) bool, True where the number is known
+            batch["categorical"]: (B, C) int64
+            returns: (B, width)
+        """
+        numeric = torch.where(batch["mask"], batch["numeric"], 0.0) if "numeric" in self.batch_keys else None
+        categorical = batch["categorical"] if "categorical" in self.batch_keys else None
+        features: Tensor = self.transformer(numeric, categorical)
+        return features
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the tokenizer's parameters, which the authors of FT-Transformer do not decay."""
+        tokenizer = ("transformer.cls_embedding.", "transformer.cont_embeddings.", "transformer.cat_embeddings.")
+        return {name for name, _ in self.named_parameters() if name.startswith(tokenizer)}
+
+
+def create_metadata_encoder(settings: Settings, shape: MetadataShape) -> TextEncoder | TabularEncoder:
+    """Return the metadata encoder that the settings ask for."""
+    return TextEncoder(settings, shape) if settings.metadata_encoder == "text" else TabularEncoder(settings, shape)

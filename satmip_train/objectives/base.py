@@ -1,0 +1,65 @@
+"""What an objective is: the one module that is trained, from a batch to a loss."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from satmip_train.metadata_encoders import MetadataShape, TabularEncoder, TextEncoder
+
+__all__ = ["MetadataShape", "Objective", "encode_views"]
+
+
+class Objective(nn.Module, ABC):
+    """What is learned: the backbone, the networks that training needs beside it, and the loss."""
+
+    batch_keys: frozenset[str]
+    """What the batch must hold beside the views: some of "tokens", "numeric", "mask", "categorical" and "place"."""
+    views: int
+    """Number of views of each sample."""
+    backbone: nn.Module
+    """What evaluation keeps: views (B, 3, S, S) -> features (B, width)."""
+    metadata_encoder: TextEncoder | TabularEncoder | None
+    """Batch -> features (B, width); None where metadata are not learned from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batch_keys = frozenset()
+        self.metadata_encoder = None
+
+    @abstractmethod
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the loss and its parts.
+
+        Shape:
+            batch["views"]: tuple of `views` tensors (B, 3, S, S), normalized
+            batch["tokens"]: (B, L) int64, CLIP BPE with start and end, padded with 0
+            batch["numeric"], batch["mask"]: (B, F) float32 and bool
+            batch["categorical"]: (B, C) int64
+            returns: "loss", and parts to log, each () float32; only "loss" has a gradient
+        """
+
+    @abstractmethod
+    def chance(self) -> dict[str, float]:
+        """Return the loss and its parts as a model has them that tells no sample of a global batch from another."""
+
+    def after_step(self) -> None:
+        """Bring the parameters back into their bounds; called after each step of the optimizer."""
+
+
+def encode_views(backbone: nn.Module, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the features of each view.
+
+    The views run as one batch, unless the backbone has batch norms: these see one view at a time.
+
+    Shape:
+        views: each (B, 3, S, S)
+        returns: as many (B, width)
+    """
+    if len(views) == 1 or any(isinstance(part, _BatchNorm) for part in backbone.modules()):
+        return tuple(backbone(view) for view in views)
+    features: Tensor = backbone(torch.cat(tuple(views)))
+    return features.chunk(len(views))

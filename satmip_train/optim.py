@@ -1,0 +1,63 @@
+"""The optimizer and its schedule: SLIP's (supplement B)."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from satmip_train.config import Settings
+
+
+def learning_rate(step: int, steps_per_epoch: int, total_steps: int, settings: Settings) -> float:
+    """Return the learning rate of a step, counted from 0: linear warm-up, then half a cosine, both per step.
+
+    The warm-up goes from `lr_start` to the peak, both included; the first step after it has the peak once more, and the last
+    step is one short of `lr_end`, as in SLIP. The cosine spans the steps that the warm-up leaves of `total_steps`.
+
+    Raises:
+        ValueError: the step is not one of the run.
+    """
+    if not 0 <= step < total_steps:
+        raise ValueError(f"step must be in [0, {total_steps}), however: {step=}")
+    warmup = round(settings.warmup_epochs * steps_per_epoch)
+    if step < warmup:
+        return settings.lr_start + (settings.peak_lr - settings.lr_start) * step / max(warmup - 1, 1)
+    progress = (step - warmup) / (total_steps - warmup)
+    return settings.lr_end + (settings.peak_lr - settings.lr_end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def undecayed(module: nn.Module, wd_policy: str) -> frozenset[str]:
+    """Return the names of the parameters that weight decay leaves alone.
+
+    "slip": those with fewer than two dimensions and those whose name holds "bias", "ln" or "bn". Positions, CLS token and
+    token embeddings decay. "timm": those with fewer than two dimensions, biases, and what a module's own `no_weight_decay`
+    names (positions, CLS token, the tokenizer of the FT-Transformer).
+    """
+    parameters = dict(module.named_parameters())
+    flat = {name for name, parameter in parameters.items() if parameter.ndim < 2}
+    if wd_policy == "slip":
+        return frozenset(flat | {name for name in parameters if any(word in name for word in ("bias", "ln", "bn"))})
+    exempt = {
+        f"{path}.{name}".lstrip(".")
+        for path, part in module.named_modules()
+        for name in (part.no_weight_decay() if hasattr(part, "no_weight_decay") else ())
+    }
+    return frozenset(flat | {name for name in parameters if name.endswith(".bias") or name in exempt})
+
+
+def build_optimizer(objective: nn.Module, settings: Settings) -> torch.optim.AdamW:
+    """Return AdamW over the parameters that learn, in two groups, decayed and not. The loop sets the learning rate each step."""
+    spared = undecayed(objective, settings.wd_policy)
+    learning = [(name, parameter) for name, parameter in objective.named_parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for name, p in learning if name not in spared], "weight_decay": settings.weight_decay},
+        {"params": [p for name, p in learning if name in spared], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups,
+        lr=settings.lr_start,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.adam_eps,
+        fused=all(parameter.is_cuda for _, parameter in learning),
+    )
