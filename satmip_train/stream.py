@@ -1,0 +1,246 @@
+"""Shards to batches: which samples a step gets, and how they are decoded."""
+
+import hashlib
+import io
+import json
+import signal
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as MapStyle
+
+from satmip_train.errors import UsageError
+from satmip_train.shards import Dataset, Readers, ShardReader
+from satmip_train.tokens import CaptionReader
+
+Batch = dict[str, Any]
+Position = tuple[int, int]
+DEFAULT_COLUMN_FIELDS = ("gsd", "timestamp", "location")
+
+
+def epoch_order(counts: Sequence[int], seed: int, epoch: int, block: int) -> npt.NDArray[np.int64]:
+    """Return the order of an epoch's samples as rows (shard, index in the shard): a pure function of its arguments.
+
+    The shards are shuffled and taken in blocks of `block`; the samples of a block are permuted. So an epoch reads each sample
+    once, and at any time only `block` shards are being read.
+
+    Shape:
+        return: (sum of `counts`, 2) int64
+    """
+    generator = np.random.default_rng((seed, epoch))
+    shards = generator.permutation(len(counts))
+    blocks = []
+    for start in range(0, len(counts), block):
+        rows = [np.stack([np.full(counts[s], s), np.arange(counts[s])], axis=1) for s in shards[start : start + block]]
+        blocks.append(generator.permutation(np.concatenate(rows)))
+    return np.concatenate(blocks).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which samples each step of a run gets. The samples of an epoch that fill no batch are left out, other ones each epoch."""
+
+    counts: tuple[int, ...]
+    """Samples of each shard."""
+    batch_size: int
+    """Over all ranks."""
+    seed: int
+    block: int
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch."""
+        return sum(self.counts) // self.batch_size
+
+    @property
+    def dropped(self) -> int:
+        """Samples of an epoch that fill no batch."""
+        return sum(self.counts) % self.batch_size
+
+    def epoch(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Return the order of an epoch, see `epoch_order`."""
+        return epoch_order(self.counts, self.seed, epoch, self.block)
+
+    def share(self, order: npt.NDArray[np.int64], step: int) -> npt.NDArray[np.int64]:
+        """Return this rank's rows of a step, given the order of the step's epoch."""
+        size = self.batch_size // self.ranks
+        start = step % self.steps_per_epoch * self.batch_size + self.rank * size
+        return order[start : start + size]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What of a sample is read: `image`, `label`, `key`, and what an objective asks for in `batch_keys`.
+
+    Keys:
+        image: (B, 3, H, W) uint8, in channels-last memory
+        tokens: (B, context) int64
+        numeric, mask: (B, F) float32, bool; the columns of the chosen fields
+        categorical: (B, C) int64
+        place: (B,) int64, a hash of the place's name
+        label: (B,) int64, -1 where there is none
+        key: list of B strings
+    """
+
+    keys: frozenset[str]
+    captions: CaptionReader | None = None
+    numeric: tuple[int, ...] = ()
+    categorical: tuple[int, ...] = ()
+
+    def batch(self, readers: Readers, positions: Iterable[Position]) -> Batch:
+        """Decode the samples at the given (shard, index) positions.
+
+        Raises:
+            UsageError: a sample lacks a member or holds a damaged one, or the chips differ in size.
+        """
+        samples = [(readers[int(shard)], int(index)) for shard, index in positions]
+        return {key: getattr(self, f"_{key}")(samples) for key in sorted(self.keys)}
+
+    def _image(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
+        chips = None
+        for row, (reader, index) in enumerate(samples):
+            chip = _decode(reader, index)
+            if chips is None:
+                chips = torch.empty((len(samples), *chip.shape), dtype=torch.uint8)
+            if chips.shape[1:] != chip.shape:
+                found = f"{chips.shape[2]} x {chips.shape[1]} and {chip.shape[1]} x {chip.shape[0]}"
+                raise UsageError(
+                    f"the chips of a batch must be of one size, however: {found} ({reader.keys[index]!r} in {reader.path}). "
+                    "Build the shards with a fixed --size"
+                )
+            chips[row] = torch.from_numpy(chip)
+        assert chips is not None
+        # Decoders give rows of pixels; permuting the strides saves a copy.
+        return chips.permute(0, 3, 1, 2)
+
+    def _tokens(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
+        assert self.captions is not None
+        rows = [self.captions.tokens(reader.read(index, "txt").decode()) for reader, index in samples]
+        return torch.from_numpy(np.stack(rows))
+
+    def _numeric(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
+        return _columns(samples, "num.npy", self.numeric)
+
+    def _mask(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
+        return _columns(samples, "mask.npy", self.numeric)
+
+    def _categorical(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
+        return _columns(samples, "cat.npy", self.categorical)
+
+    def _place(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
+        return torch.tensor([place_id(json.loads(reader.read(index, "json"))["place"]) for reader, index in samples])
+
+    def _label(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
+        return torch.tensor([int(reader.find(index, "cls") or -1) for reader, index in samples])
+
+    def _key(self, samples: list[tuple[ShardReader, int]]) -> list[str]:
+        return [reader.keys[index] for reader, index in samples]
+
+
+def place_id(place: str) -> int:
+    """Return a stable 63-bit number for the name of a place."""
+    return int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _decode(reader: ShardReader, index: int) -> npt.NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(reader.read(index, "jpg"))) as image:
+            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise UsageError(f"a chip must be an image, however: {reader.keys[index]!r} in {reader.path}: {error}") from error
+
+
+def _columns(samples: list[tuple[ShardReader, int]], suffix: str, columns: tuple[int, ...]) -> torch.Tensor:
+    rows = [np.load(io.BytesIO(reader.read(index, suffix)), allow_pickle=False) for reader, index in samples]
+    return torch.from_numpy(np.stack(rows)[:, list(columns)])
+
+
+def column_numbers(dataset: Dataset, fields: tuple[str, ...] | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return which numeric and which categorical columns the given fields have (None: those of gsd, timestamp and location).
+
+    Raises:
+        UsageError: the shards have no column of a field.
+    """
+    chosen = DEFAULT_COLUMN_FIELDS if fields is None else fields
+    known = {column.field for column in (*dataset.numeric, *dataset.categorical)}
+    if missing := [name for name in chosen if name not in known]:
+        raise UsageError(
+            f"the fields must be of {sorted(known)}, however: {missing}. Pass other --fields, or build the shards again"
+        )
+    numeric = tuple(i for i, column in enumerate(dataset.numeric) if column.field in chosen)
+    return numeric, tuple(i for i, column in enumerate(dataset.categorical) if column.field in chosen)
+
+
+class TrainingStream(MapStyle[Batch]):
+    """A rank's batches by global step, so that one loader serves a whole run and a resumed run just starts at its step."""
+
+    def __init__(self, readers: Readers, order: Order, decoder: Decoder) -> None:
+        self._readers, self._order, self._decoder = readers, order, decoder
+        self._current: tuple[int, npt.NDArray[np.int64]] | None = None
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch = step // self._order.steps_per_epoch
+        if self._current is None or self._current[0] != epoch:
+            self._current = epoch, self._order.epoch(epoch)
+        return self._decoder.batch(self._readers, self._order.share(self._current[1], step))
+
+
+class _OrderedStream(MapStyle[Batch]):
+    """The batches of a split in stored order."""
+
+    def __init__(self, readers: Readers, decoder: Decoder, batch_size: int) -> None:
+        self._readers, self._decoder, self._batch_size = readers, decoder, batch_size
+        self._starts = np.cumsum([0, *(shard.samples for shard in readers.shards)])
+
+    def __len__(self) -> int:
+        return -(-int(self._starts[-1]) // self._batch_size)
+
+    def __getitem__(self, number: int) -> Batch:
+        samples = np.arange(number * self._batch_size, min((number + 1) * self._batch_size, self._starts[-1]))
+        shards = np.searchsorted(self._starts, samples, side="right") - 1
+        return self._decoder.batch(self._readers, zip(shards, samples - self._starts[shards], strict=True))
+
+
+def ordered_batches(
+    dataset: Dataset,
+    split: str,
+    keys: Collection[str],
+    batch_size: int,
+    workers: int = 0,
+    *,
+    captions: CaptionReader | None = None,
+    columns: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
+) -> DataLoader[Batch]:
+    """Return the batches of a split for evaluation: stored order, every sample once, the last batch short.
+
+    `captions` (with its context) and `columns` (see `column_numbers`) are needed where the keys ask for tokens or columns.
+    """
+    decoder = Decoder(frozenset(keys), captions, *columns)
+    stream = _OrderedStream(Readers(dataset, split), decoder, batch_size)
+    return loader(stream, range(len(stream)), workers)
+
+
+def loader(stream: MapStyle[Batch], steps: range, workers: int, *, pin: bool = False) -> DataLoader[Batch]:
+    """Return a loader that gives the batches of the steps in order, made by `workers` processes (0: by this one)."""
+    return DataLoader(
+        stream,
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=_leave_signals_to_the_parent,
+    )
+
+
+def _leave_signals_to_the_parent(_: int) -> None:
+    """Ignore what asks the run to stop: the training process finishes its step and then ends its workers itself."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
