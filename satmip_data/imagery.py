@@ -1,0 +1,183 @@
+"""From the bytes of an image and a window to the chip's pixels, and to JPEG bytes again.
+
+The pixels are those of Pillow's full decode, whatever is done to get them sooner.
+"""
+
+import io
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import PIL
+from PIL import Image, features
+
+from satmip_data.records import Window
+
+MAX_PIXELS = 400_000_000
+"""Default limit on the pixels of a raw image; the largest of fMoW has 16,288 x 16,291."""
+
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+
+_PILLOW_LIMIT = threading.Lock()
+
+
+class ImageError(Exception):
+    """An image gives no chip; `reason` is a code of `records.REASONS`."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        """Keep the reason code beside the message."""
+        super().__init__(reason, message)  # both, so that the error survives the way back from another process
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        """Return the message alone."""
+        return self.message
+
+
+def read_chip(
+    image: bytes | str | Path,
+    window: Window,
+    size: tuple[int, int],
+    expected_size: tuple[int, int],
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
+    """Return the pixels of `window`, resized to `size` (width, height) by antialiased bicubic interpolation, as RGB, 8 bits.
+
+    Palettes, grey, CMYK and YCbCr are converted; an alpha channel is dropped, not blended. The orientation that EXIF may ask for
+    is not applied: boxes count pixels as they are stored.
+
+    Args:
+        image: the bytes of the file, or its path.
+        window: what is read, inside the image.
+        size: the chip's width and height.
+        expected_size: width and height of the image as its metadata say.
+        max_pixels: the largest number of pixels of an image that is decoded.
+
+    Raises:
+        ImageError: `image_unreadable` (no image, truncated, or more than 8 bits a channel), `image_too_large`, `size_mismatch`,
+            or `image_empty` (every pixel of the window is 0).
+        ValueError: the window does not lie inside `expected_size`.
+    """
+    right, bottom = window.x + window.width, window.y + window.height
+    if right > expected_size[0] or bottom > expected_size[1]:
+        raise ValueError(f"a window must lie inside its image of {expected_size}, however: {window!r}")
+    data = image if isinstance(image, bytes) else _file_bytes(image)
+    pixels = _decode(data, (window.x, window.y, right, bottom), expected_size, max_pixels)
+    if pixels.getbbox() is None:
+        raise ImageError("image_empty", f"a window must show something, however: every pixel of {window!r} is 0")
+    return pixels.resize(size, Image.Resampling.BICUBIC)
+
+
+def _file_bytes(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError("image_unreadable", f"an image must be readable, however: {error}") from error
+
+
+def _decode(data: bytes, box: tuple[int, int, int, int], expected_size: tuple[int, int], max_pixels: int) -> Image.Image:
+    """Return the box (left, top, right, bottom) of the image as RGB."""
+    try:
+        header = _open(data)
+        _check_header(header, expected_size, max_pixels)
+        whole = _open(cut_below(data, box[3])) if header.format == "JPEG" else header
+        whole.load()
+        with _without_pillow_limit():  # Pillow asks it again of a crop
+            part = whole.crop(box)
+        part.info.pop("transparency", None)
+        return part.convert("RGB")
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
+        raise ImageError("image_unreadable", f"an image must be decodable, however: {type(error).__name__}: {error}") from error
+
+
+def _open(data: bytes | bytearray) -> Image.Image:
+    with _without_pillow_limit():
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+@contextmanager
+def _without_pillow_limit() -> Iterator[None]:
+    """Lift Pillow's own limit on pixels, which counts for the whole process, for as long as the block runs; ours is `max_pixels`."""
+    with _PILLOW_LIMIT:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _check_header(image: Image.Image, expected_size: tuple[int, int], max_pixels: int) -> None:
+    """Refuse by the header alone, before a pixel is decoded."""
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError("image_too_large", f"an image must have at most {max_pixels} pixels, however: {width} x {height}")
+    if image.size != tuple(expected_size):
+        expected = f"{expected_size[0]} x {expected_size[1]}"
+        raise ImageError("size_mismatch", f"an image must have the {expected} pixels of its metadata, however: {width} x {height}")
+    # Pillow would cut 16-bit colours down to 8 without a word; only the layout of the stored pixels tells.
+    if image.mode not in MODES or any(";16" in repr(tile) for tile in getattr(image, "tile", ())):
+        raise ImageError("image_unreadable", f"an image must have 8 bits a channel, however: mode {image.mode!r}, {_layout(image)}")
+
+
+def _layout(image: Image.Image) -> str:
+    return ", ".join(sorted({repr(tile[3]) for tile in getattr(image, "tile", ())}))
+
+
+def cut_below(data: bytes, bottom: int) -> bytes | bytearray:
+    """Return the JPEG with a smaller height in its header, so that decoding stops below row `bottom`; the rows above stay exact.
+
+    Only sequential Huffman-coded JPEGs of one scan that end as they should are changed: all others come back as they are, so that
+    a truncated file is still found to be truncated. One row of MCUs more than the window needs is kept, because the upsampling of
+    colours looks at the row below.
+    """
+    frame = _sequential_frame(data)
+    if frame is None or not data.endswith(b"\xff\xd9"):
+        return data
+    position, height, mcu = frame
+    rows = (-(-bottom // mcu) + 1) * mcu
+    if rows >= height:
+        return data
+    cut = bytearray(data)
+    struct.pack_into(">H", cut, position, rows)
+    return cut
+
+
+def _sequential_frame(data: bytes) -> tuple[int, int, int] | None:
+    """Return where a JPEG's height stands, the height, and the rows of an MCU; None where the height may not be changed."""
+    frame, components, position = None, 0, 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        body = data[position + 4 : position + 2 + length]
+        if marker in (0xC0, 0xC1) and len(body) >= 6 and body[0] == 8:
+            components = body[5]
+            vertical = [body[index] & 15 for index in range(7, len(body), 3)]
+            frame = (position + 5, int.from_bytes(body[1:3], "big"), 8 * max(vertical, default=1))
+        elif marker == 0xDA:
+            return frame if body and body[0] == components else None
+        elif 0xC2 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # progressive, lossless or arithmetic
+            return None
+        position += 2 + length
+    return None
+
+
+def encode_jpeg(image: Image.Image, quality: int = 95, subsampling: str = "4:4:4") -> bytes:
+    """Return the image as a baseline JPEG without any metadata: the same pixels give the same bytes (for one version of libjpeg)."""
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality, subsampling=subsampling, comment=b"")
+    return stream.getvalue()
+
+
+def decoder_info() -> dict[str, str]:
+    """Return name and version of the decoder that the pixels of a chip depend on."""
+    turbo = features.version("libjpeg_turbo")
+    jpeg = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version('jpg')}"
+    return {"name": "Pillow", "version": f"{PIL.__version__} ({jpeg})"}
