@@ -1,0 +1,347 @@
+"""Shards to batches: reading tars, checking directories, the order of samples, captions to tokens."""
+
+import gc
+import io
+import json
+import tarfile
+import warnings
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+import webdataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from toy_shards import write_toy_shards
+
+from satmip_train.errors import UsageError
+from satmip_train.shards import Readers, ShardReader, open_dataset, tar_members
+from satmip_train.stream import Decoder, Order, TrainingStream, column_numbers, epoch_order, loader, ordered_batches, place_id
+from satmip_train.tokens import CaptionReader, caption_reader, context_length, token_ids
+
+ALL = {"image", "tokens", "numeric", "mask", "categorical", "place", "label", "key"}
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return write_toy_shards(tmp_path_factory.mktemp("toy") / "shards", {"train": 21, "val": 7}, shards=3, missing=0.2)
+
+
+@pytest.fixture
+def copy(toy, tmp_path):
+    def change(edit=None):
+        root = tmp_path / "copy"
+        for file in toy.rglob("*"):
+            if file.is_file():
+                (root / file.relative_to(toy)).parent.mkdir(parents=True, exist_ok=True)
+                (root / file.relative_to(toy)).write_bytes(file.read_bytes())
+        if edit is not None:
+            data = json.loads((root / "dataset.json").read_text())
+            edit(data)
+            (root / "dataset.json").write_text(json.dumps(data))
+        return root
+
+    return change
+
+
+def _tar(members, kind):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=kind) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+# --- tars
+
+
+names = st.text("abcé_/0", min_size=1, max_size=300).filter(lambda n: n.strip("/") == n and "//" not in n).map(lambda n: f"{n}.jpg")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(names, st.binary(max_size=1100)), max_size=6), st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
+def test_members_are_those_of_tarfile(members, kind):
+    data = _tar(members, kind)
+    found = [(name, data[start : start + size]) for name, start, size in tar_members(data)]
+    assert found == members
+
+
+def test_ustar_prefix_and_large_sizes_are_read():
+    long = "/".join(["folder" * 10] * 3) + "/name.jpg"
+    data = _tar([(long, b"abc")], tarfile.USTAR_FORMAT)
+    assert [(n, s) for n, _, s in tar_members(data)] == [(long, 3)]
+    header = tarfile.TarInfo("big.jpg")
+    header.size = 1 << 33
+    with pytest.raises(ValueError, match="ends inside the member"):
+        list(tar_members(header.tobuf(tarfile.GNU_FORMAT)))
+
+
+@pytest.mark.parametrize("cut", [512, 1024 + 100, 3 * 512])
+def test_a_truncated_tar_is_refused(cut):
+    data = _tar([("a.jpg", b"x" * 600), ("b.jpg", b"y" * 600)], tarfile.USTAR_FORMAT)
+    with pytest.raises(ValueError, match="it ends"):
+        list(tar_members(data[:cut]))
+
+
+def test_links_are_refused():
+    info = tarfile.TarInfo("a.jpg")
+    info.type, info.linkname = tarfile.SYMTYPE, "b.jpg"
+    with pytest.raises(ValueError, match="of type"):
+        list(tar_members(info.tobuf() + bytes(1024)))
+
+
+def test_a_reader_refuses_another_count_and_repeated_keys(tmp_path):
+    path = tmp_path / "a.tar"
+    path.write_bytes(_tar([("a.jpg", b"1"), ("a.txt", b"2"), ("b.jpg", b"3")], tarfile.USTAR_FORMAT))
+    reader = ShardReader(path, 2)
+    assert (reader.keys, reader.read(0, "txt"), reader.find(1, "txt")) == (["a", "b"], b"2", None)
+    with pytest.raises(UsageError, match="'b' in .*a.tar has none"):
+        reader.read(1, "txt")
+    with pytest.raises(UsageError, match="must hold 3 samples, however: 2"):
+        ShardReader(path, 3)
+    path.write_bytes(_tar([("a.jpg", b"1"), ("b.jpg", b"3"), ("a.txt", b"2")], tarfile.USTAR_FORMAT))
+    with pytest.raises(UsageError, match="3 samples of 2 keys"):
+        ShardReader(path, 3)
+
+
+# --- shard directories
+
+
+def test_an_opened_dataset_says_what_it_holds(toy):
+    dataset = open_dataset(toy)
+    assert dataset.splits == {"train": 21, "val": 7}
+    assert [s.samples for s in dataset.split("train")] == [7, 7, 7]
+    assert {c.field for c in dataset.numeric} >= {"gsd", "timestamp", "location"}
+    assert (
+        dataset.fingerprint == open_dataset(toy).fingerprint != open_dataset(write_toy_shards(toy.parent / "b", seed=1)).fingerprint
+    )
+
+
+def test_an_unfinished_build_is_refused_with_advice(copy):
+    root = copy()
+    (root / "dataset.json").unlink()
+    with pytest.raises(UsageError, match="Run the same `satmip-data build` again"):
+        open_dataset(root)
+
+
+def test_captions_being_rewritten_are_refused(copy):
+    root = copy()
+    (root / ".caption").mkdir()
+    with pytest.raises(UsageError, match="satmip-data caption"):
+        open_dataset(root)
+
+
+def test_another_version_is_refused(copy):
+    with pytest.raises(UsageError, match="version=2"):
+        open_dataset(copy(lambda data: data.update(schema_version=2)))
+
+
+def test_what_departs_from_the_schema_is_refused(copy):
+    with pytest.raises(UsageError, match="must follow its schema"):
+        open_dataset(copy(lambda data: data.pop("channels")))
+
+
+def test_a_missing_and_a_short_shard_are_refused(copy):
+    root = copy()
+    shard = root / "train/000001.tar"
+    shard.write_bytes(shard.read_bytes()[:-512])
+    with pytest.raises(UsageError, match=r"train/000001.tar must have \d+ bytes, however: it has \d+"):
+        open_dataset(root)
+    shard.unlink()
+    with pytest.raises(UsageError, match="however: it is missing"):
+        open_dataset(root)
+
+
+def test_a_missing_split_is_refused(toy):
+    with pytest.raises(UsageError, match=r"one of \['train', 'val'\], however: 'test'"):
+        open_dataset(toy).split("test")
+
+
+def test_remote_shards_are_fetched_once_and_checked(toy, tmp_path):
+    memory = fsspec.filesystem("memory")
+    memory.put(str(toy), "/remote/shards", recursive=True)
+    dataset = open_dataset("memory://remote/shards", cache_dir=tmp_path / "cache")
+    dataset.fetch("val")
+    assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == sorted(f"{s.sha256}.tar" for s in dataset.split("val"))
+    local = [b["key"] for b in ordered_batches(open_dataset(toy), "val", {"key"}, 4)]
+    memory.rm("/remote/shards/val", recursive=True)
+    assert [b["key"] for b in ordered_batches(dataset, "val", {"key"}, 4)] == local
+    memory.pipe("/remote/shards/train/000000.tar", bytes(2048))
+    with pytest.raises(UsageError, match="must have .* bytes and sha256"):
+        dataset.path(dataset.split("train")[0])
+    assert len(list((tmp_path / "cache").iterdir())) == len(dataset.split("val"))
+
+
+# --- the order of samples
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(0, 99), st.integers(0, 9), st.integers(1, 12))
+def test_an_epoch_has_every_sample_once_and_reads_few_shards_at_a_time(counts, seed, epoch, block):
+    order = epoch_order(counts, seed, epoch, block)
+    assert Counter(map(tuple, order.tolist())) == Counter((s, i) for s, n in enumerate(counts) for i in range(n))
+    first = {int(shard): row for row, shard in reversed(list(enumerate(order[:, 0])))}
+    last = {int(shard): row for row, shard in enumerate(order[:, 0])}
+    assert max(sum(first[s] <= row <= last[s] for s in first) for row in range(len(order))) <= block
+
+
+def test_epochs_and_seeds_differ():
+    counts = (20, 20, 20)
+    orders = [epoch_order(counts, seed, epoch, 2).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
+    assert orders[0] == epoch_order(counts, 0, 0, 2).tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=6), st.integers(1, 4), st.integers(1, 3), st.integers(0, 20))
+def test_ranks_share_the_global_batch(counts, ranks, size, step):
+    if sum(counts) < ranks * size:
+        return
+    one = Order(tuple(counts), ranks * size, 3, 2)
+    order = one.epoch(step // one.steps_per_epoch)
+    shares = [replace(one, rank=r, ranks=ranks).share(order, step) for r in range(ranks)]
+    assert np.concatenate(shares).tolist() == one.share(order, step).tolist()
+    assert one.steps_per_epoch * one.batch_size + one.dropped == sum(counts)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_gives_the_run_from_any_step(toy, workers):
+    readers = Readers(open_dataset(toy), "train")
+    order = Order(tuple(s.samples for s in readers.shards), 4, 0, 2)
+    stream = TrainingStream(readers, order, Decoder(frozenset({"key"})))
+    whole = [batch["key"] for batch in loader(stream, range(12), 0)]
+    assert [batch["key"] for batch in loader(stream, range(3, 12), workers)] == whole[3:]
+    for epoch in (whole[:5], whole[5:10]):
+        assert len({key for batch in epoch for key in batch}) == 20
+
+
+# --- decoding
+
+
+def _reference(toy, split):
+    """Every sample of a split as webdataset reads it."""
+    urls = sorted(map(str, (toy / split).glob("*.tar")))
+    # webdataset leaves its last file to the garbage collector.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        samples = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
+        gc.collect()
+    return samples
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ordered_batches_are_what_webdataset_reads(toy, workers):
+    dataset = open_dataset(toy)
+    captions = replace(caption_reader(dataset, None), context=100)
+    columns = tuple(range(len(dataset.numeric))), tuple(range(len(dataset.categorical)))
+    batches = list(ordered_batches(dataset, "train", ALL, 4, workers, captions=captions, columns=columns))
+    assert [len(b["key"]) for b in batches] == [4] * 5 + [1]
+    whole = {k: torch.cat([b[k] for b in batches]) for k in ALL - {"key"}} | {"key": [k for b in batches for k in b["key"]]}
+    reference = _reference(toy, "train")
+    assert whole["key"] == [sample["__key__"] for sample in reference]
+    for i, sample in enumerate(reference):
+        with Image.open(io.BytesIO(sample["jpg"])) as image:
+            assert (whole["image"][i].numpy() == np.asarray(image).transpose(2, 0, 1)).all()
+        for key, suffix in (("numeric", "num.npy"), ("mask", "mask.npy"), ("categorical", "cat.npy")):
+            assert (whole[key][i].numpy() == np.load(io.BytesIO(sample[suffix]))).all()
+        ids = token_ids(sample["txt"].decode())
+        assert whole["tokens"][i].tolist() == ids + [0] * (100 - len(ids))
+        assert whole["label"][i] == int(sample["cls"])
+        assert whole["place"][i] == place_id(json.loads(sample["json"])["place"])
+    assert (whole["numeric"].dtype, whole["mask"].dtype, whole["categorical"].dtype) == (torch.float32, torch.bool, torch.int64)
+
+
+def test_a_sample_without_a_label_has_label_minus_one(tmp_path):
+    dataset = open_dataset(write_toy_shards(tmp_path, {"train": 3}, classes=()))
+    (batch,) = ordered_batches(dataset, "train", {"label"}, 8)
+    assert batch["label"].tolist() == [-1, -1, -1]
+
+
+def test_chips_of_differing_size_and_damaged_chips_are_refused(tmp_path):
+    def chip(size):
+        buffer = io.BytesIO()
+        Image.new("L", size).save(buffer, "JPEG")
+        return buffer.getvalue()
+
+    dataset = open_dataset(write_toy_shards(tmp_path / "toy", {"train": 2}, shards=1))
+    shard = tmp_path / "toy/train/000000.tar"
+    for second, message in ((chip((8, 9)), "8 x 8 and 8 x 9"), (b"no image", "must be an image, however: 'b'")):
+        shard.write_bytes(_tar([("a.jpg", chip((8, 8))), ("b.jpg", second)], tarfile.USTAR_FORMAT))
+        with pytest.raises(UsageError, match=message):
+            list(ordered_batches(dataset, "train", {"image"}, 2))
+    (batch, _) = ordered_batches(dataset, "train", {"key", "label"}, 1)
+    assert batch["key"] == ["a"]
+
+
+def test_columns_are_chosen_by_field(toy):
+    dataset = open_dataset(toy)
+    numeric, categorical = column_numbers(dataset, ("location", "country_code"))
+    assert [dataset.numeric[i].name for i in numeric] == ["longitude", "latitude"]
+    assert [dataset.categorical[i].name for i in categorical] == ["country_code"]
+    assert dataset.categorical[categorical[0]].cardinality == 5
+    assert len(column_numbers(dataset, None)[0]) == 9
+    with pytest.raises(UsageError, match=r"however: \['height'\]"):
+        column_numbers(dataset, ("height",))
+
+
+def test_place_id_is_63_bits_and_stable():
+    assert place_id("airport_1") == place_id("airport_1") != place_id("airport_2")
+    assert 0 <= place_id("x") < 2**63
+
+
+# --- tokens
+
+
+CAPTION = "gsd: [0.5, 0.5], timestamp: 2015-06-27T11:28:00Z, wavelengths: [661, 545, 477], location: [-1.2, 3.4]"
+STORED = ("gsd", "timestamp", "wavelengths", "location")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sets(st.sampled_from(STORED), min_size=1))
+def test_fields_are_cut_out_of_a_caption_exactly(keep):
+    parts = dict(
+        zip(STORED, CAPTION.replace(", timestamp", "|timestamp").replace(", wave", "|wave").replace(", loc", "|loc").split("|"))
+    )
+    expected = ", ".join(part for name, part in parts.items() if name in keep)
+    assert CaptionReader(tuple(keep), STORED).text(CAPTION) == expected
+
+
+def test_a_caption_of_other_fields_is_refused():
+    with pytest.raises(UsageError, match="a caption must read"):
+        CaptionReader(("gsd",), ("gsd", "timestamp")).text("height: 3, gsd: [1, 1]")
+
+
+def test_tokens_are_padded_and_never_cut():
+    ids = token_ids("gsd: 1")
+    assert CaptionReader(("gsd",), ("gsd",), 8).tokens("gsd: 1").tolist() == ids + [0] * (8 - len(ids))
+    assert (ids[0], ids[-1]) == (49406, 49407)
+    assert CaptionReader(("gsd",), ("gsd",), 4).tokens("").tolist() == [49406, 49407, 0, 0]
+    with pytest.raises(UsageError, match=f"context of 3 tokens, however: {len(ids)} tokens"):
+        CaptionReader(("gsd",), ("gsd",), 3).tokens("gsd: 1")
+
+
+def test_the_context_is_the_longest_caption(toy, copy):
+    dataset = open_dataset(toy)
+    texts = [sample["txt"].decode() for sample in _reference(toy, "train")]
+    assert context_length(dataset, "train", caption_reader(dataset, None)) == max(len(token_ids(t)) for t in texts)
+    gsd = caption_reader(dataset, ("gsd",))
+    assert context_length(dataset, "train", gsd) == max(len(token_ids(t.split(", timestamp")[0])) for t in texts)
+    listed = open_dataset(copy(lambda data: data["caption"].update(longest={"tokens": 99, "key": "x"})))
+    assert context_length(listed, "train", caption_reader(listed, None)) == 99
+    assert context_length(listed, "train", caption_reader(listed, ("gsd",))) < 99
+
+
+def test_fields_that_cannot_be_cut_out_are_refused_with_advice(toy, tmp_path):
+    with pytest.raises(UsageError, match=r"Run: satmip-data caption .* --fields gsd,cloud_cover"):
+        caption_reader(open_dataset(toy), ("gsd", "cloud_cover"))
+    sentences = open_dataset(write_toy_shards(tmp_path, {"train": 4}, style="sentence"))
+    assert caption_reader(sentences, ("gsd", "timestamp", "location")).keep == sentences.caption_fields
+    with pytest.raises(UsageError, match="of style 'sentence'.* Run: satmip-data caption"):
+        caption_reader(sentences, ("gsd",))
