@@ -1,0 +1,265 @@
+"""Views on the device against Pillow and torchvision, operation by operation."""
+
+from dataclasses import fields, replace
+from math import ceil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFilter
+from scipy.stats import ks_2samp
+from torchvision import transforms
+from torchvision.transforms import functional as tv
+
+from satmip_train import augment, colour
+from satmip_train.augment import Params
+
+NO_NORM = torch.zeros(3), torch.ones(3)
+TORCHVISION_OPS = [tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue]
+
+
+def images(n: int, height: int = 60, width: int = 60, seed: int = 0) -> torch.Tensor:
+    """Noise over soft shapes, with flat black, white and gray patches, where colour arithmetic has its corner cases."""
+    generator = torch.Generator().manual_seed(seed)
+    soft = torch.rand(n, 3, 5, 5, generator=generator)
+    x = (
+        torch.nn.functional.interpolate(soft, (height, width), mode="bicubic") * 255
+        + torch.randn(n, 3, height, width, generator=generator) * 12
+    )
+    x[:, :, :6, :6], x[:, :, -6:, -6:], x[:, :, :6, -6:] = 0, 255, 128
+    return x.clamp(0, 255).to(torch.uint8)
+
+
+def neutral(n: int, height: int, width: int) -> Params:
+    """Parameters that change nothing."""
+    no, one, zero = torch.zeros(n, dtype=torch.bool), torch.ones(n), torch.zeros(n)
+    box, order = torch.tensor([[0, 0, height, width]]).repeat(n, 1), torch.arange(4).repeat(n, 1)
+    return Params(box, no, order, one, one, one, zero, no, no, one, no, no, torch.zeros(n, dtype=torch.int64))
+
+
+def view(x: torch.Tensor, params: Params, size: int) -> torch.Tensor:
+    return augment.apply(x, params, augment.policy("simclr-sat", size), *NO_NORM)
+
+
+def to_planes(x: torch.Tensor) -> torch.Tensor:
+    return x.permute(0, 2, 1, 3).contiguous()
+
+
+def boxes(n: int, height: int, width: int, seed: int) -> torch.Tensor:
+    generator = np.random.default_rng(seed)
+    high, wide = generator.integers(1, height + 1, n), generator.integers(1, width + 1, n)
+    top, left = generator.integers(0, height - high + 1), generator.integers(0, width - wide + 1)
+    return torch.from_numpy(np.stack([top, left, high, wide], axis=1))
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(60, 60, 60), (100, 70, 24), (40, 52, 64), (224, 224, 64), (224, 224, 224)])
+def test_crop_resize_is_pillows(height: int, width: int, size: int) -> None:
+    n = 24
+    x, box = images(n, height, width), boxes(n, height, width, seed=size)
+    got = (view(x, replace(neutral(n, height, width), box=box), size) * 255).round()
+    for i, (top, left, high, wide) in enumerate(box.tolist()):
+        image = Image.fromarray(x[i].permute(1, 2, 0).numpy())
+        expected = image.crop((left, top, left + wide, top + high)).resize((size, size), Image.Resampling.BILINEAR)
+        difference = (got[i].permute(1, 2, 0) - torch.from_numpy(np.array(expected)).float()).abs()
+        assert difference.max() <= 1
+        assert difference.mean() < 0.3
+
+
+def test_a_whole_image_of_the_views_size_is_itself() -> None:
+    x = images(3)
+    torch.testing.assert_close(view(x, neutral(3, 60, 60), 60), x / 255, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("operation", "low", "high"), [(0, 0.6, 1.4), (1, 0.6, 1.4), (2, 0.0, 1.4), (3, -0.5, 0.5)])
+def test_each_colour_operation_is_torchvisions(operation: int, low: float, high: float) -> None:
+    x, amount = images(9) / 255, torch.linspace(low, high, 9)
+    kind = torch.full((9,), operation)
+    got = colour.shift_hue(to_planes(x), amount) if operation == colour.HUE else colour.blend(to_planes(x), kind, amount)
+    expected = torch.stack([TORCHVISION_OPS[operation](x[i], float(amount[i])) for i in range(9)])
+    torch.testing.assert_close(got.permute(0, 2, 1, 3), expected, atol=3e-6, rtol=0)
+
+
+def test_grayscale_is_torchvisions() -> None:
+    x = images(4) / 255
+    torch.testing.assert_close(colour.grayscale(to_planes(x)).permute(0, 2, 1, 3), tv.rgb_to_grayscale(x), atol=1e-6, rtol=0)
+
+
+def test_jitter_is_torchvisions_in_each_of_the_24_orders() -> None:
+    order = torch.cartesian_prod(*[torch.arange(4)] * 4)
+    order = order[[len(set(row.tolist())) == 4 for row in order]]
+    assert len(order) == 24
+    x = images(24, seed=3)
+    params = augment.draw(augment.policy("simclr-sat", 60), 24, torch.Generator().manual_seed(1), (60, 60))
+    params = replace(neutral(24, 60, 60), jitter=torch.arange(24) != 5, order=order, brightness=params.brightness, hue=params.hue)
+    params = replace(params, contrast=params.brightness.flip(0), saturation=params.brightness.roll(1))
+    got = view(x, params, 60)
+    for i in range(24):
+        expected = x[i] / 255
+        amounts = [params.brightness, params.contrast, params.saturation, params.hue]
+        for operation in order[i].tolist() if i != 5 else []:
+            expected = TORCHVISION_OPS[operation](expected, float(amounts[operation][i]))
+        torch.testing.assert_close(got[i], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [32, 112, 224])
+def test_blur_is_torchvisions_with_repeated_borders(size: int) -> None:
+    policy = augment.policy("simclr-sat", size)
+    radius, x = ceil(3 * policy.sigma[1]), images(5, size, size) / 255
+    sigma = torch.linspace(*policy.sigma, 5)
+    got = colour.blur(to_planes(x), sigma, radius).permute(0, 2, 1, 3)
+    padded = torch.nn.functional.pad(x, [radius] * 4, mode="replicate")
+    for i in range(5):
+        expected = tv.gaussian_blur(padded[i], [2 * radius + 1] * 2, [float(sigma[i])] * 2)[:, radius:-radius, radius:-radius]
+        torch.testing.assert_close(got[i], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("sigma", "mean", "largest"), [(0.1, 0.0, 0), (0.5, 1.0, 6), (1.0, 1.0, 6), (2.0, 0.5, 6)])
+def test_blur_is_near_pillows_approximation(sigma: float, mean: float, largest: float) -> None:
+    x = images(1, 224, 224)
+    expected = np.asarray(Image.fromarray(x[0].permute(1, 2, 0).numpy()).filter(ImageFilter.GaussianBlur(sigma)), dtype=np.float32)
+    got = colour.blur(to_planes(x / 255), torch.tensor([sigma]), 6)[0].permute(0, 2, 1).numpy() * 255
+    difference = np.abs(got.round() - expected)
+    assert difference.mean() <= mean
+    assert difference.max() <= largest
+
+
+@pytest.mark.parametrize("size", [60, 33])
+def test_flips_and_rotations_are_exact(size: int) -> None:
+    n = 16
+    x = images(1).repeat(n, 1, 1, 1)
+    on = torch.arange(n)
+    params = replace(neutral(n, 60, 60), hflip=on % 2 == 1, vflip=on // 2 % 2 == 1, rot90=on // 4)
+    got, plain = view(x, params, size), view(x[:1], neutral(1, 60, 60), size)[0]
+    for i in range(n):
+        expected = plain.flip(2) if i % 2 else plain
+        expected = expected.flip(1) if i // 2 % 2 else expected
+        torch.testing.assert_close(got[i], torch.rot90(expected, i // 4, (1, 2)), atol=1e-6, rtol=0)
+
+
+def test_the_whole_chain_is_the_steps_in_their_order() -> None:
+    n, size = 40, 48
+    x, policy = images(n, seed=9), augment.policy("simclr-sat", size)
+    params = augment.draw(policy, n, torch.Generator().manual_seed(2), (60, 60))
+    mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.1])
+    got = augment.apply(x, params, policy, mean, std)
+    resized = view(x, replace(neutral(n, 60, 60), box=params.box), size)
+    radius = ceil(3 * policy.sigma[1])
+    for i in range(n):
+        y = resized[i]
+        for operation in params.order[i].tolist() if params.jitter[i] else []:
+            amounts = [params.brightness, params.contrast, params.saturation, params.hue]
+            y = TORCHVISION_OPS[operation](y, float(amounts[operation][i]))
+        y = tv.rgb_to_grayscale(y, 3) if params.gray[i] else y
+        if params.blur[i]:
+            y = torch.nn.functional.pad(y, [radius] * 4, mode="replicate")
+            y = tv.gaussian_blur(y, [2 * radius + 1] * 2, [float(params.sigma[i])] * 2)[:, radius:-radius, radius:-radius]
+        y = tv.hflip(y) if params.hflip[i] else y
+        y = tv.vflip(y) if params.vflip[i] else y
+        y = torch.rot90(y, int(params.rot90[i]), (1, 2))
+        torch.testing.assert_close(got[i], tv.normalize(y, mean.tolist(), std.tolist()), atol=2e-4, rtol=0)
+
+
+def test_the_same_params_sliced_give_the_same_views() -> None:
+    x, policy = images(21), augment.policy("simclr-sat", 32)
+    params = augment.draw(policy, 21, torch.Generator().manual_seed(0), (60, 60))
+    whole = augment.apply(x, params, policy, *NO_NORM)
+    for a, b in [(0, 5), (5, 20), (20, 21)]:
+        assert len(params[a:b]) == b - a
+        part = augment.apply(x[a:b], params[a:b].to("cpu"), policy, *NO_NORM)
+        assert part.shape == (b - a, 3, 32, 32)
+        torch.testing.assert_close(part, whole[a:b], atol=1e-6, rtol=0)
+
+
+def test_views_are_float32_contiguous_and_have_no_gradient() -> None:
+    policy = augment.policy("crop", 16)
+    params = augment.draw(policy, 2, torch.Generator().manual_seed(0), (60, 60))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = augment.apply(images(2), params, policy, *NO_NORM)
+    assert got.dtype == torch.float32
+    assert got.is_contiguous()
+    assert not got.requires_grad
+
+
+def test_the_draw_follows_from_the_generator_alone() -> None:
+    policy = augment.policy("simclr-sat", 64)
+    first, second = (augment.draw(policy, 50, torch.Generator().manual_seed(4), (224, 224)) for _ in range(2))
+    other = augment.draw(policy, 50, torch.Generator().manual_seed(5), (224, 224))
+    for field in fields(Params):
+        assert torch.equal(getattr(first, field.name), getattr(second, field.name))
+        assert not torch.equal(getattr(first, field.name), getattr(other, field.name))
+
+
+def test_drawn_parameters_have_the_policys_law() -> None:
+    n = 40_000
+    params = augment.draw(augment.policy("simclr-sat", 224), n, torch.Generator().manual_seed(0), (224, 224))
+    for name, probability in {"jitter": 0.8, "gray": 0.2, "blur": 0.5, "hflip": 0.5, "vflip": 0.5}.items():
+        assert abs(getattr(params, name).double().mean() - probability) < 0.01, name
+    for turns in range(4):
+        assert abs((params.rot90 == turns).double().mean() - 0.25) < 0.01
+    for name, low, high in [
+        ("brightness", 0.6, 1.4),
+        ("contrast", 0.6, 1.4),
+        ("saturation", 0.6, 1.4),
+        ("hue", -0.1, 0.1),
+        ("sigma", 0.1, 2),
+    ]:
+        values = getattr(params, name).double()
+        unit = (values - low) / (high - low)
+        assert -1e-6 <= unit.min() < 0.001
+        assert 0.999 < unit.max() <= 1 + 1e-6
+        assert abs(unit.mean() - 0.5) < 0.01
+    code = (params.order * torch.tensor([64, 16, 4, 1])).sum(1)
+    _, counts = code.unique(return_counts=True)
+    assert len(counts) == 24
+    assert (counts.double() / n * 24 - 1).abs().max() < 0.1
+    drawn = torch.stack([getattr(params, field.name).double() for field in fields(Params) if field.name not in ("box", "order")])
+    correlation = torch.corrcoef(drawn) - torch.eye(len(drawn))
+    assert correlation.abs().max() < 0.03
+
+
+@pytest.mark.parametrize(("height", "width"), [(224, 224), (60, 200), (300, 40)])
+def test_crops_have_torchvisions_law(height: int, width: int) -> None:
+    n = 6000
+    policy = augment.policy("simclr-sat", 224)
+    got = augment.draw_boxes(policy, n, torch.Generator().manual_seed(0), (height, width)).double()
+    torch.manual_seed(1)
+    image = torch.empty(3, height, width)
+    expected = torch.tensor([transforms.RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(n)]).double()
+    for column in range(4):
+        assert ks_2samp(got[:, column], expected[:, column]).statistic < 0.03
+    whole = (got[:, 2:] == expected[:, 2:].mode(0).values).all(1).double().mean()
+    assert abs(whole - (expected[:, 2:] == expected[:, 2:].mode(0).values).all(1).double().mean()) < 0.03
+
+
+@settings(max_examples=60, deadline=None)
+@given(height=st.integers(1, 90), width=st.integers(1, 90), seed=st.integers(0, 1000), name=st.sampled_from(["simclr-sat", "crop"]))
+def test_crops_lie_inside_the_image(height: int, width: int, seed: int, name: str) -> None:
+    policy = augment.policy(name, 16)
+    top, left, high, wide = augment.draw_boxes(policy, 50, torch.Generator().manual_seed(seed), (height, width)).unbind(1)
+    assert min(top.min(), left.min()) >= 0
+    assert min(high.min(), wide.min()) >= 1
+    assert (top + high).max() <= height
+    assert (left + wide).max() <= width
+
+
+def test_a_crop_that_never_fits_is_torchvisions_central_one() -> None:
+    policy = augment.policy("simclr-sat", 16)
+    for height, width in [(4, 400), (400, 4)]:
+        box = augment.draw_boxes(policy, 3, torch.Generator().manual_seed(0), (height, width))
+        expected = transforms.RandomResizedCrop.get_params(torch.empty(3, height, width), [0.2, 1.0], [3 / 4, 4 / 3])
+        assert box.tolist() == [list(expected)] * 3
+
+
+def test_the_crop_policy_only_crops() -> None:
+    x, policy = images(30), augment.policy("crop", 32)
+    params = augment.draw(policy, 30, torch.Generator().manual_seed(0), (60, 60))
+    assert (params.box[:, 2] * params.box[:, 3]).min() >= 0.5 * 3600 * 0.97
+    expected = view(x, replace(neutral(30, 60, 60), box=params.box), 32)
+    torch.testing.assert_close(augment.apply(x, params, policy, *NO_NORM), expected, atol=1e-5, rtol=0)
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"simclr-sat or crop, however: name='auto'"):
+        augment.policy("auto", 224)  # type: ignore[arg-type]
