@@ -103,7 +103,7 @@ def _open(data: bytes | bytearray) -> Image.Image:
 
 @contextmanager
 def _without_pillow_limit() -> Iterator[None]:
-    """Lift Pillow's own limit on pixels, which counts for the whole process, for as long as the block runs; ours is `max_pixels`."""
+    """Lift Pillow's limit on pixels, which counts for the whole process, while the block runs; ours is `max_pixels`."""
     with _PILLOW_LIMIT:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -170,7 +170,7 @@ def _sequential_frame(data: bytes) -> tuple[int, int, int] | None:
 
 
 def encode_jpeg(image: Image.Image, quality: int = 95, subsampling: str = "4:4:4") -> bytes:
-    """Return the image as a baseline JPEG without any metadata: the same pixels give the same bytes (for one version of libjpeg)."""
+    """Return the image as a baseline JPEG without metadata: the same pixels give the same bytes with one version of libjpeg."""
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=quality, subsampling=subsampling, comment=b"")
     return stream.getvalue()

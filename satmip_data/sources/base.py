@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -39,7 +40,7 @@ class Source(Protocol):
     """Licence of the data."""
 
     def list_items(self, root: str) -> list[Item]:
-        """List the items below `root` (folder or fsspec URL), sorted.
+        """List the items below `root` (folder or fsspec URL), in an order that follows from their names.
 
         Raises:
             FileNotFoundError: `root` is not there, or its layout is not this source's.
@@ -101,9 +102,12 @@ def read_json(root: str, path: str) -> Any:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it holds no JSON.
+        ValueError: it holds no JSON, or is nested too deep to be read.
     """
-    return json.loads(Store(root).read(path), parse_constant=str)
+    try:
+        return json.loads(Store(root).read(path), parse_constant=str)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
 
 
 def parse_time(key: str, text: str) -> dt.datetime:
@@ -119,11 +123,11 @@ def parse_time(key: str, text: str) -> dt.datetime:
         raise InvalidError(f"{key} must be an ISO 8601 time, however: {text!r}") from error
 
 
-def parse_polygon(key: str, text: str) -> Ring:
-    """Return the outer ring of a WKT polygon of longitudes and latitudes.
+def parse_ring(key: str, text: str) -> Ring:
+    """Return the outer ring of a WKT polygon.
 
     Raises:
-        InvalidError: `text`, the value of `key`, is no polygon, or has a corner that is not on Earth.
+        InvalidError: `text`, the value of `key`, is no polygon.
     """
     try:
         shape = from_wkt(text)
@@ -132,6 +136,18 @@ def parse_polygon(key: str, text: str) -> Ring:
     if shape.geom_type != "Polygon" or shape.is_empty:
         raise InvalidError(f"{key} must be a WKT polygon, however: {text!r}")
     ring = tuple((float(point[0]), float(point[1])) for point in shape.exterior.coords)
+    if not all(math.isfinite(value) for point in ring for value in point):
+        raise InvalidError(f"{key} must be finite, however: {text!r}")
+    return ring
+
+
+def parse_lonlat_ring(key: str, text: str) -> Ring:
+    """Return the outer ring of a WKT polygon of longitudes and latitudes.
+
+    Raises:
+        InvalidError: `text`, the value of `key`, is no polygon, or has a corner that is not on Earth.
+    """
+    ring = parse_ring(key, text)
     # Longitudes may pass 180 where an image lies across the antimeridian.
     if not all(abs(lon) <= 360.0 and abs(lat) <= 90.0 for lon, lat in ring):
         raise InvalidError(f"{key} must hold longitudes and latitudes, however: {text!r}")

@@ -22,7 +22,7 @@ from satmip_data.sources.base import (
     azimuth,
     list_files,
     pair,
-    parse_polygon,
+    parse_lonlat_ring,
     parse_time,
     read_json,
     reject,
@@ -86,7 +86,7 @@ class Fmow:
             return [reject(item, "metadata_unreadable", f"a record must be readable JSON, however: {error}", key)]
         try:
             scene = self._scene(key, path, record)
-        except ValueError as error:
+        except (ValueError, ArithmeticError) as error:
             return [reject(item, "metadata_invalid", str(error), key)]
         if not scene.aois:
             message = "a record must have a labelled box (ID other than -1), however: there is none"
@@ -117,7 +117,7 @@ def _georeference(record: dict[str, Any]) -> Georeference | None:
     """Return the affine of the whole image from `raw_location`; None in records of the challenge form, which have no GPS."""
     if (text := record.get("raw_location")) is None:
         return None
-    found = georeference_from_bounds(parse_polygon("raw_location", text), record["img_width"], record["img_height"])
+    found = georeference_from_bounds(parse_lonlat_ring("raw_location", text), record["img_width"], record["img_height"])
     if found.affine[0] <= 0.0 or found.affine[4] >= 0.0:
         raise InvalidError(f"raw_location must span an area, however: {text!r}")
     return found

@@ -1,0 +1,225 @@
+"""xBD (Gupta et al., CVPR Workshops 2019), as xView2 published it: PNG tiles before and after disasters, with building polygons.
+
+Layout: `<root>/{images,labels}` or `<root>/{train,tier3,hold,test}/{images,labels}`, with
+`images/<disaster>_<id>_{pre,post}_disaster.png` and `labels/<same>.json`. `<disaster>_<id>` is one place, seen twice.
+
+A label file has no footprint: the image is placed on Earth by fitting an affine to the corners of its buildings, which it gives
+both in pixels and in degrees. Its `gsd` is that of the multispectral bands; the pixel of the PNG is measured on the fit.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from satmip_schemas import first_error
+from shapely.geometry import Polygon
+
+from satmip_data.geometry import distance, ground_gsd, lonlat, pixel_size, unwrap, window_centre
+from satmip_data.records import Aoi, Georeference, Metadata, Point, Ring, Scene, Window
+from satmip_data.sources.base import (
+    Found,
+    InvalidError,
+    Item,
+    azimuth,
+    list_files,
+    pair,
+    parse_lonlat_ring,
+    parse_ring,
+    parse_time,
+    read_json,
+    reject,
+    unpaired,
+)
+
+SPLITS = ("train", "tier3", "hold", "test")
+NAME = re.compile(r"(?P<tile>.+_\d+)_(pre|post)_disaster")
+MANY_BUILDINGS = 10
+
+Points = npt.NDArray[np.float64]
+
+
+class UnplacedError(ValueError):
+    """The building corners do not place the image on Earth."""
+
+
+@dataclass(frozen=True)
+class Xbd:
+    """xBD, one scene a PNG, cut into a grid of boxes.
+
+    The key of a scene is its file's name; its place is `<disaster>_<id>`, so that the images before and after stay in one split.
+    """
+
+    name: ClassVar[str] = "xbd"
+    licence: ClassVar[str] = "CC BY-NC-SA 4.0"
+
+    tile: int = field(
+        default=256, metadata={"help": "side of the boxes of the grid in pixels; the last ones are moved back inside"}
+    )
+    label: Literal["buildings", "none"] = field(
+        default="buildings", metadata={"help": "class of a box: none, few (1 to 9) or many buildings; or no class at all"}
+    )
+    val_fraction: float = field(
+        default=0.2, metadata={"help": "share of the places that become the val split, where no folders name the splits"}
+    )
+    max_residual: float = field(
+        default=1.0, metadata={"help": "metres by which a building corner may miss the fitted georeference; else no_georeference"}
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse options no build can have."""
+        if self.tile < 1 or not 0.0 <= self.val_fraction <= 1.0 or not self.max_residual > 0.0:
+            raise ValueError(f"xbd needs tile >= 1, val_fraction in [0, 1] and max_residual > 0, however: {self!r}")
+
+    def list_items(self, root: str) -> list[Item]:
+        """List the label files and images of all splits, paired by name.
+
+        Raises:
+            FileNotFoundError: there are neither `images` and `labels` nor folders of splits that hold them.
+        """
+        items = []
+        for folder in ("", *(f"{split}/" for split in SPLITS)):
+            labels = {PurePosixPath(path).stem: path for path in list_files(root, f"{folder}labels") if path.endswith(".json")}
+            images = {PurePosixPath(path).stem: path for path in list_files(root, f"{folder}images") if path.endswith(".png")}
+            items += pair(labels, images)
+        if not items:
+            raise FileNotFoundError(
+                f"xBD needs images/*.png and labels/*.json (or train/images ...) below its root, however: {root!r}"
+            )
+        return items
+
+    def read_item(self, root: str, item: Item) -> list[Found]:
+        """Return the scene of one label file, or its reject."""
+        if (lonely := unpaired(item)) is not None:
+            return [lonely]
+        key = PurePosixPath(item.image).stem.lower()
+        try:
+            record = read_json(root, item.metadata)
+        except (OSError, ValueError) as error:
+            return [reject(item, "metadata_unreadable", f"a label file must be readable JSON, however: {error}", key)]
+        try:
+            return [self._scene(key, item, record)]
+        except UnplacedError as error:
+            return [reject(item, "no_georeference", str(error), key)]
+        except (ValueError, ArithmeticError) as error:
+            return [reject(item, "metadata_invalid", str(error), key)]
+
+    def _scene(self, key: str, item: Item, record: Any) -> Scene:
+        if (match := NAME.fullmatch(key)) is None:
+            raise InvalidError(f"a name must be <disaster>_<id>_<pre or post>_disaster, however: {key!r}")
+        if (error := first_error("xbd", record)) is not None:
+            raise InvalidError(f"a label file must fit the schema 'xbd', however: {error}")
+        pixels, degrees = _corners(record["features"])
+        georeference = fit_affine(pixels, degrees, self.max_residual)
+        width, height = record["metadata"]["width"], record["metadata"]["height"]
+        return Scene(
+            key=key,
+            split=self._split(item.image, match["tile"]),
+            place=match["tile"],
+            path=item.image,
+            width=width,
+            height=height,
+            metadata=_metadata(record["metadata"], georeference, Window(0, 0, width, height)),
+            georeference=georeference,
+            aois=self._aois(width, height, _building_centres(record["features"])),
+        )
+
+    def _split(self, path: str, tile: str) -> str:
+        folder = PurePosixPath(path).parts[0]
+        if folder in SPLITS:
+            return folder
+        # A hash, so that the split of a place depends on nothing but its name.
+        share = int.from_bytes(hashlib.sha256(tile.encode()).digest()[:8], "big") / 2**64
+        return "val" if share < self.val_fraction else "train"
+
+    def _aois(self, width: int, height: int, buildings: list[Point]) -> tuple[Aoi, ...]:
+        """Return the boxes of the grid, row by row; together they show every pixel."""
+        across, down = min(self.tile, width), min(self.tile, height)
+        boxes = [
+            (row, column, min(column * across, width - across), min(row * down, height - down))
+            for row in range(-(-height // down))
+            for column in range(-(-width // across))
+        ]
+        return tuple(
+            Aoi(x, y, across, down, self._category((x, y, x + across, y + down), buildings), f"r{row}c{column}")
+            for row, column, x, y in boxes
+        )
+
+    def _category(self, box: tuple[int, int, int, int], buildings: list[Point]) -> str | None:
+        if self.label == "none":
+            return None
+        count = sum(box[0] <= x < box[2] and box[1] <= y < box[3] for x, y in buildings)
+        return "none" if count == 0 else "few" if count < MANY_BUILDINGS else "many"
+
+
+def _rings(shapes: list[dict[str, Any]], parse: Callable[[str, str], Ring]) -> dict[str, Ring]:
+    return {shape["properties"]["uid"]: parse(f"wkt of {shape['properties']['uid']}", shape["wkt"]) for shape in shapes}
+
+
+def _corners(features: dict[str, Any]) -> tuple[Ring, Ring]:
+    """Return the corners of all polygons in pixels and in degrees, paired; polygons whose forms differ in length are left out."""
+    in_pixels, in_degrees = _rings(features["xy"], parse_ring), _rings(features["lng_lat"], parse_lonlat_ring)
+    pairs = [(in_pixels[uid], ring) for uid, ring in in_degrees.items() if uid in in_pixels and len(in_pixels[uid]) == len(ring)]
+    return tuple(p for ring, _ in pairs for p in ring), tuple(p for _, ring in pairs for p in ring)
+
+
+def _building_centres(features: dict[str, Any]) -> list[Point]:
+    shapes = [shape for shape in features["xy"] if shape["properties"].get("feature_type") == "building"]
+    centres = [Polygon(ring).centroid for ring in _rings(shapes, parse_ring).values()]
+    return [(centre.x, centre.y) for centre in centres]
+
+
+def fit_affine(pixels: Ring, degrees: Ring, max_residual: float) -> Georeference:
+    """Return the affine from pixels to degrees that fits paired points best (least squares).
+
+    Args:
+        pixels: N points (column, row).
+        degrees: the same points as (longitude, latitude).
+        max_residual: metres by which the worst point may miss the fit.
+
+    Raises:
+        UnplacedError: there are fewer than three points, they lie within a pixel of one line, or one misses the fit by more.
+    """
+    if len(pixels) < 3:
+        raise UnplacedError(f"a georeference needs 3 points, however: {len(pixels)}")
+    source, target = np.array(pixels), np.array(unwrap(degrees))
+    # Around their centres: degrees differ from the seventh digit on only.
+    middle, anchor = source.mean(axis=0), target.mean(axis=0)
+    spread = float(np.linalg.svd(source - middle, compute_uv=False)[1]) / len(pixels) ** 0.5
+    if spread < 1.0:
+        raise UnplacedError(f"a georeference needs points that lie off one line by a pixel, however: {spread=:.3f}")
+    matrix = np.linalg.lstsq(source - middle, target - anchor, rcond=None)[0].T
+    offset = anchor - matrix @ middle
+    (a, b), (d, e) = matrix.tolist()
+    georeference = Georeference((a, b, float(offset[0]), d, e, float(offset[1])))
+    residual = worst_residual(georeference, pixels, degrees)
+    if residual > max_residual:
+        raise UnplacedError(f"points must miss the georeference by at most {max_residual} m, however: {residual:.2f} m")
+    return georeference
+
+
+def worst_residual(georeference: Georeference, pixels: Ring, degrees: Ring) -> float:
+    """Return the metres by which the worst of paired points misses the georeference."""
+    return max(distance(lonlat(georeference, *pixel), point) for pixel, point in zip(pixels, degrees, strict=True))
+
+
+def _metadata(record: dict[str, Any], georeference: Georeference, whole: Window) -> Metadata:
+    """Return what a label file knows; UTM zone, country, clouds, scan direction and wavelengths stay missing."""
+    size = (whole.width, whole.height)
+    time = record.get("capture_date")
+    return Metadata(
+        gsd=ground_gsd(georeference, whole, size),
+        multispectral_gsd=record.get("gsd"),
+        pixel_size=pixel_size(georeference, *size),
+        datetime=None if time is None else parse_time("capture_date", time),
+        location=window_centre(georeference, whole),
+        target_azimuth=azimuth(record.get("target_azimuth")),
+        sun_azimuth=azimuth(record.get("sun_azimuth")),
+        sun_elevation=record.get("sun_elevation"),
+        off_nadir=record.get("off_nadir_angle"),
+        platform=record.get("sensor") or None,
+    )
