@@ -1,4 +1,4 @@
-"""Run tasks on the cores of this machine. Tasks and results are small picklable values; no result depends on the number of workers."""
+"""Run tasks on the cores of this machine. Tasks and results are small picklable values; no result depends on the workers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed

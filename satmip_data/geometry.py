@@ -155,7 +155,7 @@ def signed_area(ring: Ring) -> float:
 
 
 def split_ring(ring: Ring) -> tuple[Ring, ...]:
-    """Cut a closed ring at the antimeridian into rings inside [-180, 180] (RFC 7946, section 3.1.9); one where it does not cross."""
+    """Cut a closed ring at the antimeridian into rings inside [-180, 180] (RFC 7946, section 3.1.9); one if it does not cross."""
     from shapely.affinity import translate
     from shapely.geometry import Polygon, box
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from satmip_data.shards import ShardRecord, dump_json
-from satmip_data.storage import Store
+from satmip_data.storage import PARTIAL, Store
 
 
 class OtherSettingsError(ValueError):
@@ -28,6 +28,9 @@ class Journal:
         Raises:
             OtherSettingsError: something else was begun; the message shows the difference.
         """
+        for leftover in self.store.names():  # of a process that was killed
+            if leftover.endswith(PARTIAL):
+                self.store.remove(leftover)
         name = f"{self.folder}/intent.json"
         if self.store.exists(name):
             changes = differences(json.loads(self.store.read(name)), intent)

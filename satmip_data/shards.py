@@ -17,7 +17,7 @@ from satmip_data import imagery
 from satmip_data.captions import caption
 from satmip_data.plan import ShardPlan
 from satmip_data.records import Reject, Sample
-from satmip_data.serialize import sample_to_json
+from satmip_data.serialize import metadata_from_json, sample_to_json
 from satmip_data.settings import BuildSettings
 from satmip_data.storage import Store
 from satmip_data.tabular import Standardizer
@@ -212,25 +212,33 @@ def read_samples(data: bytes) -> Iterator[tuple[str, Members]]:
         yield key, members
 
 
-def recaption_shard(data: bytes, out: Store, name: str, rewrite: "CaptionRewrite") -> ShardRecord:
-    """Write a shard again with other captions and everything else unchanged, byte for byte."""
-    from satmip_data.serialize import metadata_from_json
+@dataclass(frozen=True, slots=True)
+class CaptionRewrite:
+    """The captions that every shard is to hold."""
 
+    fields: tuple[str, ...]
+    style: str
+
+
+class ShardError(Exception):
+    """A shard does not hold what `dataset.json` says."""
+
+
+def recaption_shard(out: Store, name: str, samples: int, rewrite: CaptionRewrite) -> ShardRecord:
+    """Write a shard again with other captions and everything else unchanged, byte for byte.
+
+    Raises:
+        ShardError: it holds another number of samples than `samples`; the shard is left as it was.
+    """
     counts, count = CaptionCount(), 0
     with out.staging(name) as staged:
         with staged.open("wb") as stream, TarWriter(stream, encoder=False, mtime=0, user="satmip", group="satmip") as tar:
-            for key, members in read_samples(data):
+            for key, members in read_samples(out.read(name)):
                 text = caption(metadata_from_json(json.loads(members["json"])["metadata"]), rewrite.fields, rewrite.style)
                 tar.write({"__key__": key, **members, "txt": text.encode()})
                 counts.add(key, text)
                 count += 1
+        if count != samples:
+            raise ShardError(f"{name} must hold {samples} samples, however: {count}. Run: satmip-data validate {out.url}")
         size, digest = staged.stat().st_size, file_sha256(staged)
     return ShardRecord(name, name.partition("/")[0], count, size, digest, counts, ChannelSums(), ())
-
-
-@dataclass(frozen=True, slots=True)
-class CaptionRewrite:
-    """What `caption` writes into every shard."""
-
-    fields: tuple[str, ...]
-    style: str

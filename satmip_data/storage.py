@@ -13,6 +13,9 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+PARTIAL = ".part"
+"""Ending of files under way; they begin with a dot."""
+
 
 @cache
 def _filesystem(url: str) -> tuple[Any, str]:
@@ -82,7 +85,7 @@ class Store:
         if self.local:
             target = Path(self.path(name))
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+            handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=PARTIAL, dir=target.parent)
             os.close(handle)
             staged = Path(temporary)
             try:

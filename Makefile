@@ -1,0 +1,37 @@
+# make demo   the whole path on a small made-up world, about 10 minutes on two cores
+# make test   every test
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= out
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint clean
+
+# One environment in the project's own folder; torch and torchvision come together, from one index.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e ".[train,dev]"
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/satmip-data demo $(OUT)/world
+	$(BIN)/satmip-data build $(OUT)/world $(OUT)/shards --samples-per-shard 128
+	$(BIN)/satmip-data caption $(OUT)/shards --fields gsd,time,loc
+	$(BIN)/satmip-data validate $(OUT)/shards
+	$(BIN)/satmip-train --shards $(OUT)/shards --recipe tiny --objective satmips --out $(OUT)/runs/satmips-seed0
+	$(BIN)/satmip-eval knn $(OUT)/runs/satmips-seed0 --shards $(OUT)/shards
+	$(BIN)/satmip-eval report --shards $(OUT)/shards --runs $(OUT)/runs/satmips-seed0 --out $(OUT)/report
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+clean:
+	rm -rf $(VENV) $(OUT) build *.egg-info

@@ -1,0 +1,94 @@
+"""Write other captions into shards that are there. Needs the shards alone; can be stopped and run again."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from satmip_data.build import BuildError, Progress, shard_entry, write_dataset
+from satmip_data.engines import run_unordered
+from satmip_data.journal import Journal, OtherSettingsError
+from satmip_data.shards import CaptionCount, CaptionRewrite, ShardRecord, recaption_shard
+from satmip_data.storage import Store
+
+JOURNAL = ".caption"
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    out: Store
+    name: str
+    samples: int
+    rewrite: CaptionRewrite
+
+
+def recaption(
+    out: str, rewrite: CaptionRewrite, workers: int = 1, show: Callable[[Progress], None] = lambda progress: None
+) -> dict[str, Any]:
+    """Write the captions of every shard anew; return the new `dataset.json`.
+
+    Each shard is replaced in one step and `dataset.json` last. Meanwhile the folder `.caption` tells readers to wait; running
+    again finishes the work, also with another choice of fields.
+
+    Raises:
+        BuildError: there is no finished build, or a shard holds other samples than `dataset.json` says.
+    """
+    store = Store(out)
+    dataset = read_dataset(store)
+    journal = Journal(store, JOURNAL)
+    caption = {"fields": list(rewrite.fields), "style": rewrite.style}
+    under_way = store.exists(JOURNAL)
+    if not under_way and {name: dataset["caption"][name] for name in caption} == caption:
+        return dataset
+    try:
+        journal.begin(caption)
+    except OtherSettingsError:  # begun with other fields: every shard is written again
+        journal.close()
+        journal.begin(caption)
+    records = _rewrite(store, dataset, rewrite, journal, workers, show)
+    counts = CaptionCount()
+    for record in records:
+        counts.merge(record.captions)
+    new = {**dataset, "shards": [shard_entry(r) for r in records], "caption": {**caption, **counts.to_json()}}
+    write_dataset(store, new)
+    journal.close()
+    return new
+
+
+def read_dataset(store: Store) -> dict[str, Any]:
+    """Return the `dataset.json` of a finished build.
+
+    Raises:
+        BuildError: there is none.
+    """
+    try:
+        dataset: dict[str, Any] = json.loads(store.read("dataset.json"))
+    except FileNotFoundError as error:
+        raise BuildError(
+            f"{store.url} must be a finished shard directory, however: it has no dataset.json.\n"
+            f"Make it with: satmip-data build SOURCE {store.url}"
+        ) from error
+    return dataset
+
+
+def _rewrite(
+    store: Store,
+    dataset: dict[str, Any],
+    rewrite: CaptionRewrite,
+    journal: Journal,
+    workers: int,
+    show: Callable[[Progress], None],
+) -> list[ShardRecord]:
+    records = journal.finished()
+    shards = dataset["shards"]
+    tasks = [_Task(store, s["name"], s["samples"], rewrite) for s in shards if s["name"] not in records]
+    show(Progress("caption", len(records), len(shards), sum(r.samples for r in records.values()), 0))
+    for record in run_unordered(_run, tasks, workers):
+        journal.add(record)
+        records[record.name] = record
+        show(Progress("caption", len(records), len(shards), sum(r.samples for r in records.values()), 0))
+    return [records[shard["name"]] for shard in shards]
+
+
+def _run(task: _Task) -> ShardRecord:
+    return recaption_shard(task.out, task.name, task.samples, task.rewrite)

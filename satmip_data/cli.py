@@ -1,0 +1,299 @@
+"""The commands of `satmip-data`. Thin: each reads its options, calls one function and says what came out."""
+
+import dataclasses
+import os
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from satmip_data import __version__, build, captioning, display, fields, shards, validate
+from satmip_data.captions import STYLES
+from satmip_data.demo import write_demo
+from satmip_data.settings import BuildSettings
+from satmip_data.sources import SOURCES
+from satmip_data.sources.base import Source
+from satmip_data.storage import Store
+
+DEFAULT_SHARDS = "out/shards"
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class FieldList(click.ParamType[tuple[str, ...]]):
+    """A comma-separated list of fields, as "gsd,time,loc"."""
+
+    name = "FIELDS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the names the list stands for."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return fields.parse_fields(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def workers_option(command: Command) -> Command:
+    """`--workers`, with one meaning everywhere."""
+    count = os.cpu_count() or 1
+    option = click.option("--workers", type=click.IntRange(1), default=count, show_default="all cores", help="Processes.")
+    return option(command)
+
+
+def caption_options(command: Command) -> Command:
+    """`--fields` and `--style`, the same for `build` and `caption`."""
+    command = click.option(
+        "--style", type=click.Choice(list(STYLES)), default="key-value", show_default=True, help="How captions are written."
+    )(command)
+    return click.option(
+        "--fields", "caption_fields", type=FieldList(), default="gsd,time,loc", show_default=True,
+        help="Fields of the captions, by name or alias (see: satmip-data fields).",
+    )(command)  # fmt: skip
+
+
+def shards_argument(command: Command) -> Command:
+    """The shard directory, `out/shards` unless named."""
+    return click.argument("shard_directory", metavar="[SHARDS]", default=DEFAULT_SHARDS)(command)
+
+
+def source_options(command: Command) -> Command:
+    """One option for each option of each source; sources with an option of the same name share it."""
+    owners: dict[str, list[tuple[str, dataclasses.Field[Any]]]] = {}
+    for name, source in SOURCES.items():
+        for field in dataclasses.fields(source):
+            owners.setdefault(field.name, []).append((name, field))
+    for name, uses in reversed(owners.items()):
+        kind = _option_type(typing.get_type_hints(SOURCES[uses[0][0]])[name])
+        text = "; ".join(f"[{owner}, default {field.default}] {field.metadata['help']}" for owner, field in uses)
+        command = click.option(f"--{name.replace('_', '-')}", name, type=kind, default=None, help=text)(command)
+    return command
+
+
+def _option_type(annotation: Any) -> Any:
+    if get_origin(annotation) is typing.Literal:
+        return click.Choice(list(get_args(annotation)))
+    return annotation
+
+
+def make_source(name: str, options: dict[str, Any]) -> Source:
+    """Return the source with the options given; an option of another source is an error."""
+    given = {key: value for key, value in options.items() if value is not None}
+    known = {field.name for field in dataclasses.fields(SOURCES[name])}
+    for key in sorted(given.keys() - known):
+        raise click.UsageError(f"--{key.replace('_', '-')} is not an option of the source {name!r}; name another with --source.")
+    return SOURCES[name](**given)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[build.Progress], None]]:
+    """Give a function that shows how far the work has come, on standard error."""
+    columns = (
+        TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        bars: dict[str, Any] = {}
+
+        def show(progress: build.Progress) -> None:
+            if progress.stage not in bars:
+                bars[progress.stage] = bar.add_task(progress.stage, total=progress.total, note="")
+            note = f"{progress.samples:,} samples" + (f", {progress.rejects:,} rejects" if progress.rejects else "")
+            bar.update(bars[progress.stage], completed=progress.done, total=progress.total, note=note)
+
+        yield show
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, "-V", "--version")
+def main() -> None:
+    """Turn raw satellite imagery and its metadata into WebDataset shards.
+
+    \b
+    Example:
+      satmip-data build fmow/ out/shards
+      satmip-data caption --fields gsd,time,loc
+      satmip-data validate
+    """
+
+
+@main.command("build")
+@click.argument("root", metavar="SOURCE")
+@click.argument("out", metavar="[SHARDS]", default=DEFAULT_SHARDS)
+@click.option(
+    "--source", "source_name", type=click.Choice(list(SOURCES)), default="fmow", show_default=True, help="Kind of archive."
+)
+@source_options
+@click.option(
+    "--size", default="224", show_default=True, metavar="PIXELS|keep", help="Side of a chip; keep leaves windows as they are."
+)
+@click.option("--context", type=float, default=0.0, show_default=True, help="Share of the box's side added on each of its sides.")
+@click.option(
+    "--fit",
+    type=click.Choice(["stretch", "square"]),
+    default="stretch",
+    show_default=True,
+    help="stretch scales x and y apart, as the paper; square widens the window to a square.",
+)
+@click.option(
+    "--gsd",
+    type=click.Choice(["nominal", "ground"]),
+    default="nominal",
+    show_default=True,
+    help="The sensor's nominal GSD, as the paper, or the true size on the ground.",
+)
+@caption_options
+@click.option("--min-side", type=int, default=3, show_default=True, help="Reject boxes with a shorter side, in pixels.")
+@click.option("--samples-per-shard", type=int, default=1000, show_default=True, help="Samples a shard, at most.")
+@click.option("--quality", type=int, default=95, show_default=True, help="JPEG quality of the chips.")
+@click.option(
+    "--subsampling", type=click.Choice(["4:4:4", "4:2:2", "4:2:0"]), default="4:4:4", show_default=True, help="Of the chroma."
+)
+@click.option("--max-pixels", type=int, default=400_000_000, show_default=True, help="Reject images with more pixels.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the global shuffle.")
+@click.option("--limit", type=click.IntRange(1), help="Take the first so many items only.")
+@click.option("--max-rejects", type=click.IntRange(0), help="Fail when more scenes or boxes than this give no sample.")
+@click.option("--dry-run", is_flag=True, help="Read the metadata, say what would be built, write nothing.")
+@workers_option
+def build_command(root: str, out: str, source_name: str, **options: Any) -> None:
+    """Build SHARDS (default out/shards) from the archive SOURCE, a folder or any fsspec URL.
+
+    Stopped anywhere and run again, it finishes what is missing. A scene that gives no sample never stops it: it becomes a row of
+    rejects.parquet with its reason.
+
+    \b
+    Example:
+      satmip-data build fmow/ out/shards
+      satmip-data build --source xbd xbd/ out/xbd --tile 256
+    """
+    request = _build_request(root, out, source_name, options)
+    console = Console()
+    try:
+        if options["dry_run"]:
+            display.show_plan(console, build.plan_build(request))
+            return
+        with progress_bar() as show:
+            dataset = build.build(request, show)
+    except (build.BuildError, FileNotFoundError) as error:
+        raise click.ClickException(str(error)) from error
+    display.show_dataset(console, out, dataset)
+    console.print(f"Next: satmip-data caption {out} --fields gsd,time,loc   or   satmip-train --shards {out}", highlight=False)
+
+
+def _build_request(root: str, out: str, source_name: str, options: dict[str, Any]) -> build.BuildRequest:
+    names = {name for source in SOURCES.values() for name in (field.name for field in dataclasses.fields(source))}
+    source = make_source(source_name, {name: options[name] for name in names})
+    size = options["size"]
+    if size != "keep" and not size.isdigit():
+        raise click.BadParameter(f"must be a number of pixels or keep, however: {size!r}", param_hint="--size")
+    chosen = {f.name: options[f.name] for f in dataclasses.fields(BuildSettings) if f.name in options}
+    try:
+        settings = BuildSettings(**{**chosen, "size": None if size == "keep" else int(size), "fields": options["caption_fields"]})
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    return build.BuildRequest(source, root, out, settings, options["workers"], options["limit"], options["max_rejects"])
+
+
+@main.command("caption")
+@shards_argument
+@caption_options
+@workers_option
+def caption_command(shard_directory: str, caption_fields: tuple[str, ...], style: str, workers: int) -> None:
+    """Write other captions into SHARDS (default out/shards), in place.
+
+    Needs nothing but the shards. Stopped anywhere and run again, it finishes; until then the trainer refuses the shards.
+
+    \b
+    Example:
+      satmip-data caption --fields gsd,time,loc
+      satmip-data caption out/shards --fields all --style sentence
+    """
+    try:
+        with progress_bar() as show:
+            dataset = captioning.recaption(shard_directory, shards.CaptionRewrite(caption_fields, style), workers, show)
+    except (build.BuildError, shards.ShardError) as error:
+        raise click.ClickException(str(error)) from error
+    display.show_captions(Console(), shard_directory, dataset)
+
+
+@main.command("validate")
+@shards_argument
+@workers_option
+def validate_command(shard_directory: str, workers: int) -> None:
+    """Prove that SHARDS (default out/shards) hold what they say; exit 1 with a list of what does not.
+
+    Checks hashes, counts, end-of-archive blocks, image sizes, schemas, captions, features, GSD out = GSD in x window / chip,
+    footprints, and that the train split has mean 0 and deviation 1.
+
+    \b
+    Example:
+      satmip-data validate out/shards
+    """
+    try:
+        with progress_bar() as show:
+            report = validate.validate(shard_directory, workers, show)
+    except build.BuildError as error:
+        raise click.ClickException(str(error)) from error
+    display.show_report(Console(), report)
+    if report.problems:
+        raise click.exceptions.Exit(1)
+
+
+@main.command("inspect")
+@shards_argument
+@click.option("--samples", type=click.IntRange(0), default=3, show_default=True, help="Samples to print.")
+@click.option(
+    "--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Also draw a contact sheet of chips with captions, as PNG."
+)
+@click.option("--chips", type=click.IntRange(1), default=24, show_default=True, help="Chips on the sheet.")
+def inspect_command(shard_directory: str, samples: int, sheet: Path | None, chips: int) -> None:
+    """Print what SHARDS (default out/shards) hold: counts, ranges, missing fields, rejects, samples.
+
+    \b
+    Example:
+      satmip-data inspect out/shards --sheet out/sheet.png
+    """
+    console = Console()
+    try:
+        dataset = captioning.read_dataset(Store(shard_directory))
+        display.show_dataset(console, shard_directory, dataset)
+        display.show_fields(console, shard_directory)
+        display.show_samples(console, shard_directory, dataset, samples)
+        if sheet is not None:
+            display.write_sheet(shard_directory, dataset, sheet, chips)
+            console.print(f"Contact sheet: {sheet}")
+    except build.BuildError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command("fields")
+def fields_command() -> None:
+    """Print the 15 metadata fields with aliases, units and columns.
+
+    \b
+    Example:
+      satmip-data fields
+    """
+    display.show_field_table(Console())
+
+
+@main.command("demo")
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the world.")
+@click.option("--places", type=click.IntRange(1), default=320, show_default=True, help="Places on Earth, each seen several times.")
+@workers_option
+def demo_command(out: Path, seed: int, places: int, workers: int) -> None:
+    """Write a small world to OUT: a made-up archive in fMoW's own form, whose pictures follow from their metadata.
+
+    \b
+    Example:
+      satmip-data demo out/world
+      satmip-data build out/world out/shards
+    """
+    summary = write_demo(out, seed=seed, places=places, workers=workers)
+    Console().print(f"{summary}\nNext: satmip-data build {out} out/shards", highlight=False)

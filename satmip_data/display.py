@@ -1,0 +1,143 @@
+"""What the commands print and draw of a shard directory."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from satmip_data.build import Plan
+from satmip_data.fields import ALIASES, FIELDS
+from satmip_data.records import REASONS
+from satmip_data.shards import Members, read_samples
+from satmip_data.sheet import contact_sheet
+from satmip_data.storage import Store
+from satmip_data.validate import Report
+
+
+def _table(*columns: str, title: str = "") -> Table:
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="right" if column.startswith("#") else "left")
+    return table
+
+
+def show_dataset(console: Console, out: str, dataset: dict[str, Any]) -> None:
+    """Print splits, shards, classes, captions and rejects."""
+    table = _table("split", "# samples", "# shards", "# MB")
+    for split, entry in dataset["splits"].items():
+        size = sum(shard["bytes"] for shard in dataset["shards"] if shard["split"] == split)
+        table.add_row(split, f"{entry['samples']:,}", f"{entry['shards']:,}", f"{size / 1e6:,.1f}")
+    console.print(f"[bold]{escape(out)}[/bold]: {dataset['source']['name']}, {len(dataset['classes'])} classes", highlight=False)
+    console.print(table)
+    show_captions(console, out, dataset)
+    show_rejects(console, dataset["rejects"])
+
+
+def show_captions(console: Console, out: str, dataset: dict[str, Any]) -> None:
+    """Print fields, style and the longest caption."""
+    caption = dataset["caption"]
+    longest = caption["longest"]
+    length = "not counted: no CLIP tokenizer is installed" if longest is None else f"{longest['tokens']} tokens ({longest['key']})"
+    console.print(f"Captions: {', '.join(caption['fields'])}, {caption['style']}; the longest has {length}", highlight=False)
+    if caption["empty"]:
+        console.print(f"[yellow]{caption['empty']:,} captions are empty: their samples know none of these fields[/yellow]")
+
+
+def show_rejects(console: Console, rejects: dict[str, int]) -> None:
+    """Print the count of every reason for which a scene or box gave no sample."""
+    if not rejects:
+        console.print("Rejects: none")
+        return
+    table = _table("# rejects", "reason", "meaning")
+    for reason, count in rejects.items():
+        table.add_row(f"{count:,}", reason, REASONS[reason])
+    console.print(table)
+
+
+def show_plan(console: Console, plan: Plan) -> None:
+    """Print what a build would write."""
+    table = _table("split", "# samples", "# shards")
+    for split in sorted({shard.split for shard in plan.shards}):
+        chosen = [shard for shard in plan.shards if shard.split == split]
+        table.add_row(split, f"{sum(len(shard.samples) for shard in chosen):,}", f"{len(chosen):,}")
+    console.print(f"Would build, with {len(plan.classes)} classes:")
+    console.print(table)
+    reasons: dict[str, int] = {}
+    for reject in plan.index.rejects:
+        reasons[reject.reason] = reasons.get(reject.reason, 0) + 1
+    show_rejects(console, dict(sorted(reasons.items())))
+
+
+def show_report(console: Console, report: Report) -> None:
+    """Print the problems found, or that there are none."""
+    if report.problems:
+        table = _table("where", "check", "problem")
+        for problem in report.problems:
+            table.add_row(escape(problem.where), problem.check, escape(problem.message))
+        console.print(table)
+    verdict = f"[red]{len(report.problems)} problems[/red]" if report.problems else "[green]no problem[/green]"
+    console.print(f"{report.samples:,} samples in {report.shards:,} shards checked: {verdict}", highlight=False)
+
+
+def show_fields(console: Console, out: str) -> None:
+    """Print of each field how often it is missing and its range, from the index."""
+    frame = pq.read_table(io.BytesIO(Store(out).read("index.parquet"))).to_pandas()
+    table = _table("field", "unit", "# missing", "smallest", "median", "largest", "# values")
+    for field in FIELDS:
+        known = frame[field.name].dropna()
+        for label, values in _components(field.name, known):
+            table.add_row(label, field.unit, f"{len(frame) - len(known):,}", *_range(values), f"{values.nunique():,}")
+    console.print(table)
+
+
+def _components(name: str, known: "pd.Series[Any]") -> list[tuple[str, "pd.Series[Any]"]]:
+    if name in ("gsd", "pixel_size", "location"):
+        parts = ("longitude", "latitude") if name == "location" else ("x", "y")
+        return [(f"{name} {part}", known.map(lambda pair, i=i: float(pair[i]))) for i, part in enumerate(parts)]
+    return [(name, known.map(lambda v: "-".join(map(str, v))) if name == "wavelengths" else known)]
+
+
+def _range(values: "pd.Series[Any]") -> tuple[str, str, str]:
+    if values.empty:
+        return "", "", ""
+    if pd.api.types.is_datetime64_any_dtype(values):
+        return tuple(f"{value:%Y-%m-%d}" for value in (values.min(), values.quantile(0.5), values.max()))  # type: ignore[return-value]
+    if pd.api.types.is_numeric_dtype(values):
+        return f"{values.min():.6g}", f"{values.median():.6g}", f"{values.max():.6g}"
+    return str(values.min()), "", str(values.max())
+
+
+def _first_samples(out: str, dataset: dict[str, Any], count: int) -> list[tuple[str, Members]]:
+    samples: list[tuple[str, Members]] = []
+    for shard in dataset["shards"]:
+        if len(samples) >= count:
+            break
+        samples += list(read_samples(Store(out).read(shard["name"])))[: count - len(samples)]
+    return samples
+
+
+def show_samples(console: Console, out: str, dataset: dict[str, Any], count: int) -> None:
+    """Print key and caption of the first samples."""
+    for key, members in _first_samples(out, dataset, count):
+        console.print(f"[bold]{key}[/bold]  {escape(members['txt'].decode())}", highlight=False)
+
+
+def write_sheet(out: str, dataset: dict[str, Any], path: Path, count: int) -> None:
+    """Draw the first chips with their captions; shards are shuffled, so they are a fair draw."""
+    chips = [(key, members["jpg"], members["txt"].decode()) for key, members in _first_samples(out, dataset, count)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(chips).save(path)
+
+
+def show_field_table(console: Console) -> None:
+    """Print the table of fields."""
+    table = _table("field", "alias", "unit", "columns", "meaning")
+    for field in FIELDS:
+        table.add_row(field.name, ", ".join(field.aliases), field.unit, ", ".join(c.name for c in field.columns), field.about)
+    console.print(table)
+    console.print(f"Groups: angles = {', '.join(ALIASES['angles'])}; all = all 15", highlight=False)

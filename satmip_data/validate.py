@@ -1,0 +1,226 @@
+"""Prove that a shard directory holds what it says: hashes, counts, archives, schema, geometry, features, statistics."""
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import satmip_schemas
+
+from satmip_data import captioning
+from satmip_data.build import JOURNAL, TRAIN, BuildError, Progress
+from satmip_data.engines import run_unordered
+from satmip_data.sample_checks import check_sample
+from satmip_data.shards import Members, read_samples
+from satmip_data.storage import Store
+from satmip_data.tabular import Standardizer
+
+BLOCK = 512
+SHOWN = 20
+"""Problems kept of one shard: a shard of thousands alike must not drown the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is not as it must be: where (file or sample key), which check, and what was found."""
+
+    where: str
+    check: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Sums of the known numeric features of some samples. Shape of each: (F,)."""
+
+    known: np.ndarray[Any, np.dtype[np.float64]]
+    total: np.ndarray[Any, np.dtype[np.float64]]
+    squares: np.ndarray[Any, np.dtype[np.float64]]
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(self.known + other.known, self.total + other.total, self.squares + other.squares)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """What was found in one shard."""
+
+    name: str
+    keys: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    moments: Moments
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found in a shard directory: no problems means proven."""
+
+    samples: int
+    shards: int
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    store: Store
+    entry: dict[str, Any]
+    dataset: dict[str, Any]
+
+
+def validate(out: str, workers: int = 1, show: Callable[[Progress], None] = lambda progress: None) -> Report:
+    """Check every byte and every sample of a shard directory.
+
+    Raises:
+        BuildError: there is no finished build at all.
+    """
+    store = Store(out)
+    dataset = captioning.read_dataset(store)
+    error = satmip_schemas.first_error("dataset", dataset)
+    if error is not None:
+        raise BuildError(f"{out}/dataset.json must follow its schema, however: {error}")
+    problems = list(_check_folder(store, dataset))
+    reports: dict[str, ShardReport] = {}
+    tasks = [_Task(store, entry, dataset) for entry in dataset["shards"] if store.exists(entry["name"])]
+    for report in run_unordered(_check_shard, tasks, workers):
+        reports[report.name] = report
+        show(Progress("validate", len(reports), len(tasks), sum(len(r.keys) for r in reports.values()), 0))
+    problems += [problem for name in sorted(reports) for problem in reports[name].problems]
+    problems += _check_index(store, dataset, reports)
+    train = [reports[entry["name"]].moments for entry in dataset["shards"] if entry["split"] == TRAIN and entry["name"] in reports]
+    problems += _check_standardized(dataset, train, _packing_lost(store))
+    return Report(sum(len(r.keys) for r in reports.values()), len(reports), tuple(problems))
+
+
+def _check_folder(store: Store, dataset: dict[str, Any]) -> Iterator[Problem]:
+    for journal, command in ((JOURNAL, "build"), (captioning.JOURNAL, "caption")):
+        if store.exists(journal):
+            yield Problem(journal, "finished", f"no work must be under way, however: run satmip-data {command} again to finish it")
+    listed = {entry["name"] for entry in dataset["shards"]}
+    present = {name for name in store.names() if name.endswith(".tar")}
+    for name in sorted(listed - present):
+        yield Problem(name, "shards", "the shard is listed in dataset.json, however: it is not there")
+    for name in sorted(present - listed):
+        yield Problem(name, "shards", "a shard must be listed in dataset.json, however: this one is not")
+    for split, entry in dataset["splits"].items():
+        samples = sum(shard["samples"] for shard in dataset["shards"] if shard["split"] == split)
+        if samples != entry["samples"]:
+            yield Problem("dataset.json", "counts", f"split {split} must have {entry['samples']} samples, however: {samples}")
+    sizes = json.loads(store.read("sizes.json")) if store.exists("sizes.json") else None
+    if sizes != {shard["name"]: shard["samples"] for shard in dataset["shards"]}:
+        yield Problem("sizes.json", "counts", "sizes.json must hold the counts of dataset.json, however: it does not")
+
+
+def _check_shard(task: _Task) -> ShardReport:
+    name, columns = task.entry["name"], len(task.dataset["numeric"])
+    data = task.store.read(name)
+    problems = list(_check_archive(data, task.entry))
+    keys: list[str] = []
+    rows: list[tuple[Any, Any]] = []
+    standardizer = Standardizer.from_json(task.dataset)
+    try:
+        for key, members in read_samples(data):
+            keys.append(key)
+            found = [
+                Problem(f"{name}: {key}", check, message) for check, message in _checked(key, members, task.dataset, standardizer)
+            ]
+            problems += found
+            if not found:
+                rows.append((_array(members, "num.npy"), _array(members, "mask.npy")))
+    except Exception as error:  # whatever a damaged archive provokes is a finding, with the error as its evidence
+        problems.append(
+            Problem(name, "archive", f"the archive must be readable to its end, however: {type(error).__name__}: {error}")
+        )
+    if len(keys) != task.entry["samples"]:
+        problems.append(Problem(name, "counts", f"the shard must hold {task.entry['samples']} samples, however: {len(keys)}"))
+    if len(problems) > SHOWN:
+        problems[SHOWN:] = [Problem(name, "more", f"{len(problems) - SHOWN} further problems in this shard")]
+    return ShardReport(name, tuple(keys), tuple(problems), _moments(rows, columns))
+
+
+def _checked(key: str, members: Members, dataset: dict[str, Any], standardizer: Standardizer) -> Iterator[tuple[str, str]]:
+    try:
+        yield from check_sample(key, members, dataset, standardizer)
+    except Exception as error:  # a member that cannot be read at all
+        yield "members", f"every member must be readable, however: {type(error).__name__}: {error}"
+
+
+def _array(members: Members, suffix: str) -> Any:
+    return np.load(io.BytesIO(members[suffix]), allow_pickle=False)
+
+
+def _moments(rows: list[tuple[Any, Any]], columns: int) -> Moments:
+    if not rows:
+        zero = np.zeros(columns)
+        return Moments(zero, zero, zero)
+    values = np.stack([row[0] for row in rows]).astype(np.float64)
+    mask = np.stack([row[1] for row in rows])
+    values = np.where(mask, values, 0.0)
+    return Moments(mask.sum(0).astype(np.float64), values.sum(0), (values**2).sum(0))
+
+
+def _check_archive(data: bytes, entry: dict[str, Any]) -> Iterator[Problem]:
+    name = entry["name"]
+    if len(data) != entry["bytes"]:
+        yield Problem(name, "bytes", f"the shard must have {entry['bytes']} bytes, however: {len(data)}")
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != entry["sha256"]:
+        yield Problem(name, "sha256", f"the shard must hash to {entry['sha256']}, however: {digest}")
+    # A tar cut between two members reads without an error: only its two closing blocks of zeros tell that it is whole.
+    if len(data) % BLOCK or data[-2 * BLOCK :] != bytes(2 * BLOCK):
+        yield Problem(name, "archive", "the archive must end with two blocks of zeros, however: it is cut short")
+
+
+def _check_index(store: Store, dataset: dict[str, Any], reports: dict[str, ShardReport]) -> Iterator[Problem]:
+    if not store.exists("index.parquet"):
+        yield Problem("index.parquet", "index", "there must be an index, however: there is none")
+        return
+    table = pq.read_table(io.BytesIO(store.read("index.parquet")), columns=["key", "shard"]).to_pydict()
+    by_shard: dict[str, list[str]] = {entry["name"]: [] for entry in dataset["shards"]}
+    for key, shard in zip(table["key"], table["shard"], strict=True):
+        by_shard.setdefault(shard, []).append(key)
+    if len(set(table["key"])) != len(table["key"]):
+        yield Problem("index.parquet", "keys", "keys must be unique, however: some stand twice")
+    for name, keys in by_shard.items():
+        if name in reports and tuple(keys) != reports[name].keys:
+            yield Problem(name, "index", "the shard must hold the samples of index.parquet in its order, however: it does not")
+
+
+def _packing_lost(store: Store) -> int:
+    if not store.exists("rejects.parquet"):
+        return 0
+    table = pq.read_table(io.BytesIO(store.read("rejects.parquet")), columns=["stage"])
+    return sum(stage == "pack" for stage in table.column("stage").to_pylist())
+
+
+def _check_standardized(dataset: dict[str, Any], train: list[Moments], lost: int) -> Iterator[Problem]:
+    """Check mean 0 and deviation 1 over the train split.
+
+    The statistics are fitted before pixels are read; samples whose pixels then failed may move them a little, and then only the
+    exact equality of each sample with its metadata (checked for every sample) is asked for.
+    """
+    if lost or not train:
+        return
+    sums = train[0]
+    for moments in train[1:]:
+        sums = sums + moments
+    for i, column in enumerate(dataset["numeric"]):
+        known = sums.known[i]
+        if known != column["known"]:
+            yield Problem(
+                "dataset.json", "statistics", f"{column['name']} must be known {column['known']} times, however: {known:g}"
+            )
+            continue
+        if known == 0:
+            continue
+        mean = sums.total[i] / known
+        std = math.sqrt(max(sums.squares[i] / known - mean**2, 0.0))
+        if abs(mean) > 1e-4 or not (abs(std - 1) < 1e-3 or std < 1e-6):  # a constant column has deviation 0
+            found = f"mean {mean:.2e} and deviation {std:.6f}"
+            yield Problem(
+                "dataset.json", "statistics", f"{column['name']} must have mean 0 and deviation 1 over train, however: {found}"
+            )

@@ -1,0 +1,89 @@
+"""Arrows of import go one way."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(path for package in ("satmip_data", "satmip_train", "schemas") for path in (ROOT / package).rglob("*.py"))
+PURE = {
+    "satmip_data": ("records", "fields", "geometry", "captions", "tabular", "plan", "serialize", "sample_checks"),
+    "satmip_train": ("losses", "probes", "optim", "heads"),
+}
+OPENS_FILES = {"os", "pathlib", "fsspec", "webdataset", "tarfile", "shutil", "tempfile", "rasterio"}
+
+
+def imports(path: Path) -> set[str]:
+    """Return the dotted names a module imports, at any depth of its code."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are written in full"
+            assert node.module is not None
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_there_are_modules_to_walk() -> None:
+    assert len(MODULES) > 30
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_two_packages_meet_only_in_the_shards(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    forbidden = {
+        "satmip_data": ("satmip_train", "torch", "timm", "open_clip"),
+        "satmip_train": ("satmip_data",),
+        "schemas": ("satmip_data", "satmip_train", "torch"),
+    }[package]
+    offending = {name for name in imports(path) if name.split(".")[0] in forbidden}
+    assert not offending
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nobody_imports_a_command_line(path: Path) -> None:
+    offending = {name for name in imports(path) if name.split(".")[-1] in ("cli", "eval_cli") and name.startswith("satmip_")}
+    assert not offending
+
+
+@pytest.mark.parametrize(("package", "name"), [(package, name) for package, names in PURE.items() for name in names])
+def test_pure_modules_open_no_file(package: str, name: str) -> None:
+    path = ROOT / package / f"{name}.py"
+    offending = {imported for imported in imports(path) if imported.split(".")[0] in OPENS_FILES}
+    assert not offending
+    calls = [
+        node.func.id
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
+    assert "open" not in calls
+    assert "print" not in calls
+
+
+def test_a_pure_module_imports_only_pure_modules_of_its_package() -> None:
+    for package, names in PURE.items():
+        allowed = {f"{package}.{name}" for name in names}
+        for name in names:
+            own = {n for n in imports(ROOT / package / f"{name}.py") if n.startswith(f"{package}.")}
+            modules = {".".join(n.split(".")[:2]) for n in own}
+            others = modules - allowed - {f"{package}.shards", f"{package}.config", f"{package}.distributed"}
+            assert not others, f"{package}.{name} imports {others}"
+
+
+def test_importing_does_nothing() -> None:
+    code = "import satmip_data, satmip_data.build, satmip_train, satmip_train.config"
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == run.stderr == ""
+
+
+def test_the_data_side_runs_without_torch() -> None:
+    code = (
+        "import sys; sys.modules.update(torch=None, timm=None, open_clip=None); import satmip_data.cli; "
+        "assert not {m for m in sys.modules if m.split('.')[0] == 'torchvision'}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

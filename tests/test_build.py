@@ -1,0 +1,291 @@
+"""A build from raw scenes to a proven shard directory: determinism, resumption, rejects, captions, validation."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import geopandas
+import pandas as pd
+import pytest
+from PIL import Image
+
+from satmip_data import captioning, validate
+from satmip_data.build import BuildError, BuildRequest, build
+from satmip_data.fields import parse_fields
+from satmip_data.settings import BuildSettings
+from satmip_data.shards import CaptionRewrite, ShardError
+from satmip_data.sources import SOURCES
+from fmow_tree import write_fmow_tree
+
+SETTINGS = BuildSettings(samples_per_shard=5, size=32)
+
+
+def request(
+    root: Path, out: Path, settings: BuildSettings = SETTINGS, workers: int = 1, max_rejects: int | None = None
+) -> BuildRequest:
+    return BuildRequest(SOURCES["fmow"](), str(root), str(out), settings, workers, max_rejects=max_rejects)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("fmow")
+    write_fmow_tree(root)
+    return root
+
+
+@pytest.fixture
+def built(tree: Path, tmp_path: Path) -> Path:
+    build(request(tree, tmp_path / "shards"))
+    return tmp_path / "shards"
+
+
+def test_a_build_is_proven_by_validate(built: Path) -> None:
+    report = validate.validate(str(built))
+    assert report.problems == ()
+    assert report.samples == 36
+    assert report.shards == 8  # 18 samples a split, at most 5 a shard
+
+
+def test_the_same_bytes_for_one_and_two_workers(tree: Path, built: Path, tmp_path: Path) -> None:
+    build(request(tree, tmp_path / "two", workers=2))
+    assert contents(tmp_path / "two") == contents(built)
+
+
+def test_members_of_a_sample(built: Path) -> None:
+    with tarfile.open(built / "train/000000.tar") as tar:
+        names = tar.getnames()
+        key = names[0].split(".")[0]
+        assert names[:7] == [f"{key}.{suffix}" for suffix in ("cat.npy", "cls", "jpg", "json", "mask.npy", "num.npy", "txt")]
+        image = Image.open(io.BytesIO(tar.extractfile(f"{key}.jpg").read()))  # type: ignore[union-attr]
+    assert image.size == (32, 32)
+    assert not list(built.glob(".*"))
+
+
+def test_index_opens_in_geopandas_and_matches_the_samples(built: Path) -> None:
+    frame = geopandas.read_parquet(built / "index.parquet")
+    assert len(frame) == 36
+    assert frame.crs is not None
+    for row in frame.itertuples():
+        assert row.geometry.covers(geopandas.points_from_xy([row.location[0]], [row.location[1]])[0])
+        assert row.gsd[0] == pytest.approx(row.scene_gsd[0] * row.window_width / 32)
+        assert row.gsd[1] == pytest.approx(row.scene_gsd[1] * row.window_height / 32)
+
+
+def test_a_finished_build_is_not_built_again_and_refuses_other_settings(tree: Path, built: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in built.rglob("*")}
+    build(request(tree, built))
+    assert {path: path.stat().st_mtime_ns for path in built.rglob("*")} == before
+    with pytest.raises(BuildError, match=r"settings\.context: 0\.0 before, 0\.5 now"):
+        build(request(tree, built, BuildSettings(samples_per_shard=5, size=32, context=0.5)))
+
+
+def test_an_unfinished_build_refuses_other_settings_and_keeps_whole_shards(tree: Path, built: Path, tmp_path: Path) -> None:
+    unfinished = tmp_path / "unfinished"
+    interrupted = InterruptAfter(3)
+    with pytest.raises(KeyboardInterrupt):
+        build(request(tree, unfinished), interrupted)
+    assert not (unfinished / "dataset.json").exists()
+    whole = {path: path.stat().st_mtime_ns for path in unfinished.rglob("*.tar")}
+    assert len(whole) == 3
+    with pytest.raises(BuildError, match="unfinished build with other settings"):
+        build(request(tree, unfinished, BuildSettings(samples_per_shard=6, size=32)))
+    build(request(tree, unfinished))
+    assert contents(unfinished) == contents(built)
+    assert {path: path.stat().st_mtime_ns for path in whole} == whole
+
+
+class InterruptAfter:
+    """Raise, as control-C does, when so many shards are done."""
+
+    def __init__(self, shards: int) -> None:
+        self.shards = shards
+
+    def __call__(self, progress: object) -> None:
+        if progress.stage == "pack" and progress.done == self.shards:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+
+def test_a_build_killed_at_any_moment_is_finished_by_the_same_command(tree: Path, built: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    arguments = ["build", str(tree), str(out), "--size", "32", "--samples-per-shard", "5", "--workers", "1"]
+    command = [sys.executable, "-c", "from satmip_data.cli import main; main()", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(list(out.glob("*/*.tar"))) < 2:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert contents(out) == contents(built)
+
+
+def test_bad_scenes_become_rejects_and_stop_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "fmow"
+    paths = write_fmow_tree(root)
+    paths[0].write_bytes(paths[0].read_bytes()[:500])
+    paths[1].unlink()
+    paths[2].with_suffix(".json").write_text("{")
+    paths[3].with_suffix(".json").unlink()
+    Image.new("RGB", (10, 10), "red").save(paths[4])
+    record = json.loads(paths[5].with_suffix(".json").read_text())
+    record["bounding_boxes"][1]["box"] = [5000, 5000, 20, 20]
+    paths[5].with_suffix(".json").write_text(json.dumps(record))
+    dataset = build(request(root, tmp_path / "out"))
+    reasons = ("image_unreadable", "image_missing", "metadata_unreadable", "metadata_missing", "size_mismatch", "aoi_outside")
+    assert dataset["rejects"] == dict.fromkeys(sorted(reasons), 1)
+    assert sum(split["samples"] for split in dataset["splits"].values()) == 30
+    table = pd.read_parquet(tmp_path / "out/rejects.parquet")
+    assert sorted(table["reason"]) == sorted(reasons)
+    assert table["message"].str.contains("however").all()
+    assert validate.validate(str(tmp_path / "out")).problems == ()
+
+
+def test_too_many_rejects_fail_loudly(tmp_path: Path) -> None:
+    paths = write_fmow_tree(tmp_path / "fmow")
+    for path in paths[:3]:
+        path.unlink()
+    with pytest.raises(BuildError, match="at most 2 rejects were allowed, however: 3"):
+        build(request(tmp_path / "fmow", tmp_path / "out", max_rejects=2))
+    assert not (tmp_path / "out/dataset.json").exists()
+    assert len(pd.read_parquet(tmp_path / "out/rejects.parquet")) == 3
+
+
+def test_an_empty_archive_is_refused_with_advice(tmp_path: Path) -> None:
+    paths = write_fmow_tree(tmp_path / "fmow", places=1, images=1)
+    for path in paths:
+        path.unlink()
+    with pytest.raises(BuildError, match="2 x image_missing"):
+        build(request(tmp_path / "fmow", tmp_path / "out"))
+
+
+def test_caption_changes_captions_and_nothing_else(built: Path) -> None:
+    before = contents(built)
+    dataset = captioning.recaption(str(built), CaptionRewrite(parse_fields("all"), "sentence"))
+    assert dataset["caption"]["fields"] == list(parse_fields("all"))
+    assert dataset["caption"]["longest"]["tokens"] > 150
+    assert validate.validate(str(built)).problems == ()
+    captioning.recaption(str(built), CaptionRewrite(parse_fields("gsd,time,loc"), "key-value"))
+    assert contents(built) == before
+
+
+def test_caption_stopped_half_way_is_finished_by_running_it_again(built: Path) -> None:
+    rewrite = CaptionRewrite(("gsd",), "key-value")
+    expected_out = built.parent / "expected"
+    expected_out.mkdir()
+    for name, data in contents(built).items():
+        (expected_out / name).parent.mkdir(exist_ok=True)
+        (expected_out / name).write_bytes(data)
+    captioning.recaption(str(expected_out), rewrite)
+
+    def stop(progress: object) -> None:
+        if progress.done == 3:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        captioning.recaption(str(built), CaptionRewrite(("location",), "key-value"), show=stop)
+    with pytest.raises(KeyboardInterrupt):  # begun anew with other fields, and stopped again
+        captioning.recaption(str(built), rewrite, show=stop)
+    assert "finished" in {problem.check for problem in validate.validate(str(built)).problems}
+    captioning.recaption(str(built), rewrite)
+    assert contents(built) == contents(expected_out)
+
+
+def test_caption_refuses_a_damaged_shard(built: Path) -> None:
+    shard = built / "train/000000.tar"
+    data = shard.read_bytes()
+    with tarfile.open(shard) as tar:
+        cut = tar.getmembers()[7].offset
+    shard.write_bytes(data[:cut])
+    with pytest.raises(ShardError, match="must hold 4 samples, however: 1"):
+        captioning.recaption(str(built), CaptionRewrite(("gsd",), "key-value"))
+    assert shard.read_bytes() == data[:cut]
+
+
+def damage(built: Path, how: str) -> str:
+    """Damage a shard directory in one way; return the check that must notice."""
+    shard = built / "train/000000.tar"
+    data = bytearray(shard.read_bytes())
+    if how == "flipped byte":
+        data[len(data) // 2] ^= 1
+        shard.write_bytes(data)
+        return "sha256"
+    if how == "cut between members":
+        with tarfile.open(shard) as tar:
+            cut = tar.getmembers()[7].offset
+        shard.write_bytes(data[:cut])
+        return "archive"
+    if how == "missing shard":
+        shard.unlink()
+        return "shards"
+    if how == "foreign shard":
+        (built / "train/000099.tar").write_bytes(data)
+        return "shards"
+    if how == "other sizes.json":
+        (built / "sizes.json").write_text("{}")
+        return "counts"
+    if how == "other statistics":
+        dataset = json.loads((built / "dataset.json").read_text())
+        dataset["numeric"][0]["mean"] += 0.1
+        (built / "dataset.json").write_text(json.dumps(dataset))
+        return "features"
+    raise AssertionError(how)
+
+
+@pytest.mark.parametrize(
+    "how", ["flipped byte", "cut between members", "missing shard", "foreign shard", "other sizes.json", "other statistics"]
+)
+def test_validate_notices(built: Path, how: str) -> None:
+    check = damage(built, how)
+    assert check in {problem.check for problem in validate.validate(str(built)).problems}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "change", "check"),
+    [
+        ("json", lambda d: d.replace(b'"gsd":[', b'"gsd":[1', 1), "gsd"),
+        ("json", lambda d: d.replace(b'"place":', b'"spot":', 1), "schema"),
+        ("txt", lambda d: d.replace(b"gsd", b"dsg"), "caption"),
+        ("cls", lambda d: b"0" if d != b"0" else b"1", "class"),
+        ("jpg", lambda d: _resized(d), "image"),
+        ("mask.npy", lambda d: d[:-1] + bytes([1 - d[-1]]), "features"),
+    ],
+)
+def test_validate_notices_a_changed_member(built: Path, suffix: str, change: object, check: str) -> None:
+    shard = built / "train/000001.tar"
+    out = io.BytesIO()
+    changed = False
+    with tarfile.open(shard) as tar, tarfile.open(fileobj=out, mode="w|") as copy:
+        for member in tar:
+            data = tar.extractfile(member).read()  # type: ignore[union-attr]
+            if member.name.partition(".")[2] == suffix and not changed:
+                data, changed = change(data), True  # type: ignore[operator]
+                member.size = len(data)
+            copy.addfile(member, io.BytesIO(data))
+    shard.write_bytes(out.getvalue())
+    checks = {problem.check for problem in validate.validate(str(built)).problems}
+    assert {check, "sha256"} <= checks
+
+
+def _resized(data: bytes) -> bytes:
+    out = io.BytesIO()
+    Image.open(io.BytesIO(data)).resize((31, 32)).save(out, "JPEG")
+    return out.getvalue()
+
+
+def test_no_partial_file_stays_behind_an_error(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: object, target: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        build(request(tree, tmp_path / "out"))
+    assert not list((tmp_path / "out").rglob("*.part"))
