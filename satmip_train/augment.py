@@ -196,7 +196,8 @@ def crop_resize(images: Tensor, box: Tensor, hflip: Tensor, vflip: Tensor, size:
     top, left, high, wide = box.unbind(1)
     rows = resize_weights(top, high, vflip, height, size)
     columns = resize_weights(left, wide, hflip, width, size)
-    x = images.permute(0, 2, 1, 3).to(torch.float32).reshape(batch, height, 3 * width)
+    # Chips come with their channels last in memory; this is one copy for them too.
+    x = images.permute(0, 2, 1, 3).to(torch.float32, memory_format=torch.contiguous_format).view(batch, height, 3 * width)
     x = torch.bmm(rows, x).view(batch, size * 3, width)  # (B, S, 3 W) seen as (B, 3 S, W)
     return torch.bmm(x, columns.mT).view(batch, size, 3, size).mul_(1 / 255).clamp_(0, 1)
 

@@ -170,6 +170,8 @@ def test_the_same_params_sliced_give_the_same_views() -> None:
         part = augment.apply(x[a:b], params[a:b].to("cpu"), policy, *NO_NORM)
         assert part.shape == (b - a, 3, 32, 32)
         torch.testing.assert_close(part, whole[a:b], atol=1e-6, rtol=0)
+    channels_last = x.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(augment.apply(channels_last, params, policy, *NO_NORM), whole)
 
 
 def test_views_are_float32_contiguous_and_have_no_gradient() -> None:
