@@ -157,9 +157,8 @@ def _fingerprint(plan: Plan) -> str:
 def _pack(request: BuildRequest, plan: Plan, out: Store, journal: Journal, show: Callable[[Progress], None]) -> list[ShardRecord]:
     """Pack the shards that are not yet whole; return the records of all of them in the order of the plan."""
     records = journal.finished()
-    source = Store(request.root)
     tasks = [
-        PackTask(shard, source, out, request.settings, plan.standardizer, plan.classes)
+        PackTask(shard, request.source, request.root, out, request.settings, plan.standardizer, plan.classes)
         for shard in plan.shards
         if shard.name not in records
     ]

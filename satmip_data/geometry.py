@@ -39,7 +39,7 @@ def window_from_aoi(aoi: Aoi, width: int, height: int, context: float = 0.0, fit
     """
     left, right = _span(aoi.x, aoi.width, context)
     top, bottom = _span(aoi.y, aoi.height, context)
-    if aoi.width <= 0 or aoi.height <= 0 or right <= 0 or bottom <= 0 or left >= width or top >= height:
+    if not (_meets(aoi.x, aoi.width, width) and _meets(aoi.y, aoi.height, height)):
         raise OutsideError(f"a box must share pixels with its scene of {width} x {height}, however: {aoi!r}")
     left, right, top, bottom = max(left, 0), min(right, width), max(top, 0), min(bottom, height)
     if fit == "square":
@@ -49,11 +49,18 @@ def window_from_aoi(aoi: Aoi, width: int, height: int, context: float = 0.0, fit
     return Window(left, top, right - left, bottom - top)
 
 
+def _meets(start: float, length: float, limit: int) -> bool:
+    """Tell whether a span, without its context, shares a pixel with [0, limit)."""
+    first, stop = _span(start, length, 0.0)
+    return length > 0 and first < limit and stop > 0
+
+
 def _span(start: float, length: float, context: float) -> tuple[int, int]:
-    """Return the whole pixels touched by a span widened by `context` of its length on either side."""
+    """Return the whole pixels touched by a span widened by `context` of its length on either side; one at least."""
     grow = context * length
     # A tenth of a millionth of a pixel is rounding, not a pixel touched.
-    return math.floor(start - grow + 1e-7), math.ceil(start + length + grow - 1e-7)
+    first = math.floor(start - grow + 1e-7)
+    return first, max(math.ceil(start + length + grow - 1e-7), first + 1)
 
 
 def _widen(start: int, stop: int, side: int, limit: int) -> tuple[int, int]:
@@ -94,14 +101,17 @@ def _scaled(pair: Point | None, scale: Point) -> Point | None:
 def footprint(georeference: Georeference, window: Window) -> Ring:
     """Return the window's closed ring on the ground: (longitude, latitude), counter-clockwise, longitudes continuous.
 
-    A ring across the antimeridian keeps its neighbours together by longitudes past 180; `split_ring` cuts it for maps.
+    A ring across the antimeridian keeps its neighbours together by longitudes past 180; `split_ring` cuts it for maps. A ring
+    around a pole runs along all longitudes and then over the pole itself, so that its inside is the window.
     """
     x0, y0, x1, y1 = window.x, window.y, window.x + window.width, window.y + window.height
-    corners = [lonlat(georeference, col, row) for col, row in ((x0, y1), (x1, y1), (x1, y0), (x0, y0))]
+    corners = [lonlat(georeference, col, row) for col, row in ((x0, y1), (x1, y1), (x1, y0), (x0, y0), (x0, y1))]
     ring = unwrap(tuple(corners))
-    if signed_area(ring) < 0:
-        ring = tuple(reversed(ring))
-    return (*ring, ring[0])
+    first, last = ring[0], ring[-1]
+    if abs(last[0] - first[0]) > 180.0:
+        pole = math.copysign(90.0, first[1])
+        return _counter_clockwise((*ring, (last[0], pole), (first[0], pole), first))
+    return _counter_clockwise((*ring[:-1], first))
 
 
 def window_centre(georeference: Georeference, window: Window) -> Point:
@@ -156,6 +166,7 @@ def signed_area(ring: Ring) -> float:
 
 def split_ring(ring: Ring) -> tuple[Ring, ...]:
     """Cut a closed ring at the antimeridian into rings inside [-180, 180] (RFC 7946, section 3.1.9); one if it does not cross."""
+    from shapely import get_parts
     from shapely.affinity import translate
     from shapely.geometry import Polygon, box
 
@@ -164,9 +175,9 @@ def split_ring(ring: Ring) -> tuple[Ring, ...]:
     rings = []
     for turn in range(math.floor((west + 180.0) / 360.0), math.floor((east + 180.0) / 360.0) + 1):
         world = box(360.0 * turn - 180.0, -90.0, 360.0 * turn + 180.0, 90.0)
-        part = translate(polygon.intersection(world), -360.0 * turn)
-        if part.geom_type == "Polygon" and not part.is_empty:
-            rings.append(_counter_clockwise(tuple((float(x), float(y)) for x, y in part.exterior.coords)))
+        for part in get_parts(translate(polygon.intersection(world), -360.0 * turn)):
+            if part.geom_type == "Polygon":  # and not a line or point where the ring touches the antimeridian
+                rings.append(_counter_clockwise(tuple((float(x), float(y)) for x, y in part.exterior.coords)))
     return tuple(rings)
 
 
@@ -214,7 +225,7 @@ def utm_zone(location: Point) -> str:
     if not -80.0 <= lat <= 84.0:
         raise ValueError(f"UTM covers latitudes -80 to 84, however: {lat=}")
     band = "CDEFGHJKLMNPQRSTUVWX"[min(int((lat + 80.0) // 8), 19)]
-    zone = int((lon + 180.0) // 6) + 1
+    zone = min(int((lon + 180.0) // 6), 59) + 1  # the sum rounds up to 360 just west of the antimeridian
     if band == "V" and 3.0 <= lon < 12.0:
         zone = 32
     if band == "X" and 0.0 <= lon < 42.0:

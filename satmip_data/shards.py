@@ -19,6 +19,7 @@ from satmip_data.plan import ShardPlan
 from satmip_data.records import Reject, Sample
 from satmip_data.serialize import metadata_from_json, sample_to_json
 from satmip_data.settings import BuildSettings
+from satmip_data.sources.base import Source
 from satmip_data.storage import Store
 from satmip_data.tabular import Standardizer
 from satmip_data.tokens import token_counter
@@ -120,7 +121,8 @@ class PackTask:
     """One shard to be packed, with all it depends on."""
 
     shard: ShardPlan
-    source: Store
+    source: Source
+    root: str
     out: Store
     settings: BuildSettings
     standardizer: Standardizer
@@ -153,13 +155,9 @@ def encode_sample(sample: Sample, task: PackTask) -> tuple[Members, str, npt.NDA
         imagery.ImageError: the image gives no chip.
     """
     settings = task.settings
-    try:
-        data = task.source.read(sample.path)
-    except OSError as error:
-        raise imagery.ImageError("image_unreadable", f"an image must be readable, however: {sample.path}: {error}") from error
     window = sample.window
     size = (window.width, window.height) if settings.size is None else (settings.size, settings.size)
-    image = imagery.read_chip(data, window, size, (sample.scene_width, sample.scene_height), settings.max_pixels)
+    image = task.source.read_chip(task.root, sample, size, settings.max_pixels)
     text = caption(sample.metadata, settings.fields, settings.style)
     features = task.standardizer.transform(sample.metadata)
     members = {

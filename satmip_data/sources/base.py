@@ -7,9 +7,11 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from PIL import Image
 from shapely import GEOSException, from_wkt
 
-from satmip_data.records import Reject, Ring, Scene
+from satmip_data import imagery
+from satmip_data.records import Reject, Ring, Sample, Scene
 from satmip_data.storage import Store
 
 Found = Scene | Reject
@@ -48,6 +50,25 @@ class Source(Protocol):
 
     def read_item(self, root: str, item: Item) -> list[Found]:
         """Return the scenes of one item; bad data never raise, each failure is a `Reject` of stage "scan"."""
+
+    def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
+        """Return the pixels of a sample's window, resized to `size` (width, height), as RGB with 8 bits a channel.
+
+        Raises:
+            imagery.ImageError: the image gives no chip; it carries the reason code.
+        """
+
+
+class ImageFiles:
+    """The pixels of a source whose scenes are plain image files (JPEG, PNG): its sources inherit `read_chip` from here."""
+
+    def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
+        """Read the file whole and cut the window out of it. See `Source.read_chip`."""
+        try:
+            data = Store(root).read(sample.path)
+        except OSError as error:
+            raise imagery.ImageError("image_unreadable", f"an image must be readable, however: {sample.path}: {error}") from error
+        return imagery.read_chip(data, sample.window, size, (sample.scene_width, sample.scene_height), max_pixels)
 
 
 def reject(item: Item, reason: str, message: str, key: str = "") -> Reject:

@@ -17,6 +17,7 @@ from satmip_data.geometry import georeference_from_bounds, window_centre
 from satmip_data.records import Aoi, Georeference, Metadata, Scene, Window
 from satmip_data.sources.base import (
     Found,
+    ImageFiles,
     InvalidError,
     Item,
     azimuth,
@@ -35,7 +36,7 @@ NAME = re.compile(r"(?P<place>.+_\d+)_\d+_(?P<product>rgb|msrgb)")
 
 
 @dataclass(frozen=True)
-class Fmow:
+class Fmow(ImageFiles):
     """fMoW-rgb, splits train and val.
 
     The key of a scene is `<split>_<name>`, as "train_fountain_514_1_rgb", and its place `<split>_<category>_<n>`, because the

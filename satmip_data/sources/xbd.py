@@ -23,6 +23,7 @@ from satmip_data.geometry import distance, ground_gsd, lonlat, pixel_size, unwra
 from satmip_data.records import Aoi, Georeference, Metadata, Point, Ring, Scene, Window
 from satmip_data.sources.base import (
     Found,
+    ImageFiles,
     InvalidError,
     Item,
     azimuth,
@@ -48,7 +49,7 @@ class UnplacedError(ValueError):
 
 
 @dataclass(frozen=True)
-class Xbd:
+class Xbd(ImageFiles):
     """xBD, one scene a PNG, cut into a grid of boxes.
 
     The key of a scene is its file's name; its place is `<disaster>_<id>`, so that the images before and after stay in one split.
