@@ -1,0 +1,142 @@
+"""Frozen features of a split, computed once: backbone + shards -> features."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from satmip_train import augment
+from satmip_train.shards import Dataset
+from satmip_train.stream import ordered_batches
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of a split in stored order."""
+
+    vectors: npt.NDArray[np.float32]
+    """(N, D)."""
+    labels: npt.NDArray[np.int64]
+    """(N,), class indices; -1 where a sample has none."""
+    keys: npt.NDArray[np.str_]
+    """(N,), the samples' keys."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """How chips are brought to a backbone."""
+
+    image_size: int
+    """Side in pixels to which chips are resized, with the same antialiased filter as views."""
+    mean: tuple[float, float, float]
+    """Of each channel, in 0..1: what is subtracted."""
+    std: tuple[float, float, float]
+    """Of each channel, in 0..1: what is divided by."""
+    precision: Precision = "fp32"
+    """Of the backbone's arithmetic; features are float32 always."""
+
+
+def extract(
+    backbone: nn.Module,
+    dataset: Dataset,
+    split: str,
+    how: Input,
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], None] = lambda samples: None,
+) -> Features:
+    """Return the features of every sample of a split, in stored order; a ViT's are its CLS tokens (supplement C).
+
+    The backbone is moved to the device and used in evaluation mode; its mode is restored. `progress` is told of samples done.
+
+    NOTE[DIFF] The paper keeps images larger than a view at their own size; here all are resized to one size, as batches need.
+
+    Raises:
+        UsageError: there is no such split, or a chip cannot be read.
+    """
+    was_training = backbone.training
+    backbone.to(device).eval()
+    mean, std = torch.tensor(how.mean, device=device), torch.tensor(how.std, device=device)
+    parts, labels, keys = [], [], []
+    try:
+        for batch in ordered_batches(dataset, split, {"image", "label", "key"}, batch_size, workers):
+            views = resize(batch["image"].to(device), how.image_size).sub_(mean.view(3, 1, 1)).div_(std.view(3, 1, 1))
+            parts.append(_features(backbone, views, how.precision).cpu())
+            labels.append(batch["label"])
+            keys += batch["key"]
+            progress(len(views))
+    finally:
+        backbone.train(was_training)
+    return Features(torch.cat(parts).numpy(), torch.cat(labels).numpy(), np.array(keys))
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Resize whole images as the views' crops are. Shape: uint8 (B, 3, H, W) -> float32 (B, 3, size, size) in 0..1."""
+    batch, _, height, width = images.shape
+    box = torch.tensor([[0, 0, height, width]], device=images.device).expand(batch, 4)
+    straight = torch.zeros(batch, dtype=torch.bool, device=images.device)
+    return augment.crop_resize(images, box, straight, straight, size).permute(0, 2, 1, 3).contiguous()
+
+
+def cached(
+    cache: Path, backbone: nn.Module, architecture: dict[str, Any], dataset: Dataset, split: str, how: Input, **options: Any
+) -> Features:
+    """Return `extract`'s features from the folder `cache`, or compute and keep them there.
+
+    The file's name is a hash of all they depend on: the weights, the architecture (heads do not show in weights), the split's
+    shards and how chips are brought to the backbone. `options` are those of `extract` that change nothing.
+    """
+    path = cache / f"{split}-{_cache_key(fingerprint(backbone, architecture), dataset, split, how)}.npz"
+    if path.exists():
+        with np.load(path, allow_pickle=False) as file:
+            return Features(file["vectors"], file["labels"], file["keys"])
+    features = extract(backbone, dataset, split, how, **options)
+    _write(path, features)
+    return features
+
+
+def fingerprint(backbone: nn.Module, architecture: dict[str, Any]) -> str:
+    """Return the sha256 of a backbone's architecture and weights: equal backbones, equal fingerprint."""
+    digest = hashlib.sha256(json.dumps(architecture, sort_keys=True).encode())
+    for name, tensor in sorted(backbone.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _features(backbone: nn.Module, views: Tensor, precision: Precision) -> Tensor:
+    with torch.inference_mode(), torch.autocast(views.device.type, _AUTOCAST.get(precision), enabled=precision != "fp32"):
+        features: Tensor = backbone(views)
+    return features.float()
+
+
+def _cache_key(weights: str, dataset: Dataset, split: str, how: Input) -> str:
+    shards = [shard.sha256 for shard in dataset.split(split)]
+    parts = [weights, shards, how.image_size, how.mean, how.std, how.precision]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _write(path: Path, features: Features) -> None:
+    """Write under a temporary name and rename, so that a file under its final name is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, vectors=features.vectors, labels=features.labels, keys=features.keys)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
