@@ -101,17 +101,24 @@ def _scaled(pair: Point | None, scale: Point) -> Point | None:
 def footprint(georeference: Georeference, window: Window) -> Ring:
     """Return the window's closed ring on the ground: (longitude, latitude), counter-clockwise, longitudes continuous.
 
-    A ring across the antimeridian keeps its neighbours together by longitudes past 180; `split_ring` cuts it for maps. A ring
-    around a pole runs along all longitudes and then over the pole itself, so that its inside is the window.
+    The ring starts in the west within [-180, 180); across the antimeridian it keeps its neighbours together by longitudes past
+    180, and `split_ring` cuts it for maps. A ring around a pole runs along all longitudes and then over the pole itself, so that
+    its inside is the window.
     """
     x0, y0, x1, y1 = window.x, window.y, window.x + window.width, window.y + window.height
     corners = [lonlat(georeference, col, row) for col, row in ((x0, y1), (x1, y1), (x1, y0), (x0, y0), (x0, y1))]
-    ring = unwrap(tuple(corners))
+    ring = _from_west(unwrap(tuple(corners)))
     first, last = ring[0], ring[-1]
     if abs(last[0] - first[0]) > 180.0:
         pole = math.copysign(90.0, first[1])
         return _counter_clockwise((*ring, (last[0], pole), (first[0], pole), first))
     return _counter_clockwise((*ring[:-1], first))
+
+
+def _from_west(ring: Ring) -> Ring:
+    """Move the ring by whole turns so that its western end lies in [-180, 180)."""
+    turn = 360.0 * math.floor((min(lon for lon, _ in ring) + 180.0) / 360.0)
+    return ring if turn == 0.0 else tuple((lon - turn, lat) for lon, lat in ring)
 
 
 def window_centre(georeference: Georeference, window: Window) -> Point:
