@@ -1,7 +1,8 @@
 """Image backbones, from timm."""
 
+from typing import Any
+
 import timm
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from satmip_train.config import Settings
@@ -15,11 +16,11 @@ def create_backbone(settings: Settings) -> nn.Module:
     Raises:
         ValueError: timm has no such model, it does not take the arguments, or it wants another size of views.
     """
-    backbone = _create(settings, {})
+    backbone = _create(settings, settings.backbone_args)
+    # A ViT that averages by default has its last norm elsewhere, so it is built anew rather than switched.
+    if getattr(backbone, "cls_token", None) is not None and getattr(backbone, "global_pool", "token") != "token":
+        backbone = _create(settings, {"global_pool": "token", **settings.backbone_args})
     cls_token = getattr(backbone, "cls_token", None)
-    if isinstance(backbone, VisionTransformer) and cls_token is not None and backbone.global_pool != "token":
-        backbone = _create(settings, {"global_pool": "token"})
-        cls_token = backbone.cls_token
     # NOTE[DIFF] timm starts the CLS token with deviation 1e-6 today; when SLIP was written it was 0.02.
     if isinstance(cls_token, Tensor) and settings.cls_token_std is not None:
         nn.init.trunc_normal_(cls_token, std=settings.cls_token_std)
@@ -33,8 +34,7 @@ def feature_dim(backbone: nn.Module) -> int:
     return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]
 
 
-def _create(settings: Settings, defaults: dict[str, str]) -> nn.Module:
-    arguments = {**defaults, **settings.backbone_args}
+def _create(settings: Settings, arguments: dict[str, Any]) -> nn.Module:
     try:
         model: nn.Module = timm.create_model(settings.backbone, num_classes=0, **arguments)
     except (RuntimeError, TypeError) as error:

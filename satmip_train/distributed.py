@@ -52,7 +52,9 @@ def gather(rows: Tensor) -> Tensor:
 
 def own_rows(gathered: Tensor) -> Tensor:
     """Return this rank's part of what `gather` returned. Shape: (world_size * B, *) -> (B, *)."""
-    return gathered.chunk(world_size())[rank()]
+    # A slice and not a chunk: what follows a batch norm may work in place, which autograd forbids on chunks.
+    own = len(gathered) // world_size()
+    return gathered[rank() * own : (rank() + 1) * own]
 
 
 def synchronize_batch_norm(module: nn.Module) -> nn.Module:

@@ -33,8 +33,9 @@ def metadata_image_loss(
 ) -> Tensor:
     """Return L^MI, eq. 2: the symmetrized contrastive loss between images and their metadata. `scale` is 1 / tau.
 
-    NOTE[DIFF] `loss_gather="slip"` gathers without a gradient, as the code of SLIP does: the loss is the same, the gradient
-    of the encoders is about half the true one as soon as there are two ranks. The paper builds on that code.
+    NOTE[DIFF] `loss_gather="slip"` gathers without a gradient, as the code of SLIP does, on which the paper builds: each
+    embedding learns as an anchor and not as a candidate. The loss is the same; with two ranks or more the gradient of the
+    encoders is about half the true one once embeddings are spread out.
 
     Shape:
         image, metadata: (B, D), need not be normalized

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from satmip_train.metadata_encoders import MetadataShape, TabularEncoder, TextEncoder
 
-__all__ = ["MetadataShape", "Objective", "encode_views"]
+__all__ = ["MetadataShape", "Objective"]
 
 
 class Objective(nn.Module, ABC):
@@ -49,17 +49,21 @@ class Objective(nn.Module, ABC):
     def after_step(self) -> None:
         """Bring the parameters back into their bounds; called after each step of the optimizer."""
 
+    def encode(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the backbone's features of each view.
 
-def encode_views(backbone: nn.Module, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return the features of each view.
+        The views run as one batch, unless the backbone has batch norms: these see one view at a time.
 
-    The views run as one batch, unless the backbone has batch norms: these see one view at a time.
+        Shape:
+            views: each (B, 3, S, S)
+            returns: as many (B, width)
 
-    Shape:
-        views: each (B, 3, S, S)
-        returns: as many (B, width)
-    """
-    if len(views) == 1 or any(isinstance(part, _BatchNorm) for part in backbone.modules()):
-        return tuple(backbone(view) for view in views)
-    features: Tensor = backbone(torch.cat(tuple(views)))
-    return features.chunk(len(views))
+        Raises:
+            ValueError: there are more or fewer views than `views`.
+        """
+        if len(views) != self.views:
+            raise ValueError(f"a batch must hold {self.views} views, however: {len(views)=}")
+        if len(views) == 1 or any(isinstance(part, _BatchNorm) for part in self.backbone.modules()):
+            return tuple(self.backbone(view) for view in views)
+        features: Tensor = self.backbone(torch.cat(tuple(views)))
+        return features.chunk(len(views))

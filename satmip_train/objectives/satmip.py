@@ -10,7 +10,7 @@ from satmip_train.config import Settings
 from satmip_train.heads import clamp_logit_scale, linear_projection, new_logit_scale
 from satmip_train.losses import chance_level, metadata_image_loss
 from satmip_train.metadata_encoders import TabularEncoder, TextEncoder, create_metadata_encoder
-from satmip_train.objectives.base import MetadataShape, Objective, encode_views
+from satmip_train.objectives.base import MetadataShape, Objective
 
 
 class SatMIP(Objective):
@@ -31,7 +31,7 @@ class SatMIP(Objective):
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return "loss", "loss_metadata", the same, and "temperature" (tau of eq. 1)."""
-        (features,) = encode_views(self.backbone, batch["views"])
+        (features,) = self.encode(batch["views"])
         image = self.image_projection(features)
         metadata = self.metadata_projection(self.metadata_encoder(batch))
         scale = self.logit_scale.exp()

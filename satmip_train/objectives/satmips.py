@@ -10,7 +10,7 @@ from satmip_train.config import Settings
 from satmip_train.heads import clamp_logit_scale, linear_projection, new_logit_scale, ssl_head
 from satmip_train.losses import chance_level, metadata_image_loss, view_loss
 from satmip_train.metadata_encoders import TabularEncoder, TextEncoder, create_metadata_encoder
-from satmip_train.objectives.base import MetadataShape, Objective, encode_views
+from satmip_train.objectives.base import MetadataShape, Objective
 
 
 class SatMIPS(Objective):
@@ -36,7 +36,7 @@ class SatMIPS(Objective):
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return "loss", its parts "loss_metadata" and "loss_views" (without their weight), and "temperature" (tau of eq. 1)."""
-        features = encode_views(self.backbone, batch["views"])
+        features = self.encode(batch["views"])
         image = self.image_projection(features[0])
         metadata = self.metadata_projection(self.metadata_encoder(batch))
         scale = self.logit_scale.exp()

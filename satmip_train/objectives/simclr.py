@@ -9,7 +9,7 @@ from satmip_train.backbones import create_backbone, feature_dim
 from satmip_train.config import Settings
 from satmip_train.heads import ssl_head
 from satmip_train.losses import chance_level, view_loss
-from satmip_train.objectives.base import MetadataShape, Objective, encode_views
+from satmip_train.objectives.base import MetadataShape, Objective
 
 
 class SimCLR(Objective):
@@ -24,7 +24,7 @@ class SimCLR(Objective):
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return "loss", and "loss_views", the same."""
-        one, two = encode_views(self.backbone, batch["views"])
+        one, two = self.encode(batch["views"])
         # The head's batch norms see each view separately.
         loss = view_loss(self.ssl_head(one), self.ssl_head(two), self.settings.temperature, self.settings.negatives)
         return {"loss": loss, "loss_views": loss.detach()}
