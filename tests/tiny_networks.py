@@ -16,9 +16,20 @@ def tiny_settings(**changes: Any) -> Settings:
     tiny: dict[str, Any] = {
         "backbone": "vit_small_patch16_224",
         "backbone_args": {"img_size": SIDE, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4},
-        "view_size": SIDE, "text_layers": 2, "text_width": 32, "text_heads": 4, "tabular_layers": 2, "tabular_width": 32, "tabular_heads": 4,
-        "tabular_attention_dropout": 0.0, "tabular_ffn_dropout": 0.0, "embed_dim": 24, "ssl_hidden": 40, "ssl_dim": 20, "batch_size": 8,
-    }  # fmt: skip
+        "view_size": SIDE,
+        "text_layers": 2,
+        "text_width": 32,
+        "text_heads": 4,
+        "tabular_layers": 2,
+        "tabular_width": 32,
+        "tabular_heads": 4,
+        "tabular_attention_dropout": 0.0,
+        "tabular_ffn_dropout": 0.0,
+        "embed_dim": 24,
+        "ssl_hidden": 40,
+        "ssl_dim": 20,
+        "batch_size": 8,
+    }
     return Settings.model_validate({**tiny, **changes})
 
 
