@@ -62,6 +62,8 @@ class Dataset:
     caption_style: str
     longest_caption: int | None
     """Tokens of the longest caption with start and end; None where the build had no tokenizer."""
+    empty_captions: int
+    """Samples of all splits whose caption is the empty string."""
     mean: tuple[float, float, float]
     """Of each channel of the train chips, in 0..1."""
     std: tuple[float, float, float]
@@ -163,6 +165,7 @@ def _dataset(data: dict[str, Any], root: str, cache: Path) -> Dataset:
         caption_fields=tuple(caption["fields"]),
         caption_style=caption["style"],
         longest_caption=None if longest is None else longest["tokens"],
+        empty_captions=caption["empty"],
         mean=tuple(channels["mean"]),
         std=tuple(channels["std"]),
         classes=tuple(data["classes"]),

@@ -27,11 +27,6 @@ def token_ids(text: str) -> list[int]:
     return [tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id]
 
 
-def vocabulary_size() -> int:
-    """Return the number of different token ids."""
-    return int(_tokenizer().vocab_size)
-
-
 @dataclass(frozen=True)
 class CaptionReader:
     """Turns a stored caption into token ids, of all its fields or of some."""
@@ -104,18 +99,25 @@ def captions(dataset: Dataset, split: str) -> Iterable[str]:
             yield reader.read(index, "txt").decode()
 
 
-def context_length(dataset: Dataset, split: str, reader: CaptionReader) -> int:
-    """Return the tokens of the longest caption: from `dataset.json` where it says so, else by one pass over the split."""
+@dataclass(frozen=True, slots=True)
+class CaptionStatistics:
+    """What a split's captions are like, read with a `CaptionReader`."""
+
+    longest: int
+    """Tokens of the longest, with start and end."""
+    empty: int
+    """Captions that know none of the fields."""
+
+
+def caption_statistics(dataset: Dataset, split: str, reader: CaptionReader) -> CaptionStatistics:
+    """Return the statistics: those of all splits from `dataset.json` where it has them, else by one pass over the split."""
     if reader.keep == reader.stored and dataset.longest_caption is not None:
-        return dataset.longest_caption
-    return _longest(dataset, split, reader)
-
-
-def _longest(dataset: Dataset, split: str, reader: CaptionReader) -> int:
+        return CaptionStatistics(dataset.longest_caption, dataset.empty_captions)
     key = (dataset.fingerprint, split, reader.keep)
-    if key not in _LONGEST:
-        _LONGEST[key] = max(len(token_ids(reader.text(caption))) for caption in captions(dataset, split))
-    return _LONGEST[key]
+    if key not in _STATISTICS:
+        lengths = [len(token_ids(reader.text(caption))) for caption in captions(dataset, split)]
+        _STATISTICS[key] = CaptionStatistics(max(lengths), lengths.count(2))
+    return _STATISTICS[key]
 
 
-_LONGEST: dict[tuple[str, str, tuple[str, ...]], int] = {}
+_STATISTICS: dict[tuple[str, str, tuple[str, ...]], CaptionStatistics] = {}

@@ -7,7 +7,6 @@ import tarfile
 import warnings
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -22,7 +21,7 @@ from toy_shards import write_toy_shards
 from satmip_train.errors import UsageError
 from satmip_train.shards import Readers, ShardReader, open_dataset, tar_members
 from satmip_train.stream import Decoder, Order, TrainingStream, column_numbers, epoch_order, loader, ordered_batches, place_id
-from satmip_train.tokens import CaptionReader, caption_reader, context_length, token_ids
+from satmip_train.tokens import CaptionReader, caption_reader, caption_statistics, token_ids
 
 ALL = {"image", "tokens", "numeric", "mask", "categorical", "place", "label", "key"}
 
@@ -102,7 +101,7 @@ def test_a_reader_refuses_another_count_and_repeated_keys(tmp_path):
     path.write_bytes(_tar([("a.jpg", b"1"), ("a.txt", b"2"), ("b.jpg", b"3")], tarfile.USTAR_FORMAT))
     reader = ShardReader(path, 2)
     assert (reader.keys, reader.read(0, "txt"), reader.find(1, "txt")) == (["a", "b"], b"2", None)
-    with pytest.raises(UsageError, match="'b' in .*a.tar has none"):
+    with pytest.raises(UsageError, match=r"'b' in .*a\.tar has none"):
         reader.read(1, "txt")
     with pytest.raises(UsageError, match="must hold 3 samples, however: 2"):
         ShardReader(path, 3)
@@ -174,7 +173,7 @@ def test_remote_shards_are_fetched_once_and_checked(toy, tmp_path):
     memory.rm("/remote/shards/val", recursive=True)
     assert [b["key"] for b in ordered_batches(dataset, "val", {"key"}, 4)] == local
     memory.pipe("/remote/shards/train/000000.tar", bytes(2048))
-    with pytest.raises(UsageError, match="must have .* bytes and sha256"):
+    with pytest.raises(UsageError, match=r"must have .* bytes and sha256"):
         dataset.path(dataset.split("train")[0])
     assert len(list((tmp_path / "cache").iterdir())) == len(dataset.split("val"))
 
@@ -306,9 +305,8 @@ STORED = ("gsd", "timestamp", "wavelengths", "location")
 @settings(max_examples=30, deadline=None)
 @given(st.sets(st.sampled_from(STORED), min_size=1))
 def test_fields_are_cut_out_of_a_caption_exactly(keep):
-    parts = dict(
-        zip(STORED, CAPTION.replace(", timestamp", "|timestamp").replace(", wave", "|wave").replace(", loc", "|loc").split("|"))
-    )
+    cut = CAPTION.replace(", timestamp", "|timestamp").replace(", wave", "|wave").replace(", loc", "|loc").split("|")
+    parts = dict(zip(STORED, cut, strict=True))
     expected = ", ".join(part for name, part in parts.items() if name in keep)
     assert CaptionReader(tuple(keep), STORED).text(CAPTION) == expected
 
@@ -327,15 +325,18 @@ def test_tokens_are_padded_and_never_cut():
         CaptionReader(("gsd",), ("gsd",), 3).tokens("gsd: 1")
 
 
-def test_the_context_is_the_longest_caption(toy, copy):
+def test_caption_statistics_are_of_the_fields_that_are_read(toy, copy):
     dataset = open_dataset(toy)
     texts = [sample["txt"].decode() for sample in _reference(toy, "train")]
-    assert context_length(dataset, "train", caption_reader(dataset, None)) == max(len(token_ids(t)) for t in texts)
+    found = caption_statistics(dataset, "train", caption_reader(dataset, None))
+    assert (found.longest, found.empty) == (max(len(token_ids(t)) for t in texts), texts.count(""))
+    assert 0 < found.empty < len(texts)
     gsd = caption_reader(dataset, ("gsd",))
-    assert context_length(dataset, "train", gsd) == max(len(token_ids(t.split(", timestamp")[0])) for t in texts)
+    cut = [t.split(", timestamp")[0] for t in texts]
+    assert caption_statistics(dataset, "train", gsd).longest == max(len(token_ids(t)) for t in cut) < found.longest
     listed = open_dataset(copy(lambda data: data["caption"].update(longest={"tokens": 99, "key": "x"})))
-    assert context_length(listed, "train", caption_reader(listed, None)) == 99
-    assert context_length(listed, "train", caption_reader(listed, ("gsd",))) < 99
+    assert caption_statistics(listed, "train", caption_reader(listed, None)).longest == 99
+    assert caption_statistics(listed, "train", caption_reader(listed, ("gsd",))).longest < 99
 
 
 def test_fields_that_cannot_be_cut_out_are_refused_with_advice(toy, tmp_path):
@@ -343,5 +344,5 @@ def test_fields_that_cannot_be_cut_out_are_refused_with_advice(toy, tmp_path):
         caption_reader(open_dataset(toy), ("gsd", "cloud_cover"))
     sentences = open_dataset(write_toy_shards(tmp_path, {"train": 4}, style="sentence"))
     assert caption_reader(sentences, ("gsd", "timestamp", "location")).keep == sentences.caption_fields
-    with pytest.raises(UsageError, match="of style 'sentence'.* Run: satmip-data caption"):
+    with pytest.raises(UsageError, match=r"of style 'sentence'.* Run: satmip-data caption"):
         caption_reader(sentences, ("gsd",))

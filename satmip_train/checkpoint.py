@@ -1,0 +1,82 @@
+"""What a stopped run needs to go on: written atomically, read without running code from the file."""
+
+import os
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from satmip_train.config import Settings
+from satmip_train.errors import UsageError
+
+NAME = "last.pt"
+FREE_SETTINGS = frozenset({"workers", "log_every", "checkpoint_every", "max_steps", "compile"})
+"""Settings that a resumed run may change: they change its speed, its reports and where it stops, not what is learned."""
+
+Checkpoint = dict[str, Any]
+"""model, optimizer and scaler (state dicts), step (steps done), settings, dataset (fingerprint, mean, std), versions."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that a run's numbers depend on."""
+    return {name: version(name) for name in ("satmip", "torch", "timm", "numpy", "open_clip_torch")}
+
+
+def save(run: Path, checkpoint: Checkpoint) -> None:
+    """Write `last.pt` of a run. A crash at any moment leaves the one before it whole."""
+    write_atomically(run / NAME, lambda temporary: torch.save(checkpoint, temporary))
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Let `write` fill a temporary file beside `path`, bring it to the disk and give it its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def load(run: Path) -> Checkpoint | None:
+    """Read `last.pt` of a run, onto the CPU; None where there is none.
+
+    Raises:
+        UsageError: the file is not a checkpoint.
+    """
+    path = run / NAME
+    if not path.exists():
+        return None
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: checkpoint[key] for key in ("model", "optimizer", "scaler", "step", "settings", "dataset", "versions")}
+    except Exception as error:  # torch raises many kinds for damaged files
+        raise UsageError(
+            f"{path} must be a checkpoint of satmip-train, however: {error!r}. Delete it, or pass another --out"
+        ) from error
+
+
+def check_same_run(checkpoint: Checkpoint, settings: Settings, fingerprint: str, run: Path) -> None:
+    """Check that a run with these settings and shards may go on from a checkpoint.
+
+    Raises:
+        UsageError: a setting that changes the result differs, or the shards do.
+    """
+    now, then = settings.model_dump(mode="json"), checkpoint["settings"]
+    changed = [name for name in sorted({*now, *then} - FREE_SETTINGS) if now.get(name) != then.get(name)]
+    if changed:
+        difference = "; ".join(f"{name} was {then.get(name)!r} and is now {now.get(name)!r}" for name in changed)
+        raise UsageError(
+            f"a run goes on with the settings it started with, however: {difference}. Pass them again, or another --out"
+        )
+    if checkpoint["dataset"]["fingerprint"] != fingerprint:
+        raise UsageError(
+            f"a run goes on with the shards it started with, however: those of {run} have the fingerprint "
+            f"{checkpoint['dataset']['fingerprint'][:12]}, these {fingerprint[:12]}. Pass the same --shards, or another --out"
+        )

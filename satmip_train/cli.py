@@ -1,0 +1,192 @@
+"""satmip-train: train on a shard directory, export a backbone, draw the curves of a run."""
+
+import json
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import click
+import torch
+from pydantic import ValidationError
+from rich.console import Console
+
+from satmip_train.config import Settings, recipe_names, resolve
+from satmip_train.curves import draw_curves
+from satmip_train.errors import UsageError
+from satmip_train.export import export_backbone
+from satmip_train.job import join_job
+from satmip_train.plan import Plan, plan_run
+from satmip_train.shards import open_dataset
+from satmip_train.train import dry_run, train
+
+_LISTS, _JSON = ("fields",), ("backbone_args",)
+_OWN = ("shards", "out", "device", "threads", "cache_dir", "rehearse")
+_EPILOG = """\b
+Examples:
+  satmip-train --shards out/shards
+  satmip-train --shards out/shards --recipe satmip --metadata-encoder tabular --fields gsd,timestamp,location
+  torchrun --nproc-per-node 8 -m satmip_train --shards out/shards --recipe satmips
+  satmip-train export out/runs/satmips-seed0
+
+The same command goes on with a run that was interrupted."""
+
+
+def _setting_options(command: Any) -> Any:
+    """Give a command one option for each setting; those that are not passed stay with the recipe."""
+    for name, field in reversed(Settings.model_fields.items()):
+        flag, inner = f"--{name.replace('_', '-')}", _inner_type(field.annotation)
+        if inner is bool:
+            option = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=field.description)
+        else:
+            option = click.option(flag, name, type=_click_type(name, inner), default=None, help=field.description)
+        command = option(command)
+    return command
+
+
+def _inner_type(annotation: Any) -> Any:
+    """Return T of `T | None`, and any other type as it is."""
+    if get_origin(annotation) in (Union, UnionType):
+        return next(part for part in get_args(annotation) if part is not type(None))
+    return annotation
+
+
+def _click_type(name: str, inner: Any) -> Any:
+    if get_origin(inner) is Literal:
+        return click.Choice(get_args(inner))
+    return str if name in (*_LISTS, *_JSON) else inner
+
+
+def _flags(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that were passed, as `Settings` takes them."""
+    flags = {name: value for name, value in options.items() if value is not None}
+    for name in flags.keys() & set(_LISTS):
+        flags[name] = tuple(word.strip() for word in flags[name].split(",") if word.strip())
+    for name in flags.keys() & set(_JSON):
+        try:
+            flags[name] = json.loads(flags[name])
+        except ValueError as error:
+            raise click.BadParameter(
+                f"must be JSON, however: {flags[name]!r}: {error}", param_hint=f"--{name.replace('_', '-')}"
+            ) from error
+    return flags
+
+
+def _settings(recipe: str, flags: dict[str, Any]) -> Settings:
+    try:
+        return resolve(recipe, flags)
+    except ValidationError as error:
+        problems = "; ".join(f"--{'-'.join(map(str, e['loc'])).replace('_', '-')}: {e['msg']}" for e in error.errors())
+        raise click.UsageError(f"the settings must be valid, however: {problems}") from error
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+@click.group(
+    invoke_without_command=True, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+)
+@click.option("--shards", help="Shard directory: a local path or an fsspec URL.")
+@click.option(
+    "--recipe",
+    default="auto",
+    show_default=True,
+    help=f"One of {', '.join(recipe_names())}, or a TOML file. auto: satmips with a GPU, else tiny.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: out/runs/OBJECTIVE-seedSEED]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the training process.  [default: torch's]")
+@click.option(
+    "--cache-dir", type=click.Path(path_type=Path), help="Where shards of a remote directory are kept.  [default: the user's cache]"
+)
+@click.option("--print-config", is_flag=True, help="Print the resolved settings as JSON and leave.")
+@click.option(
+    "--dry-run", "rehearse", is_flag=True, help="Take one batch through everything, print memory and time, write nothing."
+)
+@_setting_options
+@click.version_option(package_name="satmip")
+@click.pass_context
+def main(context: click.Context, /, recipe: str, print_config: bool, **options: Any) -> None:
+    """Train a backbone on the chips and metadata of a shard directory.
+
+    Settings come from the recipe; options given here win over it.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    shards, out, device, threads, cache_dir, rehearse = (options.pop(name) for name in _OWN)
+    flags = _flags(options)
+    settings = _settings(_choose_recipe(recipe, device), flags)
+    if print_config:
+        click.echo(settings.model_dump_json(indent=1))
+        return
+    if shards is None:
+        raise click.UsageError("Missing option --shards: a shard directory, such as out/shards. `satmip-data build` makes one.")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    run = out or Path("out/runs") / f"{settings.objective}-seed{settings.seed}"
+    try:
+        with join_job(device) as job:
+            console = Console(quiet=not job.main)
+            dataset = open_dataset(shards, cache_dir)
+            if rehearse:
+                _show_dry_run(plan_run(settings, dataset, job), console)
+                return
+            stopped_by = train(settings, dataset, run, job, console)
+    except UsageError as error:
+        raise click.ClickException(str(error)) from error
+    if stopped_by:
+        # As a shell reports a program that a signal ended, so that a scheduler can tell it from a finished run.
+        context.exit(128 + stopped_by)
+
+
+def _choose_recipe(recipe: str, device: str) -> str:
+    if recipe != "auto":
+        return recipe
+    gpu = torch.cuda.is_available() and not device.startswith("cpu")
+    chosen = "satmips" if gpu else "tiny"
+    reason = "a GPU is there" if gpu else "no GPU is used; the paper's model is --recipe satmips"
+    click.secho(f"Recipe: {chosen} ({reason})", fg="yellow", bold=True, err=True)
+    return chosen
+
+
+def _show_dry_run(plan: Plan, console: Console) -> None:
+    estimate = dry_run(plan)
+    batch, workers = plan.settings.batch_size, max(plan.settings.workers, 1)
+    seconds = max(estimate.step_seconds, estimate.load_seconds / workers)
+    console.print(f"One batch of {batch} went through: loss {estimate.first_loss:.4f}, chance level {estimate.chance:.4f}.")
+    console.print(f"Peak memory: {estimate.peak_bytes / 2**30:.2f} GiB on {plan.job.device}, each rank.")
+    console.print(
+        f"A step takes {estimate.step_seconds:.3f} s; making its batch {estimate.load_seconds:.3f} s in one process, of {workers}."
+    )
+    total = plan.last_step * seconds / 3600
+    console.print(f"Estimate: {batch / seconds:.0f} samples/s, {plan.last_step} steps in {total:.2f} h.", soft_wrap=True)
+
+
+@main.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def export(run: Path) -> None:
+    """Write the backbone of RUN for timm, from its last checkpoint.
+
+    \b
+    Example: satmip-train export out/runs/satmips-seed0
+    """
+    try:
+        click.echo(export_backbone(run))
+    except UsageError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def curves(run: Path) -> None:
+    """Draw the curves of RUN, also while it goes.
+
+    \b
+    Example: satmip-train curves out/runs/satmips-seed0
+    """
+    try:
+        click.echo(draw_curves(run))
+    except UsageError as error:
+        raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

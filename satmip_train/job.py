@@ -1,0 +1,107 @@
+"""The processes of a run: which device this one has, which rank it is, and whether the run was asked to stop."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from satmip_train.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """This process among those of a run."""
+
+    device: torch.device
+    rank: int = 0
+    ranks: int = 1
+    first_on_machine: bool = True
+
+    @property
+    def main(self) -> bool:
+        """Whether this rank writes the files."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        if self.ranks > 1:
+            dist.barrier()
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the mean of a tensor over the ranks."""
+        if self.ranks > 1:
+            dist.all_reduce(values)
+        return values / self.ranks
+
+
+@contextmanager
+def join_job(device: str = "auto") -> Iterator[Job]:
+    """Join the run that torchrun's environment describes (without one: a run of its own) and leave it at the end.
+
+    Args:
+        device: "auto" (a GPU where there is one) or a torch device such as "cpu"
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    ranks, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = _device(device, local)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if ranks == 1:
+        yield Job(chosen)
+        return
+    # CPU tensors (the agreement to stop) go over gloo, also on GPUs.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Job(chosen, dist.get_rank(), ranks, local == 0)
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(name: str, local: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(f"cuda:{local}" if name == "cuda" else name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device must be a device of this machine, however: {name!r}: {error}") from error
+    return device
+
+
+class StopRequest:
+    """While it is entered, SIGINT and SIGTERM are noted instead of killing; a second Ctrl-C kills a run of one process."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._before: dict[int, Any] = {}
+        self.signal: int | None = None
+
+    def __enter__(self) -> "StopRequest":
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.signal = number
+        if self._job.ranks == 1:  # torchrun passes on what its ranks got from the terminal already
+            signal.signal(signal.SIGINT, self._before[signal.SIGINT])
+
+    def agreed(self) -> bool:
+        """Whether some rank was asked to stop; every rank gets the same answer at the same step."""
+        if self._job.ranks == 1:
+            return self.signal is not None
+        noted = torch.tensor(self.signal or 0)
+        dist.all_reduce(noted, dist.ReduceOp.MAX)
+        self.signal = int(noted) or None
+        return self.signal is not None

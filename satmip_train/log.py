@@ -1,0 +1,115 @@
+"""What a run tells while it goes: one JSON line a report in `log.jsonl`, and a progress bar or plain lines for people."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from satmip_train.checkpoint import write_atomically
+
+NAME = "log.jsonl"
+Line = dict[str, Any]
+"""step (from 0), epoch (done after the step), lr, samples_per_second, data_wait (share of the time), chance, and what was measured:
+the loss and its parts at this step."""
+_KNOWN = ("step", "epoch", "lr", "samples_per_second", "data_wait", "chance")
+
+
+def measured(line: Line) -> list[str]:
+    """Return the names of what the objective measured."""
+    return [name for name in line if name not in _KNOWN]
+
+
+def read_log(run: Path) -> list[Line]:
+    """Return the lines of a run's log, none where there is no log. A last line that a crash cut short is left out."""
+    path = run / NAME
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def keep_lines(run: Path, steps: int) -> None:
+    """Drop the lines of steps from `steps` on, so that a run that goes on from there logs each step once."""
+    kept = "".join(f"{json.dumps(line)}\n" for line in read_log(run) if line["step"] < steps)
+    write_atomically(run / NAME, lambda file: file.write(kept.encode()))
+
+
+class Reporter:
+    """Writes the log of a run and shows its progress; on a terminal as a bar, else line by line."""
+
+    def __init__(self, run: Path, console: Console, done: int, total: int) -> None:
+        self._file = (run / NAME).open("a", encoding="utf-8")
+        self._console = console
+        self._total = total
+        # Without its own thread the bar is drawn where the loop reports, and forked loader processes inherit no thread.
+        self._bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            auto_refresh=False,
+        )
+        self._task = self._bar.add_task("", completed=done, total=total)
+        if console.is_terminal:
+            self._bar.start()
+
+    def report(self, line: Line) -> None:
+        """Log one line and show it."""
+        self._file.write(f"{json.dumps(line)}\n")
+        self._file.flush()
+        text = _in_words(line)
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=line["step"] + 1, description=text, refresh=True)
+        else:
+            self._console.print(f"step {line['step'] + 1}/{self._total}  {text}", soft_wrap=True, highlight=False)
+
+    def close(self) -> None:
+        """End the bar and the file."""
+        if self._console.is_terminal:
+            self._bar.stop()
+        self._file.close()
+
+
+def _in_words(line: Line) -> str:
+    chance = line["chance"]
+    parts = [f"{name} {line[name]:.4f}" + (f" (chance {chance[name]:.2f})" if name in chance else "") for name in measured(line)]
+    speed = f"{line['samples_per_second']:.0f} samples/s  data wait {line['data_wait']:.0%}"
+    return "  ".join([f"epoch {line['epoch']:.2f}", *parts, f"lr {line['lr']:.2e}", speed])
+
+
+class Clock:
+    """Measures between two reports how long they took and how much of it the device stood idle for want of data."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._start = time.perf_counter()
+        self._marks: list[tuple[Any, Any]] = []
+        self._mark: Any = None
+
+    def waits(self) -> None:
+        """Say that all work is queued and the next batch is wanted."""
+        self._mark = self._now()
+
+    def works(self) -> None:
+        """Say that the batch is here."""
+        self._marks.append((self._mark, self._now()))
+
+    def read(self) -> tuple[int, float, float]:
+        """Return batches and seconds since the last reading and the seconds spent waiting; begin anew. The device must be done."""
+        steps, seconds = len(self._marks), time.perf_counter() - self._start
+        waited = sum(a.elapsed_time(b) / 1000 if self._cuda else b - a for a, b in self._marks)
+        self._start, self._marks = time.perf_counter(), []
+        return steps, seconds, min(waited, seconds)
+
+    def _now(self) -> Any:
+        # On a GPU the queue runs behind the host, so the device's own clock has to say when it ran dry.
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event

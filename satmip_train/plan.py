@@ -1,0 +1,118 @@
+"""A run resolved before its first step: whether settings, shards and machine fit, and every number that follows from them."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from satmip_train.checkpoint import versions
+from satmip_train.config import Settings
+from satmip_train.errors import UsageError
+from satmip_train.job import Job
+from satmip_train.objectives.base import MetadataShape, Objective
+from satmip_train.shards import Dataset
+from satmip_train.stream import Decoder, Order, column_numbers
+from satmip_train.tokens import caption_reader, caption_statistics
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run follows from, resolved before its first step."""
+
+    settings: Settings
+    dataset: Dataset
+    job: Job
+    order: Order
+    decoder: Decoder
+    """What metadata are read; its keys are still those of no objective."""
+    shape: MetadataShape
+    empty_captions: int
+    precision: str
+    total_steps: int
+    """Of the schedule."""
+    last_step: int
+    """Where the run stops: the schedule's end or `max_steps`."""
+
+
+def plan_run(settings: Settings, dataset: Dataset, job: Job) -> Plan:
+    """Resolve a run before anything is computed.
+
+    Raises:
+        UsageError: settings and shards do not fit: a batch larger than the split or not divisible by the ranks, fields that the
+            shards lack.
+    """
+    counts = tuple(shard.samples for shard in dataset.split(settings.split))
+    if sum(counts) < settings.batch_size:
+        fitting = 1 << (sum(counts).bit_length() - 1)
+        raise UsageError(
+            f"a batch must fit into the split, however: {settings.batch_size=} and {settings.split!r} has {sum(counts)} samples. "
+            f"Pass --batch-size {fitting}"
+        )
+    if settings.batch_size % job.ranks:
+        raise UsageError(
+            f"each rank must get an equal share of a batch, however: {settings.batch_size=} and {job.ranks} ranks. "
+            f"Pass --batch-size {max(settings.batch_size // job.ranks, 1) * job.ranks}"
+        )
+    if dataset.size is None:
+        raise UsageError(
+            f"chips must be of one size to train on, however: those of {dataset.root} are not. Build with a fixed --size"
+        )
+    order = Order(counts, settings.batch_size, settings.seed, settings.shuffle_shards, job.rank, job.ranks)
+    decoder, shape, empty = _metadata(settings, dataset, job)
+    total = max(round(settings.epochs * order.steps_per_epoch), 1)
+    last = min(total, settings.max_steps or total)
+    return Plan(settings, dataset, job, order, decoder, shape, empty, _precision(settings, job), total, last)
+
+
+def _metadata(settings: Settings, dataset: Dataset, job: Job) -> tuple[Decoder, MetadataShape, int]:
+    """Return what of the metadata is read, its shape, and the number of empty captions."""
+    if job.first_on_machine:
+        dataset.fetch(settings.split)
+    job.wait()
+    if settings.metadata_encoder == "tabular":
+        columns = column_numbers(dataset, settings.fields)
+        cardinalities = tuple(dataset.categorical[i].cardinality for i in columns[1])
+        return Decoder(frozenset(), None, *columns), MetadataShape(None, len(columns[0]), cardinalities), 0
+    reader = caption_reader(dataset, settings.fields)
+    statistics = caption_statistics(dataset, settings.split, reader)
+    return (
+        Decoder(frozenset(), replace(reader, context=statistics.longest)),
+        MetadataShape(statistics.longest, 0, ()),
+        statistics.empty,
+    )
+
+
+def _precision(settings: Settings, job: Job) -> str:
+    if settings.precision != "auto":
+        return settings.precision
+    return "bf16" if job.device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def describe(plan: Plan, objective: Objective) -> dict[str, Any]:
+    """Return everything that was resolved, as it is shown and saved before the first step."""
+    return {
+        "settings": plan.settings.model_dump(mode="json"),
+        "dataset": {
+            "root": plan.dataset.root,
+            "fingerprint": plan.dataset.fingerprint,
+            "split": plan.settings.split,
+            "samples": sum(plan.order.counts),
+            "shards": len(plan.order.counts),
+            "chip": plan.dataset.size,
+            "mean": plan.dataset.mean,
+            "std": plan.dataset.std,
+        },
+        "metadata": {**asdict(plan.shape), "empty_captions": plan.empty_captions, "read": sorted(objective.batch_keys)},
+        "device": str(plan.job.device),
+        "ranks": plan.job.ranks,
+        "precision": plan.precision,
+        "steps_per_epoch": plan.order.steps_per_epoch,
+        "dropped_samples_per_epoch": plan.order.dropped,
+        "total_steps": plan.total_steps,
+        "last_step": plan.last_step,
+        "peak_lr": plan.settings.peak_lr,
+        "parameters": sum(parameter.numel() for parameter in objective.parameters()),
+        "backbone_parameters": sum(parameter.numel() for parameter in objective.backbone.parameters()),
+        "chance": objective.chance(),
+        "versions": versions(),
+    }
