@@ -76,7 +76,7 @@ def plan_build(request: BuildRequest) -> Plan:
     index = build_index(request.source, request.root, request.settings, request.workers, request.limit)
     if not index.samples:
         raise BuildError(_nothing_found(request, index))
-    classes = tuple(sorted({sample.category for sample in index.samples if sample.category is not None}))
+    classes = tuple(sorted({name for s in index.samples for name in (s.category, *s.labels) if name is not None}))
     shards = plan_shards(index.samples, request.settings.seed, request.settings.samples_per_shard)
     train = [sample.metadata for shard in shards if shard.split == TRAIN for sample in shard.samples]
     return Plan(index, shards, classes, tabular.fit(train))

@@ -70,7 +70,10 @@ def source_options(command: Command) -> Command:
             owners.setdefault(field.name, []).append((name, field))
     for name, uses in reversed(owners.items()):
         kind = _option_type(typing.get_type_hints(SOURCES[uses[0][0]])[name])
-        text = "; ".join(f"[{owner}, default {field.default}] {field.metadata['help']}" for owner, field in uses)
+        texts: dict[str, list[str]] = {}
+        for owner, field in uses:
+            texts.setdefault(f"default {'none' if field.default == '' else field.default}] {field.metadata['help']}", []).append(owner)
+        text = "; ".join(f"[{', '.join(names)}, {text}" for text, names in texts.items())
         command = click.option(f"--{name.replace('_', '-')}", name, type=kind, default=None, help=text)(command)
     return command
 
@@ -87,7 +90,10 @@ def make_source(name: str, options: dict[str, Any]) -> Source:
     known = {field.name for field in dataclasses.fields(SOURCES[name])}
     for key in sorted(given.keys() - known):
         raise click.UsageError(f"--{key.replace('_', '-')} is not an option of the source {name!r}; name another with --source.")
-    return SOURCES[name](**given)
+    try:
+        return SOURCES[name](**given)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 @contextmanager
@@ -130,7 +136,9 @@ def main() -> None:
 )
 @source_options
 @click.option(
-    "--size", default="224", show_default=True, metavar="PIXELS|keep", help="Side of a chip; keep leaves windows as they are."
+    "--size",
+    metavar="PIXELS|keep",
+    help="Side of a chip; keep leaves windows as they are. Default: 224, and keep for sets of small labelled images.",
 )
 @click.option("--context", type=float, default=0.0, show_default=True, help="Share of the box's side added on each of its sides.")
 @click.option(
@@ -188,15 +196,21 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
 def _build_request(root: str, out: str, source_name: str, options: dict[str, Any]) -> build.BuildRequest:
     names = {name for source in SOURCES.values() for name in (field.name for field in dataclasses.fields(source))}
     source = make_source(source_name, {name: options[name] for name in names})
-    size = options["size"]
-    if size != "keep" and not size.isdigit():
-        raise click.BadParameter(f"must be a number of pixels or keep, however: {size!r}", param_hint="--size")
+    size = _chip_size(options["size"], source)
     chosen = {f.name: options[f.name] for f in dataclasses.fields(BuildSettings) if f.name in options}
     try:
-        settings = BuildSettings(**{**chosen, "size": None if size == "keep" else int(size), "fields": options["caption_fields"]})
+        settings = BuildSettings(**{**chosen, "size": size, "fields": options["caption_fields"]})
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     return build.BuildRequest(source, root, out, settings, options["workers"], options["limit"], options["max_rejects"])
+
+
+def _chip_size(text: str | None, source: Source) -> int | None:
+    if text is None:
+        return source.default_size
+    if text != "keep" and not text.isdigit():
+        raise click.BadParameter(f"must be a number of pixels or keep, however: {text!r}", param_hint="--size")
+    return None if text == "keep" else int(text)
 
 
 @main.command("caption")

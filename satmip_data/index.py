@@ -93,6 +93,7 @@ def _sample(scene: Scene, aoi: Aoi, key: str, window: Window, settings: BuildSet
         metadata=geometry.chip_metadata(scene.metadata, georeference, window, size, settings.gsd),
         scene_metadata=scene.metadata,
         footprint=None if georeference is None else geometry.footprint(georeference, window),
+        labels=aoi.labels,
     )
 
 

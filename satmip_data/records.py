@@ -92,6 +92,8 @@ class Aoi:
     """Class of what stands in the box; never shown to pretraining."""
     name: str = ""
     """Tells this box from the others of its scene; empty where a scene gives one sample."""
+    labels: tuple[str, ...] = ()
+    """Every class of a multi-label set that stands in the box; `category` is then None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,3 +183,5 @@ class Sample:
     """Of the scene, before the crop."""
     footprint: Ring | None
     """Closed ring of (longitude, latitude), counter-clockwise seen from above, longitudes continuous (they may pass 180)."""
+    labels: tuple[str, ...] = ()
+    """Classes of a multi-label set; empty where a sample has one `category` or none."""

@@ -16,7 +16,7 @@ from satmip_data import geometry
 from satmip_data.captions import caption
 from satmip_data.records import Metadata
 from satmip_data.serialize import metadata_from_json
-from satmip_data.shards import Members
+from satmip_data.shards import Members, multi_hot
 from satmip_data.tabular import Standardizer
 
 REQUIRED = {"jpg", "txt", "json", "num.npy", "cat.npy", "mask.npy"}
@@ -46,6 +46,7 @@ def check_sample(key: str, members: Members, dataset: dict[str, Any], standardiz
     yield from _check_features(members, metadata, standardizer)
     if "cls" in members and dataset["classes"][int(members["cls"])] != record["category"]:
         yield "class", f"the class must be {record['category']!r}, however: {members['cls'].decode()}"
+    yield from _check_labels(members, record, dataset["classes"])
     yield from _check_gsd(metadata, scene, record, size, dataset["settings"].get("gsd", "nominal"))
     yield from _check_footprint(metadata, record)
 
@@ -54,6 +55,17 @@ def _check_size(size: tuple[int, int], record: dict[str, Any], dataset: dict[str
     expected = tuple(dataset["size"] or record["window"][2:])
     if size != expected:
         yield "image", f"the chip must have {expected[0]} x {expected[1]} px, however: {size[0]} x {size[1]}"
+
+
+def _check_labels(members: Members, record: dict[str, Any], classes: list[str]) -> Iterator[Finding]:
+    if bool(record["labels"]) != ("labels.npy" in members):
+        yield "labels", f"labels.npy must be there where labels are, however: labels are {record['labels']}"
+    elif record["labels"]:
+        stored = np.load(io.BytesIO(members["labels.npy"]), allow_pickle=False)
+        if stored.dtype != np.uint8 or not np.array_equal(stored, multi_hot(record["labels"], classes)):
+            yield "labels", f"labels.npy must be the multi-hot uint8 of {record['labels']}, however: {stored.tolist()}"
+        if unknown := set(record["labels"]) - set(classes):
+            yield "labels", f"labels must be classes of the dataset, however: {sorted(unknown)}"
 
 
 def _check_features(members: Members, metadata: Metadata, standardizer: Standardizer) -> Iterator[Finding]:

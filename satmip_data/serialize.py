@@ -37,6 +37,7 @@ def sample_to_json(sample: Sample) -> dict[str, Any]:
         "split": sample.split,
         "place": sample.place,
         "category": sample.category,
+        "labels": list(sample.labels),
         "metadata": metadata_to_json(sample.metadata),
         "scene": {
             "path": sample.path,

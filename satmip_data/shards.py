@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,14 @@ def encode_sample(sample: Sample, task: PackTask) -> tuple[Members, str, npt.NDA
     }
     if sample.category is not None:
         members["cls"] = str(task.classes.index(sample.category)).encode()
+    if sample.labels:
+        members["labels.npy"] = _npy(multi_hot(sample.labels, task.classes))
     return members, text, np.asarray(image)
+
+
+def multi_hot(labels: Sequence[str], classes: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """Return 1 for each class that is among the labels, else 0. Shape: (classes,)."""
+    return np.array([name in labels for name in classes], np.uint8)
 
 
 def dump_json(data: object) -> bytes:

@@ -122,6 +122,7 @@ def _members(
         "split": sample["split"],
         "place": sample["place"],
         "category": sample["category"],
+        "labels": [],
         "metadata": _as_json(sample["metadata"]),
         "scene": {"path": f"{sample['key']}.png", "width": width, "height": height, "metadata": _as_json(sample["metadata"])},
         "window": [0, 0, width, height],

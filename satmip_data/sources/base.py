@@ -17,6 +17,10 @@ from satmip_data.storage import Store
 Found = Scene | Reject
 
 
+class LayoutError(FileNotFoundError):
+    """An archive is not laid out as its source needs it; the message says what is missing and what to type next."""
+
+
 class InvalidError(ValueError):
     """A metadata record holds a value that no scene can have; the message names the key and the value."""
 
@@ -26,6 +30,8 @@ class Item(NamedTuple):
 
     metadata: str
     image: str
+    record: str = ""
+    """JSON of what only the listing knows: the split that depends on all names, or the row of a table."""
 
 
 class Source(Protocol):
@@ -40,6 +46,8 @@ class Source(Protocol):
     """The word that chooses the source."""
     licence: ClassVar[str]
     """Licence of the data."""
+    default_size: ClassVar[int | None]
+    """Side of a chip where the user asks for none; None keeps each window's own size."""
 
     def list_items(self, root: str) -> list[Item]:
         """List the items below `root` (folder or fsspec URL), in an order that follows from their names.
@@ -61,6 +69,8 @@ class Source(Protocol):
 
 class ImageFiles:
     """The pixels of a source whose scenes are plain image files (JPEG, PNG): its sources inherit `read_chip` from here."""
+
+    default_size: ClassVar[int | None] = 224
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
         """Read the file whole and cut the window out of it. See `Source.read_chip`."""
