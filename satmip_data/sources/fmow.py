@@ -5,7 +5,6 @@ place and `<T>` one acquisition of it. Records come in two forms: the ground-tru
 form beside the published images does not; `ground_truth` lays a tree of the former over the images.
 """
 
-import math
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -165,13 +164,10 @@ def _aois(record: dict[str, Any]) -> tuple[Aoi, ...]:
     labelled = [entry for entry in entries if entry.get("ID") != -1 and entry.get("category") != "false_detection"]
     ids = [entry.get("ID") for entry in labelled]
     named_by_id = None not in ids and len(set(ids)) == len(ids)
-    aois = []
-    for index, entry in enumerate(labelled):
-        x, y, width, height = (float(value) for value in entry["box"])
-        if not all(map(math.isfinite, (x, y, width, height))):
-            raise InvalidError(f"box must be finite, however: {entry['box']!r}")
-        aois.append(Aoi(x, y, width, height, entry.get("category"), f"b{ids[index] if named_by_id else index}"))
-    return tuple(aois)
+    return tuple(
+        Aoi(*entry["box"], category=entry.get("category"), name=f"b{ids[index] if named_by_id else index}")
+        for index, entry in enumerate(labelled)
+    )
 
 
 def _one(aois: tuple[Aoi, ...]) -> tuple[Aoi, ...]:
