@@ -42,6 +42,7 @@ class Settings(BaseModel):
     coupled: bool = Field(True, description="SatMIPS: share one view between the two objectives (paper, section 3.2)")
     simclr_weight: float = Field(1.0, ge=0, description="SatMIPS: lambda, the weight of the image-image loss (paper, eq. 4)")
     temperature: float = Field(0.1, gt=0, description="temperature of the image-image loss")
+    metadata_loss: Literal["clip", "siglip"] = Field("clip", description="metadata-image loss: eq. 2 of the paper, or SigLIP's")
     negatives: Literal["both", "cross"] = Field("both", description="image-image negatives: both views (SLIP) or the other view only (eq. 3)")
     loss_gather: Literal["exact", "slip"] = Field("exact", description="gradient of the metadata-image loss across ranks")
 
@@ -72,6 +73,8 @@ class Settings(BaseModel):
     def _consistent(self) -> "Settings":
         if self.lr_start > self.peak_lr:
             raise ValueError(f"lr_start must not exceed the peak rate {self.peak_lr:g}, however: {self.lr_start=}")
+        if self.metadata_loss == "siglip" and self.loss_gather == "slip":
+            raise ValueError("loss_gather must be exact with metadata_loss siglip, which SLIP does not have, however: it is slip")
         return self
 
     @property

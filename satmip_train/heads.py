@@ -1,13 +1,8 @@
-"""The projection heads, from features to embeddings, and the learned temperature (supplement B)."""
+"""The projection heads, from features to embeddings (supplement B)."""
 
-import math
 from collections import OrderedDict
 
-import torch
 from torch import nn
-
-MAX_LOGIT_SCALE = math.log(100)
-"""Upper bound of the logit scale, as in CLIP; the lower bound is 0. The temperature stays within [0.01, 1]."""
 
 
 def linear_projection(width: int, embed_dim: int) -> nn.Linear:
@@ -34,14 +29,3 @@ def ssl_head(width: int, hidden: int, ssl_dim: int) -> nn.Sequential:
             linear3=nn.Linear(hidden, ssl_dim),
         )
     )
-
-
-def new_logit_scale() -> nn.Parameter:
-    """Return the learnable log(1 / tau) of the metadata-image loss, tau starting at 0.07 as in CLIP. Shape: ()."""
-    return nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-
-
-@torch.no_grad()
-def clamp_logit_scale(logit_scale: nn.Parameter) -> None:
-    """Keep the logit scale within [0, log 100], in place."""
-    logit_scale.clamp_(0, MAX_LOGIT_SCALE)

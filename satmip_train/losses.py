@@ -50,6 +50,23 @@ def metadata_image_loss(
         return (from_image + from_metadata) / 2
 
 
+def sigmoid_loss(image: Tensor, metadata: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Return SigLIP's loss in place of eq. 2: for each image and each metadata, whether they belong together.
+
+    It is the sum over the candidates of -log sigmoid(+-(scale s(a_i, b_j) + bias)), plus where j = i, averaged over the anchors.
+
+    Shape:
+        image, metadata: (B, D), need not be normalized
+        scale, bias: ()
+        returns: () float32
+    """
+    with torch.autocast(image.device.type, enabled=False):
+        image, metadata = _unit_rows(image), gather(_unit_rows(metadata))
+        logits = scale * image @ metadata.T + bias
+        together = torch.eye(*logits.shape, device=logits.device).roll(rank() * len(image), dims=1)
+        return F.binary_cross_entropy_with_logits(logits, together, reduction="sum") / len(image)
+
+
 def view_loss(one: Tensor, two: Tensor, temperature: float, negatives: Negatives = "both") -> Tensor:
     """Return L^Sim, eq. 3: the symmetrized contrastive loss between two views of the same images.
 
@@ -75,6 +92,15 @@ def view_loss(one: Tensor, two: Tensor, temperature: float, negatives: Negatives
 def chance_level(batch_size: int, negatives: Negatives = "cross") -> float:
     """Return the loss of a model that tells no candidate from another: log K, or log(2K - 1) where both views give negatives."""
     return math.log(2 * batch_size - 1 if negatives == "both" else batch_size)
+
+
+def sigmoid_chance_level(batch_size: int) -> float:
+    """Return the least `sigmoid_loss` of a model that tells no pair from another: log K + (K - 1) log(K / (K - 1)).
+
+    It answers each pair with the share of true ones, 1 / K, so this is K times the entropy of that share.
+    """
+    others = batch_size - 1
+    return math.log(batch_size) + (others * math.log(batch_size / others) if others else 0.0)
 
 
 def _unit_rows(embeddings: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.loss import NTXentLoss
-from open_clip.loss import ClipLoss
+from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 
-from satmip_train.losses import chance_level, contrastive_loss, metadata_image_loss, view_loss
+from satmip_train.losses import chance_level, contrastive_loss, metadata_image_loss, sigmoid_chance_level, sigmoid_loss, view_loss
 
 NEGATIVES = ["both", "cross"]
 
@@ -72,6 +72,29 @@ def test_metadata_image_loss_is_open_clips_with_its_gradient() -> None:
     torch.testing.assert_close(gradients(ours, image, metadata, scale), gradients(theirs, image, metadata, scale))
 
 
+def test_sigmoid_loss_is_open_clips_with_its_gradient() -> None:
+    image, metadata = (x.requires_grad_() for x in embeddings(16, 8, 1))
+    scale, bias = torch.tensor(10.0, requires_grad=True), torch.tensor(-10.0, requires_grad=True)
+    ours = sigmoid_loss(image, metadata, scale, bias)
+    unit = torch.nn.functional.normalize
+    theirs = SigLipLoss()(unit(image, dim=1), unit(metadata, dim=1), scale, bias)
+    torch.testing.assert_close(ours, theirs)
+    inputs = (image, metadata, scale, bias)
+    torch.testing.assert_close(gradients(ours, *inputs), gradients(theirs, *inputs), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 7])
+def test_no_constant_answer_beats_the_chance_level_of_the_sigmoid_loss(samples: int) -> None:
+    def loss(bias: float) -> float:
+        same = torch.ones(samples, 4)
+        return sigmoid_loss(same, same, torch.tensor(0.0), torch.tensor(bias)).item()
+
+    level = sigmoid_chance_level(samples)
+    best = -math.log(samples - 1) if samples > 1 else 50.0
+    assert loss(best) == pytest.approx(level, abs=1e-5)
+    assert all(loss(best + step) >= level - 1e-5 for step in (-1.0, -0.1, 0.1, 1.0))
+
+
 def test_view_loss_with_both_negatives_is_lightlys_with_its_gradient() -> None:
     one, two = (x.requires_grad_() for x in embeddings(16, 8, 2))
     ours, theirs = view_loss(one, two, 0.1, "both"), NTXentLoss(temperature=0.1)(one, two)
@@ -122,10 +145,13 @@ def test_losses_are_float32_whatever_comes_in(dtype: torch.dtype, autocast: bool
     image, metadata = (x.to(dtype) for x in embeddings(64, 16, 5))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         from_metadata, from_views = metadata_image_loss(image, metadata, 100.0), view_loss(image, metadata, 0.1)
-    assert from_metadata.dtype == from_views.dtype == torch.float32
+        from_pairs = sigmoid_loss(image, metadata, torch.tensor(100.0), torch.tensor(-10.0))
+    assert from_metadata.dtype == from_views.dtype == from_pairs.dtype == torch.float32
     # The same as from the rounded values in float32: nothing was computed in less.
     torch.testing.assert_close(from_metadata, metadata_image_loss(image.float(), metadata.float(), 100.0))
     torch.testing.assert_close(from_views, view_loss(image.float(), metadata.float(), 0.1))
+    expected = sigmoid_loss(image.float(), metadata.float(), torch.tensor(100.0), torch.tensor(-10.0))
+    torch.testing.assert_close(from_pairs, expected)
 
 
 @pytest.mark.parametrize("negatives", NEGATIVES)

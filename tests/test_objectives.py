@@ -17,6 +17,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"objective": "simclr", "negatives": "cross"},
     {"objective": "satmip"},
     {"objective": "satmip", "metadata_encoder": "tabular"},
+    {"objective": "satmip", "metadata_loss": "siglip"},
     {"objective": "satmips"},
     {"objective": "satmips", "coupled": False, "metadata_encoder": "tabular", "simclr_weight": 0.5},
 ]
@@ -83,13 +84,18 @@ def test_metadata_encoder_is_there_where_metadata_are_learned_from() -> None:
 def test_chance_is_the_loss_of_projections_that_give_zero(variant: dict[str, Any]) -> None:
     objective, settings = build(variant)
     last_layers = [
-        m for name, m in objective.named_modules() if name in ("image_projection", "metadata_projection", "ssl_head.linear3")
+        m
+        for name, m in objective.named_modules()
+        if name in ("matching.image_projection", "matching.metadata_projection", "ssl_head.linear3")
     ]
     for layer in last_layers:
         assert isinstance(layer, torch.nn.Linear)
         torch.nn.init.zeros_(layer.weight)
         if layer.bias is not None:
             torch.nn.init.zeros_(layer.bias)
+    if settings.metadata_loss == "siglip":
+        # A pair is a true one once in K, and the bias says so.
+        torch.nn.init.constant_(objective.get_parameter("matching.logit_bias"), -math.log(settings.batch_size - 1))
     parts = objective(tiny_batch(objective, settings.batch_size))
     chance = objective.chance()
     assert set(chance) == {name for name in parts if name.startswith("loss")}
@@ -136,7 +142,7 @@ def test_satmips_uses_its_views_as_the_paper_says() -> None:
 @pytest.mark.parametrize("name", ["satmip", "satmips"])
 def test_after_step_keeps_the_temperature_within_bounds(name: str) -> None:
     objective, _ = build({"objective": name})
-    scale = objective.get_parameter("logit_scale")
+    scale = objective.get_parameter("matching.logit_scale")
     assert math.exp(-scale.item()) == pytest.approx(0.07)
     for value, expected in ((-1.0, 0.0), (2.0, 2.0), (9.0, math.log(100))):
         torch.nn.init.constant_(scale, value)
@@ -190,3 +196,8 @@ def test_a_few_steps_on_one_batch_beat_chance_by_far(variant: dict[str, Any]) ->
         optimizer.step()
         objective.after_step()
     assert loss.item() < objective.chance()["loss"] / 4
+
+
+def test_siglip_does_not_go_with_slips_gather() -> None:
+    with pytest.raises(ValueError, match="loss_gather must be exact with metadata_loss siglip"):
+        tiny_settings(metadata_loss="siglip", loss_gather="slip")

@@ -102,9 +102,12 @@ def test_decay_of_a_whole_objective_is_that_of_its_parts(metadata_encoder: str) 
         found = decayed(objective, policy)
         parts = {"backbone": objective.backbone, "metadata_encoder": objective.metadata_encoder}
         expected = {f"{path}.{name}" for path, part in parts.items() for name in decayed(part, policy)}
-        expected |= {f"ssl_head.linear{i}.weight" for i in (1, 2, 3)} | {"image_projection.weight", "metadata_projection.weight"}
+        expected |= {f"ssl_head.linear{i}.weight" for i in (1, 2, 3)} | {
+            "matching.image_projection.weight",
+            "matching.metadata_projection.weight",
+        }
         assert found == expected
-        assert "logit_scale" not in found
+        assert "matching.logit_scale" not in found
 
 
 def test_optimizer_holds_each_learning_parameter_once_with_the_settings_values() -> None:
