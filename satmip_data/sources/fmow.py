@@ -164,10 +164,9 @@ def _aois(record: dict[str, Any]) -> tuple[Aoi, ...]:
     labelled = [entry for entry in entries if entry.get("ID") != -1 and entry.get("category") != "false_detection"]
     ids = [entry.get("ID") for entry in labelled]
     named_by_id = None not in ids and len(set(ids)) == len(ids)
-    return tuple(
-        Aoi(*entry["box"], category=entry.get("category"), name=f"b{ids[index] if named_by_id else index}")
-        for index, entry in enumerate(labelled)
-    )
+    names = [f"b{ids[index] if named_by_id else index}" for index in range(len(labelled))]
+    boxes = [(*entry["box"], entry.get("category"), name) for entry, name in zip(labelled, names, strict=True)]
+    return tuple(Aoi(x, y, width, height, category, name) for x, y, width, height, category, name in boxes)
 
 
 def _one(aois: tuple[Aoi, ...]) -> tuple[Aoi, ...]:
