@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from satmip_train import augment
+from satmip_train.checkpoint import write_atomically
 from satmip_train.shards import Dataset
 from satmip_train.stream import ordered_batches
 
@@ -105,7 +104,7 @@ def cached(
         with np.load(path, allow_pickle=False) as file:
             return Features(file["vectors"], file["labels"], file["keys"])
     features = extract(backbone, dataset, split, how, **options)
-    _write(path, features)
+    write_atomically(path, lambda file: np.savez(file, **vars(features)))
     return features
 
 
@@ -128,15 +127,3 @@ def _cache_key(weights: str, dataset: Dataset, split: str, how: Input) -> str:
     shards = [shard.sha256 for shard in dataset.split(split)]
     parts = [weights, shards, how.image_size, how.mean, how.std, how.precision]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-def _write(path: Path, features: Features) -> None:
-    """Write under a temporary name and rename, so that a file under its final name is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, vectors=features.vectors, labels=features.labels, keys=features.keys)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
