@@ -44,6 +44,7 @@ def read_chip(
     size: tuple[int, int],
     expected_size: tuple[int, int],
     max_pixels: int = MAX_PIXELS,
+    prefix: bool = False,
 ) -> Image.Image:
     """Return the pixels of `window`, resized to `size` (width, height) by antialiased bicubic interpolation, as RGB, 8 bits.
 
@@ -56,9 +57,10 @@ def read_chip(
         size: the chip's width and height.
         expected_size: width and height of the image as its metadata say.
         max_pixels: the largest number of pixels of an image that is decoded.
+        prefix: `image` holds only the first bytes of a JPEG, which is known to end as it should.
 
     Raises:
-        ImageError: `image_unreadable` (no image, truncated, or more than 8 bits a channel), `image_too_large`, `size_mismatch`,
+        ImageError: `image_unreadable` (no image, truncated, a prefix too short, or more than 8 bits a channel), `image_too_large`, `size_mismatch`,
             or `image_empty` (every pixel of the window is 0).
         ValueError: the window does not lie inside `expected_size`.
     """
@@ -66,7 +68,7 @@ def read_chip(
     if right > expected_size[0] or bottom > expected_size[1]:
         raise ValueError(f"a window must lie inside its image of {expected_size}, however: {window!r}")
     data = image if isinstance(image, bytes) else _file_bytes(image)
-    pixels = _decode(data, (window.x, window.y, right, bottom), expected_size, max_pixels)
+    pixels = _decode(data, (window.x, window.y, right, bottom), expected_size, max_pixels, prefix)
     if pixels.getbbox() is None:
         raise ImageError("image_empty", f"a window must show something, however: every pixel of {window!r} is 0")
     return pixels.resize(size, Image.Resampling.BICUBIC)
@@ -79,12 +81,14 @@ def _file_bytes(path: str | Path) -> bytes:
         raise ImageError("image_unreadable", f"an image must be readable, however: {error}") from error
 
 
-def _decode(data: bytes, box: tuple[int, int, int, int], expected_size: tuple[int, int], max_pixels: int) -> Image.Image:
+def _decode(
+    data: bytes, box: tuple[int, int, int, int], expected_size: tuple[int, int], max_pixels: int, prefix: bool
+) -> Image.Image:
     """Return the box (left, top, right, bottom) of the image as RGB."""
     try:
         header = _open(data)
         _check_header(header, expected_size, max_pixels)
-        whole = _open(cut_below(data, box[3])) if header.format == "JPEG" else header
+        whole = _open(cut_below(data, box[3], prefix)) if header.format == "JPEG" else header
         whole.load()
         with _without_pillow_limit():  # Pillow asks it again of a crop
             part = whole.crop(box)
@@ -129,15 +133,15 @@ def _layout(image: Image.Image) -> str:
     return ", ".join(sorted({repr(tile[3]) for tile in getattr(image, "tile", ())}))
 
 
-def cut_below(data: bytes, bottom: int) -> bytes | bytearray:
+def cut_below(data: bytes, bottom: int, prefix: bool = False) -> bytes | bytearray:
     """Return the JPEG with a smaller height in its header, so that decoding stops below row `bottom`; the rows above stay exact.
 
     Only sequential Huffman-coded JPEGs of one scan that end as they should are changed: all others come back as they are, so that
-    a truncated file is still found to be truncated. One row of MCUs more than the window needs is kept, because the upsampling of
+    a truncated file is still found to be truncated; of a prefix it is known that its file does. One row of MCUs more than the window needs is kept, because the upsampling of
     colours looks at the row below.
     """
     frame = _sequential_frame(data)
-    if frame is None or not data.endswith(b"\xff\xd9"):
+    if frame is None or not (prefix or data.endswith(b"\xff\xd9")):
         return data
     position, height, mcu = frame
     rows = (-(-bottom // mcu) + 1) * mcu

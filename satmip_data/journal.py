@@ -28,9 +28,10 @@ class Journal:
         Raises:
             OtherSettingsError: something else was begun; the message shows the difference.
         """
-        for leftover in self.store.names():  # of a process that was killed
-            if leftover.endswith(PARTIAL):
-                self.store.remove(leftover)
+        if self.store.local:
+            for leftover in self.store.names():  # of a process that was killed; uploads leave none
+                if leftover.endswith(PARTIAL):
+                    self.store.remove(leftover)
         name = f"{self.folder}/intent.json"
         if self.store.exists(name):
             changes = differences(json.loads(self.store.read(name)), intent)
@@ -42,8 +43,9 @@ class Journal:
     def finished(self) -> dict[str, ShardRecord]:
         """Return the records of the shards that are whole, by name."""
         names = [name for name in self.store.names(f"{self.folder}/records") if name.endswith(".json")]
-        records = [ShardRecord.from_json(json.loads(self.store.read(name))) for name in names]
-        return {r.name: r for r in records if self.store.exists(r.name) and self.store.size(r.name) == r.bytes}
+        records = [ShardRecord.from_json(json.loads(data)) for data in self.store.read_many(names)]
+        sizes = self.store.sizes()
+        return {record.name: record for record in records if sizes.get(record.name) == record.bytes}
 
     def add(self, record: ShardRecord) -> None:
         """Note that a shard is whole."""

@@ -3,7 +3,8 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -12,14 +13,23 @@ from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import get_protocol
 
 PARTIAL = ".part"
 """Ending of files under way; they begin with a dot."""
 
 
+IN_FLIGHT = 32
+"""Requests that one process has under way at a time, at most."""
+
+_OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"max_pool_connections": IN_FLIGHT}}}
+
+
 @cache
 def _filesystem(url: str) -> tuple[Any, str]:
-    filesystem, root = fsspec.core.url_to_fs(url)
+    # Listings are not kept: other processes write while this one looks.
+    options = {"use_listings_cache": False, **_OPTIONS.get(get_protocol(url), {})}
+    filesystem, root = fsspec.core.url_to_fs(url, **options)
     return filesystem, root.rstrip("/")
 
 
@@ -33,6 +43,11 @@ class Store:
     def local(self) -> bool:
         """Whether the files lie on this machine's own file system."""
         return isinstance(_filesystem(self.url)[0], LocalFileSystem)
+
+    @property
+    def remote(self) -> bool:
+        """Whether every read is a request over a network, so that many at a time are faster than one after the other."""
+        return bool(_filesystem(self.url)[0].async_impl)
 
     def path(self, name: str = "") -> str:
         """Return the file system's own path of `name`."""
@@ -50,6 +65,20 @@ class Store:
         data: bytes = _filesystem(self.url)[0].cat_file(self.path(name))
         return data
 
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        """Return the bytes from `start` to before `end`; fewer where the file is shorter.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        data: bytes = _filesystem(self.url)[0].cat_file(self.path(name), start=start, end=end)
+        return data
+
+    def read_many(self, names: Sequence[str]) -> list[bytes]:
+        """Return the bytes of several files, many requests at a time."""
+        with ThreadPoolExecutor(IN_FLIGHT) as pool:
+            return list(pool.map(self.read, names))
+
     def exists(self, name: str = "") -> bool:
         """Tell whether there is a file or folder of that name."""
         return bool(_filesystem(self.url)[0].exists(self.path(name)))
@@ -60,11 +89,16 @@ class Store:
 
     def names(self, folder: str = "") -> list[str]:
         """Return the sorted names, relative to the root, of all files in `folder` and below; none where there is no such folder."""
+        return sorted(self.sizes(folder))
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Return the sizes in bytes of all files in `folder` and below, by name; on an object store a listing tells them all."""
         filesystem, root = _filesystem(self.url)
         if not filesystem.exists(self.path(folder)):
-            return []
+            return {}
         skip = len(root) + 1 if root else 0
-        return sorted(str(path)[skip:] for path in filesystem.find(self.path(folder)))
+        found = filesystem.find(self.path(folder), detail=True)
+        return {str(path)[skip:]: int(entry["size"]) for path, entry in found.items()}
 
     def remove(self, name: str) -> None:
         """Delete a file or a whole folder, if there is one."""

@@ -1,5 +1,6 @@
 """What a source is, and the reading of files below a root that may be a folder, an archive or a URL (fsspec)."""
 
+import bz2
 import datetime as dt
 import json
 import math
@@ -12,6 +13,7 @@ from shapely import GEOSException, from_wkt
 
 from satmip_data import imagery
 from satmip_data.records import Reject, Ring, Sample, Scene
+from satmip_data.remote import ImageFile, fetch_image
 from satmip_data.storage import Store
 
 Found = Scene | Reject
@@ -73,12 +75,40 @@ class ImageFiles:
     default_size: ClassVar[int | None] = 224
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
-        """Read the file whole and cut the window out of it. See `Source.read_chip`."""
+        """Read the file and cut the window out of it. See `Source.read_chip`."""
+        return self.chip_of(self.fetch(root, sample), sample, size, max_pixels)
+
+    def fetch(self, root: str, sample: Sample) -> ImageFile:
+        """Return the bytes of a sample's image; over a network, of a large JPEG, perhaps the first part alone.
+
+        Raises:
+            imagery.ImageError: the file cannot be read.
+        """
         try:
-            data = Store(root).read(sample.path)
+            store = Store(root)
+            if store.remote:
+                return fetch_image(store, sample)
+            data = store.read(sample.path)
+            return ImageFile(store, sample.path, len(data), data, 0)
         except OSError as error:
-            raise imagery.ImageError("image_unreadable", f"an image must be readable, however: {sample.path}: {error}") from error
-        return imagery.read_chip(data, sample.window, size, (sample.scene_width, sample.scene_height), max_pixels)
+            raise _unreadable(sample, error) from error
+
+    def chip_of(self, image: ImageFile, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
+        """Return the chip of a fetched image; where a first part of it gives none, the whole file decides. See `Source.read_chip`."""
+        expected = (sample.scene_width, sample.scene_height)
+        if not image.whole:
+            try:
+                return imagery.read_chip(image.data, sample.window, size, expected, max_pixels, prefix=True)
+            except imagery.ImageError:
+                try:
+                    image.complete()
+                except OSError as error:
+                    raise _unreadable(sample, error) from error
+        return imagery.read_chip(image.data, sample.window, size, expected, max_pixels)
+
+
+def _unreadable(sample: Sample, error: OSError) -> imagery.ImageError:
+    return imagery.ImageError("image_unreadable", f"an image must be readable, however: {sample.path}: {error}")
 
 
 def reject(item: Item, reason: str, message: str, key: str = "") -> Reject:
@@ -110,6 +140,23 @@ def list_files(root: str, folder: str = "") -> list[str]:
     """
     store = Store(root)
     return _list_local(store.path(), folder) if store.local else store.names(folder)
+
+
+def list_manifest(root: str, folder: str = "") -> list[str]:
+    """Return what `list_files` would, from the list that an archive carries: `manifest.json.bz2` below `root`.
+
+    fMoW's buckets have one, a JSON list of paths or, in an older form, of `{"key": path}`.
+
+    Raises:
+        FileNotFoundError: there is no manifest.
+        InvalidError: it holds something else.
+    """
+    data = Store(root).read("manifest.json.bz2")
+    try:
+        paths = [entry if isinstance(entry, str) else str(entry["key"]) for entry in json.loads(bz2.decompress(data))]
+    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
+        raise InvalidError(f"a manifest must be a list of paths, compressed by bzip2, however: {error!r}") from error
+    return [path for path in paths if not folder or path.startswith(f"{folder}/")]
 
 
 def _list_local(base: str, folder: str) -> list[str]:
