@@ -12,12 +12,13 @@ from rich.console import Console
 
 from satmip_train.config import Settings, recipe_names, resolve
 from satmip_train.curves import draw_curves
+from satmip_train.dry_run import dry_run
 from satmip_train.errors import UsageError
 from satmip_train.export import export_backbone
 from satmip_train.job import join_job
 from satmip_train.plan import Plan, plan_run
 from satmip_train.shards import open_dataset
-from satmip_train.train import dry_run, train
+from satmip_train.train import train
 
 _LISTS, _JSON = ("fields",), ("backbone_args",)
 _OWN = ("shards", "out", "device", "threads", "cache_dir", "rehearse")
@@ -124,7 +125,7 @@ def main(context: click.Context, /, recipe: str, print_config: bool, **options: 
     run = out or Path("out/runs") / f"{settings.objective}-seed{settings.seed}"
     try:
         with join_job(device) as job:
-            console = Console(quiet=not job.main)
+            console = Console(quiet=not job.main, markup=False, highlight=False)
             dataset = open_dataset(shards, cache_dir)
             if rehearse:
                 _show_dry_run(plan_run(settings, dataset, job), console)

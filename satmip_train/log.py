@@ -55,8 +55,16 @@ class Reporter:
             auto_refresh=False,
         )
         self._task = self._bar.add_task("", completed=done, total=total)
-        if console.is_terminal:
+
+    def __enter__(self) -> "Reporter":
+        if self._console.is_terminal:
             self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+        self._file.close()
 
     def report(self, line: Line) -> None:
         """Log one line and show it."""
@@ -67,12 +75,6 @@ class Reporter:
             self._bar.update(self._task, completed=line["step"] + 1, description=text, refresh=True)
         else:
             self._console.print(f"step {line['step'] + 1}/{self._total}  {text}", soft_wrap=True, highlight=False)
-
-    def close(self) -> None:
-        """End the bar and the file."""
-        if self._console.is_terminal:
-            self._bar.stop()
-        self._file.close()
 
 
 def _in_words(line: Line) -> str:

@@ -78,7 +78,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Decoder:
-    """What of a sample is read: `image`, `label`, `key`, and what an objective asks for in `batch_keys`.
+    """What of a sample is read: `image`, `label`, `labels`, `key`, and what an objective asks for in `batch_keys`.
 
     Keys:
         image: (B, 3, H, W) uint8, in channels-last memory
@@ -87,6 +87,7 @@ class Decoder:
         categorical: (B, C) int64
         place: (B,) int64, a hash of the place's name
         label: (B,) int64, -1 where there is none
+        labels: (B, classes) uint8, 1 for each class of a sample, in multi-label sets
         key: list of B strings
     """
 
@@ -141,6 +142,9 @@ class Decoder:
     def _label(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
         return torch.tensor([int(reader.find(index, "cls") or -1) for reader, index in samples])
 
+    def _labels(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
+        return torch.from_numpy(np.stack(_arrays(samples, "labels.npy")))
+
     def _key(self, samples: list[tuple[ShardReader, int]]) -> list[str]:
         return [reader.keys[index] for reader, index in samples]
 
@@ -158,9 +162,12 @@ def _decode(reader: ShardReader, index: int) -> npt.NDArray[np.uint8]:
         raise UsageError(f"a chip must be an image, however: {reader.keys[index]!r} in {reader.path}: {error}") from error
 
 
+def _arrays(samples: list[tuple[ShardReader, int]], suffix: str) -> list[npt.NDArray[Any]]:
+    return [np.load(io.BytesIO(reader.read(index, suffix)), allow_pickle=False) for reader, index in samples]
+
+
 def _columns(samples: list[tuple[ShardReader, int]], suffix: str, columns: tuple[int, ...]) -> torch.Tensor:
-    rows = [np.load(io.BytesIO(reader.read(index, suffix)), allow_pickle=False) for reader, index in samples]
-    return torch.from_numpy(np.stack(rows)[:, list(columns)])
+    return torch.from_numpy(np.stack(_arrays(samples, suffix))[:, list(columns)])
 
 
 def column_numbers(dataset: Dataset, fields: tuple[str, ...] | None) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -2,11 +2,9 @@
 
 import json
 import math
-import resource
 import signal
-import sys
-import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -182,19 +180,19 @@ def train(settings: Settings, dataset: Dataset, run: Path, job: Job, console: Co
     restore(plan, state, run)
     if state.step >= plan.last_step:
         console.print(f"{run} is finished: {state.step} of {plan.last_step} steps are done.", soft_wrap=True)
-        return 0
+    else:
+        if job.main:
+            _announce(plan, state, run, console)
+        with StopRequest(job) as stop:
+            _loop(plan, state, run, console, stop)
+        if state.step < plan.last_step:
+            saved = f"Stopped after step {state.step} of {plan.last_step} and saved"
+            console.print(f"{saved}. The same command goes on from here.", soft_wrap=True)
+            return int(stop.signal or signal.SIGTERM)
     if job.main:
-        _announce(plan, state, run, console)
-    with StopRequest(job) as stop:
-        _loop(plan, state, run, console, stop)
-    if state.step < plan.last_step:
-        console.print(
-            f"Stopped after step {state.step} of {plan.last_step} and saved. The same command goes on from here.", soft_wrap=True
-        )
-        return int(stop.signal or signal.SIGTERM)
-    if job.main:
+        # Again for a finished run, which may have been killed just before this.
         draw_curves(run)
-        console.print(f"Done: {export_backbone(run)}", soft_wrap=True)
+        console.print(f"Its backbone: {export_backbone(run)}", soft_wrap=True)
     return 0
 
 
@@ -208,35 +206,32 @@ def _announce(plan: Plan, state: State, run: Path, console: Console) -> None:
     if plan.order.dropped:
         console.print(f"Each epoch leaves out {plan.order.dropped} samples that fill no batch, other ones each time.")
     if plan.empty_captions:
-        console.print(f"[yellow]Warning:[/] {plan.empty_captions} captions know none of the fields and are read as empty.")
+        console.print(f"Warning: {plan.empty_captions} captions know none of the fields and are read as empty.", style="yellow")
     if state.step:
         console.print(f"Going on after step {state.step}.")
 
 
 def _loop(plan: Plan, state: State, run: Path, console: Console, stop: StopRequest) -> None:
-    settings, clock, step = plan.settings, Clock(plan.job.device), Step(plan, state)
-    reporter = Reporter(run, console, state.step, plan.last_step) if plan.job.main else None
-    recent = _Recent(plan.job, run)
+    settings, clock, step, recent = plan.settings, Clock(plan.job.device), Step(plan, state), _Recent(plan.job, run)
     state.parallel.train()
     source = iter(batches(plan, state))
-    while state.step < plan.last_step and not stop.agreed():
-        clock.waits()
-        batch = next(source)
-        clock.works()
-        recent.add(state.step, batch["key"], step(batch))
-        last = state.step == plan.last_step
-        if last or state.step % settings.log_every == 0:
-            measured = recent.check()
-            if reporter is not None:
-                reporter.report(_line(plan, state, measured, clock))
-        if last or state.step % settings.checkpoint_every == 0:
-            recent.check()
-            save(plan, state, run)
+    with Reporter(run, console, state.step, plan.last_step) if plan.job.main else nullcontext() as reporter:
+        while state.step < plan.last_step and not stop.agreed():
+            clock.waits()
+            batch = next(source)
+            clock.works()
+            recent.add(state.step, batch["key"], step(batch))
+            last = state.step == plan.last_step
+            if last or state.step % settings.log_every == 0:
+                measured = recent.check()
+                if reporter is not None:
+                    reporter.report(_line(plan, state, measured, clock))
+            if last or state.step % settings.checkpoint_every == 0:
+                recent.check()
+                save(plan, state, run)
     if state.step < plan.last_step:
         recent.check()
         save(plan, state, run)
-    if reporter is not None:
-        reporter.close()
 
 
 def _line(plan: Plan, state: State, measured: dict[str, float], clock: Clock) -> Line:
@@ -282,45 +277,9 @@ class _Recent:
 
     def _give_up(self, step: int, keys: list[str], measured: dict[str, float]) -> None:
         path = self._run / f"nonfinite-rank{self._job.rank}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"step": step, "measured": measured, "keys": keys}, indent=1), encoding="utf-8")
         raise UsageError(
             f"the loss must stay finite, however: {measured} at step {step}. The keys of the batch are in {path}; the last "
             "checkpoint is from before. Look at these samples, or pass a smaller --lr-base, --precision fp32 and another --out"
         )
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a few steps cost."""
-
-    first_loss: float
-    chance: float
-    load_seconds: float
-    """To make one batch, by this process alone."""
-    step_seconds: float
-    peak_bytes: int
-    """Of the GPU's memory, or of this process on a CPU."""
-
-
-def dry_run(plan: Plan, steps: int = 2) -> Estimate:
-    """Take one batch through everything, `steps` times after a first one to warm up; nothing is written."""
-    state = build_state(plan)
-    plan = replace(plan, settings=plan.settings.model_copy(update={"workers": 0}))
-    start = time.perf_counter()
-    batch = next(iter(batches(plan, state)))
-    load = time.perf_counter() - start
-    step = Step(plan, state)
-    first = float(step(batch)["loss"])
-    start = time.perf_counter()
-    for _ in range(min(steps, plan.total_steps - 1)):
-        loss = step(batch)["loss"]
-    float(loss)
-    seconds = (time.perf_counter() - start) / steps
-    return Estimate(first, state.objective.chance()["loss"], load, seconds, _peak_bytes(plan.job))
-
-
-def _peak_bytes(job: Job) -> int:
-    if job.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(job.device)
-    # Linux counts in KiB, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -23,6 +23,7 @@ from satmip_train.shards import Readers, ShardReader, open_dataset, tar_members
 from satmip_train.stream import Decoder, Order, TrainingStream, column_numbers, epoch_order, loader, ordered_batches, place_id
 from satmip_train.tokens import CaptionReader, caption_reader, caption_statistics, token_ids
 
+FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
 ALL = {"image", "tokens", "numeric", "mask", "categorical", "place", "label", "key"}
 
 
@@ -210,6 +211,7 @@ def test_ranks_share_the_global_batch(counts, ranks, size, step):
     assert one.steps_per_epoch * one.batch_size + one.dropped == sum(counts)
 
 
+@FORKS
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_gives_the_run_from_any_step(toy, workers):
     readers = Readers(open_dataset(toy), "train")
@@ -235,6 +237,7 @@ def _reference(toy, split):
     return samples
 
 
+@FORKS
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ordered_batches_are_what_webdataset_reads(toy, workers):
     dataset = open_dataset(toy)
@@ -261,6 +264,19 @@ def test_a_sample_without_a_label_has_label_minus_one(tmp_path):
     dataset = open_dataset(write_toy_shards(tmp_path, {"train": 3}, classes=()))
     (batch,) = ordered_batches(dataset, "train", {"label"}, 8)
     assert batch["label"].tolist() == [-1, -1, -1]
+
+
+def test_the_labels_of_a_multi_label_set_are_multi_hot(tmp_path):
+    dataset = open_dataset(write_toy_shards(tmp_path / "toy", {"train": 2}, shards=1))
+    rows = [np.array([1, 0, 1], np.uint8), np.array([0, 0, 1], np.uint8)]
+    members = []
+    for key, row in zip("ab", rows, strict=True):
+        buffer = io.BytesIO()
+        np.save(buffer, row)
+        members.append((f"{key}.labels.npy", buffer.getvalue()))
+    (tmp_path / "toy/train/000000.tar").write_bytes(_tar(members, tarfile.USTAR_FORMAT))
+    (batch,) = ordered_batches(dataset, "train", {"labels", "label"}, 2)
+    assert (batch["labels"].tolist(), batch["label"].tolist()) == ([[1, 0, 1], [0, 0, 1]], [-1, -1])
 
 
 def test_chips_of_differing_size_and_damaged_chips_are_refused(tmp_path):

@@ -1,0 +1,50 @@
+"""One batch through everything, to learn what a run will cost before it starts."""
+
+import resource
+import sys
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from satmip_train.job import Job
+from satmip_train.plan import Plan
+from satmip_train.train import Step, batches, build_state
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a few steps cost."""
+
+    first_loss: float
+    chance: float
+    load_seconds: float
+    """To make one batch, by this process alone."""
+    step_seconds: float
+    peak_bytes: int
+    """Of the GPU's memory, or of this process on a CPU."""
+
+
+def dry_run(plan: Plan, steps: int = 2) -> Estimate:
+    """Take one batch through everything, `steps` times after a first one to warm up; nothing is written."""
+    state = build_state(plan)
+    settings = plan.settings.model_copy(update={"workers": 0})
+    plan = replace(plan, settings=settings, total_steps=max(plan.total_steps, steps + 1))
+    start = time.perf_counter()
+    batch = next(iter(batches(plan, state)))
+    load = time.perf_counter() - start
+    step = Step(plan, state)
+    first = float(step(batch)["loss"])
+    start = time.perf_counter()
+    for _ in range(steps):
+        loss = step(batch)["loss"]
+    float(loss)
+    seconds = (time.perf_counter() - start) / steps
+    return Estimate(first, state.objective.chance()["loss"], load, seconds, _peak_bytes(plan.job))
+
+
+def _peak_bytes(job: Job) -> int:
+    if job.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(job.device)
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

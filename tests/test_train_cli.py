@@ -1,0 +1,111 @@
+"""satmip-train as it is typed."""
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+from test_train_resume import TINY
+from toy_shards import write_toy_shards
+
+from satmip_train.cli import main
+from satmip_train.config import Settings
+
+ARGUMENTS = [
+    part
+    for name, value in {**TINY, "backbone_args": json.dumps(TINY["backbone_args"])}.items()
+    for part in (f"--{name.replace('_', '-')}", str(value))
+]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return write_toy_shards(tmp_path_factory.mktemp("toy") / "shards", {"train": 20}, size=(24, 24))
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def run(*arguments, code=0):
+        result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+def test_it_trains_as_typed_says_when_it_is_finished_and_exports(call, toy, tmp_path):
+    result = call("--shards", toy, *ARGUMENTS, "--max-steps", 2)
+    assert "Recipe: tiny (no GPU" in result.output
+    run = tmp_path / "out/runs/satmips-seed0"
+    assert {p.name for p in run.iterdir()} == {
+        "backbone.json", "backbone.safetensors", "curves.png", "last.pt", "log.jsonl", "run.json"
+    }  # fmt: skip
+    assert "is finished: 2 of 2" in call("--shards", toy, *ARGUMENTS, "--max-steps", 2).output
+    (run / "backbone.safetensors").unlink()
+    (run / "curves.png").unlink()
+    assert "backbone.safetensors" in call("export", run).output
+    assert "curves.png" in call("curves", run).output
+    assert (run / "backbone.safetensors").exists()
+    assert (run / "curves.png").exists()
+
+
+def test_a_dry_run_writes_nothing(call, toy, tmp_path):
+    output = call("--shards", toy, *ARGUMENTS, "--dry-run").output
+    assert "Peak memory" in output
+    assert "samples/s" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_setting_is_an_option_with_its_description(call):
+    words = " ".join(call("-h").output.split())
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in words
+        assert field.description
+    assert "satmip-train --shards out/shards" in words
+    assert "export" in words
+
+
+def test_options_win_over_the_recipe(call):
+    printed = call(
+        "--recipe", "simclr", "--print-config", "--seed", 3,
+        "--fields", "gsd, timestamp", "--no-coupled", "--backbone-args", '{"depth": 2}',
+    ).stdout  # fmt: skip
+    settings = Settings(**json.loads(printed))
+    assert (settings.objective, settings.lr_base, settings.seed) == ("simclr", 2e-4, 3)
+    assert (settings.fields, settings.coupled, settings.backbone_args) == (("gsd", "timestamp"), False, {"depth": 2})
+
+
+def test_auto_takes_the_papers_recipe_with_a_gpu(call, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    result = call("--print-config")
+    assert "Recipe: satmips" in result.stderr
+    assert json.loads(result.stdout)["batch_size"] == 1024
+    assert json.loads(call("--print-config", "--device", "cpu").stdout)["batch_size"] == 128
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "message"),
+    [
+        (2, [], "Missing option --shards"),
+        (2, ["--recipe", "huge"], "a recipe must be one of"),
+        (2, ["--batch-size", "1"], "--batch-size: Input should be greater"),
+        (2, ["--backbone-args", "{x"], "must be JSON"),
+        (1, ["--shards", "nowhere"], "Run the same `satmip-data build` again"),
+        (1, ["--shards", "TOY"], "Pass --batch-size 16"),
+        (1, ["--shards", "TOY", "--batch-size", "8", "--fields", "cloud_cover"], "Run: satmip-data caption"),
+        (1, ["--shards", "TOY", "--batch-size", "8", "--metadata-encoder", "tabular", "--fields", "height"], "['height']"),
+        (1, ["--shards", "TOY", "--batch-size", "8", "--objective", "magic"], "objective must be one of"),
+        (1, ["--shards", "TOY", "--batch-size", "8", "--backbone", "magic"], "a timm model"),
+        (1, ["--shards", "TOY", "--split", "test"], "the split must be one of ['train']"),
+        (1, ["--shards", "TOY", "--device", "magic"], "--device must be a device"),
+        (1, ["export", "."], "Train first"),
+        (1, ["curves", "."], "Train first"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_advice(call, toy, code, arguments, message):
+    result = call(*[toy if a == "TOY" else a for a in arguments], code=code)
+    assert message in " ".join(result.output.split())
+    assert "Traceback" not in result.output

@@ -1,0 +1,255 @@
+"""A run that was stopped goes on to the same weights, to the bit; the number of ranks changes no loss."""
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from toy_shards import write_toy_shards
+
+from satmip_train import checkpoint
+from satmip_train import train as training
+from satmip_train.config import Settings
+from satmip_train.errors import UsageError
+from satmip_train.job import Job
+from satmip_train.log import read_log
+from satmip_train.shards import open_dataset
+from satmip_train.train import Step, seed_of, train
+
+TINY = {
+    "objective": "satmips",
+    "backbone_args": {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2},
+    "view_size": 16,
+    "text_layers": 1,
+    "text_width": 16,
+    "text_heads": 2,
+    "tabular_width": 16,
+    "tabular_heads": 2,
+    "embed_dim": 16,
+    "ssl_hidden": 16,
+    "ssl_dim": 8,
+    "epochs": 3,
+    "batch_size": 8,
+    "lr_base": 0.02,
+    "workers": 0,
+    "shuffle_shards": 2,
+    "log_every": 1,
+    "checkpoint_every": 4,
+}
+"""37 samples: 4 steps an epoch, 12 in all."""
+
+CHILD = """
+import json, os, signal, sys
+import torch
+from pathlib import Path
+from rich.console import Console
+from satmip_train.config import Settings
+from satmip_train.job import join_job
+from satmip_train.shards import open_dataset
+from satmip_train.train import Step, train
+
+torch.set_num_threads(1)
+shards, run, settings, kill_at = sys.argv[1], Path(sys.argv[2]), Settings(**json.loads(sys.argv[3])), int(sys.argv[4])
+take = Step.__call__
+
+def take_or_die(self, batch):
+    if self._state.step == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return take(self, batch)
+
+Step.__call__ = take_or_die
+with join_job("cpu") as job:
+    train(settings, open_dataset(shards), run, job, Console(quiet=True))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return write_toy_shards(tmp_path_factory.mktemp("toy") / "shards", {"train": 37}, shards=3, size=(24, 24))
+
+
+def run_in_process(toy: Path, run: Path, **changes: object) -> tuple[int, str]:
+    output = io.StringIO()
+    code = train(Settings(**{**TINY, **changes}), open_dataset(toy), run, Job(torch.device("cpu")), Console(file=output, width=200))
+    return code, output.getvalue()
+
+
+def start_child(
+    toy: Path, run: Path, kill_at: int = -1, env: dict[str, str] | None = None, **changes: object
+) -> subprocess.Popen[bytes]:
+    arguments = [str(toy), str(run), json.dumps({**TINY, **changes}), str(kill_at)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    return subprocess.Popen([sys.executable, "-c", CHILD, *arguments], env=environment, stderr=subprocess.PIPE)
+
+
+def assert_same_state(one: Path, two: Path) -> None:
+    a, b = checkpoint.load(one), checkpoint.load(two)
+    assert a["step"] == b["step"]
+    assert a["model"].keys() == b["model"].keys()
+    assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
+    for key, state in a["optimizer"]["state"].items():
+        assert all(torch.equal(state[name], b["optimizer"]["state"][key][name]) for name in state)
+
+
+def losses(run: Path) -> list[float]:
+    return [line["loss"] for line in read_log(run)]
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(toy, tmp_path):
+    # The tabular encoder has dropout, so its random numbers must come back too. Step 7 lies inside the second epoch.
+    cases = {"simclr": {"objective": "simclr"}, "satmips": {"objective": "satmips", "metadata_encoder": "tabular"}}
+    children = {name: start_child(toy, tmp_path / name / "killed", kill_at=7, **changes) for name, changes in cases.items()}
+    for name, changes in cases.items():
+        run_in_process(toy, tmp_path / name / "whole", **changes)
+        _, errors = children[name].communicate(timeout=120)
+        assert children[name].returncode == -signal.SIGKILL, errors.decode()
+        killed = tmp_path / name / "killed"
+        assert checkpoint.load(killed)["step"] == 4
+        assert [line["step"] for line in read_log(killed)] == list(range(7))
+        code, output = run_in_process(toy, killed, **changes)
+        assert code == 0
+        assert "Going on after step 4" in output
+        assert_same_state(killed, tmp_path / name / "whole")
+        assert [line["step"] for line in read_log(killed)] == list(range(12))
+        assert losses(killed) == losses(tmp_path / name / "whole")
+
+
+def test_a_run_learns_and_saves_what_it_resolved(toy, tmp_path):
+    code, output = run_in_process(toy, tmp_path / "run", epochs=8)
+    assert code == 0
+    described = json.loads((tmp_path / "run/run.json").read_text())
+    assert (described["steps_per_epoch"], described["total_steps"], described["dropped_samples_per_epoch"]) == (4, 32, 5)
+    assert described["chance"]["loss"] == pytest.approx(2.0794 + 2.7081, abs=1e-4)
+    assert "leaves out 5 samples" in output
+    assert sum(losses(tmp_path / "run")[-4:]) < 0.8 * sum(losses(tmp_path / "run")[:4])
+    first = read_log(tmp_path / "run")[0]
+    assert set(first) == {
+        "step", "epoch", "lr", "samples_per_second", "data_wait", "loss", "loss_metadata", "loss_views", "temperature", "chance"
+    }  # fmt: skip
+    assert (tmp_path / "run/curves.png").stat().st_size > 1000
+    code, output = run_in_process(toy, tmp_path / "run", epochs=8)
+    assert code == 0
+    assert "is finished: 32 of 32 steps" in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_its_step_and_the_same_call_resumes(toy, tmp_path, monkeypatch, number):
+    run_in_process(toy, tmp_path / "whole", max_steps=6)
+    take = Step.__call__
+
+    def take_and_ask(self, batch):
+        if self._state.step == 2:
+            os.kill(os.getpid(), number)
+        return take(self, batch)
+
+    monkeypatch.setattr(Step, "__call__", take_and_ask)
+    handler = signal.getsignal(number)
+    code, output = run_in_process(toy, tmp_path / "stopped", max_steps=6)
+    assert code == number
+    assert "Stopped after step 3 of 6" in output
+    assert signal.getsignal(number) is handler
+    monkeypatch.undo()
+    assert run_in_process(toy, tmp_path / "stopped", max_steps=6)[0] == 0
+    assert_same_state(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_max_steps_stops_and_a_larger_one_goes_on(toy, tmp_path):
+    run_in_process(toy, tmp_path / "whole", max_steps=7)
+    run_in_process(toy, tmp_path / "parts", max_steps=3, workers=1)
+    assert checkpoint.load(tmp_path / "parts")["step"] == 3
+    run_in_process(toy, tmp_path / "parts", max_steps=7, log_every=2)
+    assert_same_state(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_other_settings_and_other_shards_are_refused(toy, tmp_path):
+    run_in_process(toy, tmp_path / "run", max_steps=1)
+    with pytest.raises(UsageError, match=r"lr_base was 0.02 and is now 0.01; seed was 0 and is now 1\. Pass them again"):
+        run_in_process(toy, tmp_path / "run", max_steps=2, seed=1, lr_base=0.01)
+    other = write_toy_shards(tmp_path / "other", {"train": 37}, shards=3, size=(24, 24), seed=1)
+    with pytest.raises(UsageError, match="the shards it started with"):
+        run_in_process(other, tmp_path / "run", max_steps=2)
+
+
+def test_a_damaged_checkpoint_is_refused_with_advice(toy, tmp_path):
+    (tmp_path / "last.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(UsageError, match="Delete it, or pass another --out"):
+        run_in_process(toy, tmp_path)
+
+
+def test_a_checkpoint_that_fails_to_be_written_leaves_the_one_before(tmp_path):
+    checkpoint.write_atomically(tmp_path / "file", lambda file: file.write(b"whole"))
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.write_atomically(tmp_path / "file", fail)
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("file", b"whole")]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(toy, tmp_path, monkeypatch):
+    take = Step.__call__
+
+    def take_and_spoil(self, batch):
+        parts = take(self, batch)
+        return {**parts, "loss": parts["loss"] * float("nan")} if self._state.step == 6 else parts
+
+    monkeypatch.setattr(Step, "__call__", take_and_spoil)
+    with pytest.raises(UsageError, match=r"must stay finite, however: .*nan.* at step 5"):
+        run_in_process(toy, tmp_path / "run", log_every=100)
+    assert checkpoint.load(tmp_path / "run")["step"] == 4
+    saved = json.loads((tmp_path / "run/nonfinite-rank0.json").read_text())
+    assert saved["step"] == 5
+    assert len(set(saved["keys"])) == 8
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_two_ranks_have_the_losses_of_one(toy, tmp_path):
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2"}
+    ranks = [
+        start_child(toy, tmp_path / "two", env={**common, "RANK": str(r), "LOCAL_RANK": str(r)}, lr_base=0.005) for r in range(2)
+    ]
+    run_in_process(toy, tmp_path / "one", lr_base=0.005)
+    for rank in ranks:
+        _, errors = rank.communicate(timeout=120)
+        assert rank.returncode == 0, errors.decode()
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    assert len(losses(tmp_path / "two")) == 12
+    one, two = (checkpoint.load(tmp_path / name)["model"] for name in ("one", "two"))
+    assert one.keys() == two.keys()
+
+
+def test_a_batch_that_does_not_fit_is_refused_with_advice(toy, tmp_path):
+    with pytest.raises(UsageError, match=r"'train' has 37 samples. Pass --batch-size 32"):
+        run_in_process(toy, tmp_path, batch_size=64)
+    with pytest.raises(UsageError, match=r"3 ranks. Pass --batch-size 6"):
+        training.plan_run(Settings(**TINY), open_dataset(toy), Job(torch.device("cpu"), 0, 3))
+
+
+def test_seeds_are_pure_and_differ():
+    seeds = {seed_of(seed, step, view) for seed in range(3) for step in range(20) for view in range(3)}
+    assert len(seeds) == 180
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert seed_of(0, 1, 2) == seed_of(0, 1, 2)
