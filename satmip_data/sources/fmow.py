@@ -19,6 +19,7 @@ from satmip_data.sources.base import (
     ImageFiles,
     InvalidError,
     Item,
+    LayoutError,
     azimuth,
     list_files,
     pair,
@@ -59,12 +60,12 @@ class Fmow(ImageFiles):
         """List the records and images of the product in `train` and `val`, paired by name.
 
         Raises:
-            FileNotFoundError: there is neither a `train` nor a `val` folder with files of this product.
+            LayoutError: there is neither a `train` nor a `val` folder with files of this product.
         """
         records = self._named_files(self.ground_truth or root, ".json")
         images = self._named_files(root, ".jpg")
         if not records and not images:
-            raise FileNotFoundError(
+            raise LayoutError(
                 f"fMoW needs train/<category>/<place>/*_{self.product}.jpg (or val/...) below its root, however: {root!r} has none"
             )
         return pair(records, images)

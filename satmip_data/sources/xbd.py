@@ -26,6 +26,7 @@ from satmip_data.sources.base import (
     ImageFiles,
     InvalidError,
     Item,
+    LayoutError,
     azimuth,
     list_files,
     pair,
@@ -80,7 +81,7 @@ class Xbd(ImageFiles):
         """List the label files and images of all splits, paired by name.
 
         Raises:
-            FileNotFoundError: there are neither `images` and `labels` nor folders of splits that hold them.
+            LayoutError: there are neither `images` and `labels` nor folders of splits that hold them.
         """
         items = []
         for folder in ("", *(f"{split}/" for split in SPLITS)):
@@ -88,9 +89,7 @@ class Xbd(ImageFiles):
             images = {PurePosixPath(path).stem: path for path in list_files(root, f"{folder}images") if path.endswith(".png")}
             items += pair(labels, images)
         if not items:
-            raise FileNotFoundError(
-                f"xBD needs images/*.png and labels/*.json (or train/images ...) below its root, however: {root!r}"
-            )
+            raise LayoutError(f"xBD needs images/*.png and labels/*.json (or train/images ...) below its root, however: {root!r}")
         return items
 
     def read_item(self, root: str, item: Item) -> list[Found]:
