@@ -86,10 +86,9 @@ class _Land:
 def _land(place: Place, plan: Plan, view: View, now: Season, palette: Colours) -> _Land:
     """Draw the open land of a place: soil, grass, woods and snow."""
     rng = np.random.default_rng([*place.seed, 7])
-    at = _tile_cells(view, rng.integers(0, TILE, 2))
+    rows, columns = _tile_cells(view, rng.integers(0, TILE, 2))
     broad, patchy, hills = (smooth_field(rng, cells, view.window, view.size) for cells in (9, 26, 14))
-    grain = grain_tile()[at]
-    height, rank, shade = (tile[at] for tile in canopy_tile())
+    height, rank, shade, grain = (tile.take(rows, 0).take(columns, 1) for tile in (*canopy_tile(), grain_tile()))
     sparse = 0.3 if plan.trees > 0.02 else 0.0
     stands = rank < plan.trees * 1.1 + sparse * broad + 0.4 * sparse * patchy
     codes = np.clip(0.15 + 1.1 * place.wet + 0.28 * broad + 0.22 * patchy + 0.12 * grain, 0, 1) * 99
@@ -100,7 +99,7 @@ def _land(place: Place, plan: Plan, view: View, now: Season, palette: Colours) -
     image = Image.fromarray(codes.astype(np.uint8))
     image.putpalette(_ramps(palette).tobytes())
     texture = 1.0 + 0.034 * grain + 0.035 * patchy + _relief(rng, view, hills)
-    return _Land(image.convert("RGB"), np.where(stands, height * np.float32(9.0), np.float32(0)), texture)
+    return _Land(image.convert("RGB"), height * (stands * np.float32(9.0)), texture)
 
 
 def _ramps(palette: Colours) -> NDArray[np.uint8]:
@@ -113,13 +112,13 @@ def _ramps(palette: Colours) -> NDArray[np.uint8]:
 
 
 def _tile_cells(view: View, shift: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return rows and columns of the texture tiles under each pixel, as an open mesh."""
+    """Return rows and columns of the texture tiles under the image's rows and columns."""
     west, _, _, north = view.window
     x = west + (np.arange(view.size[0]) + 0.5) * view.pixel[0]
     y = north - (np.arange(view.size[1]) + 0.5) * view.pixel[1]
     rows = (np.floor(y / CELL).astype(np.int64) + shift[0]) % TILE
     cols = (np.floor(x / CELL).astype(np.int64) + shift[1]) % TILE
-    return np.ix_(rows, cols)
+    return rows, cols
 
 
 def _relief(rng: np.random.Generator, view: View, hills: Array) -> Array:
