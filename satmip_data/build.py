@@ -3,19 +3,22 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import satmip_schemas
 
-from satmip_data import imagery, tabular
-from satmip_data.engines import run_unordered
+from satmip_data import card, imagery, tabular
+from satmip_data.engines import Engine, Local, Ray
 from satmip_data.index import Index, build_index
 from satmip_data.journal import Journal, OtherSettingsError, differences
 from satmip_data.plan import ShardPlan, plan_shards
+from satmip_data.progress import Progress, Show, no_show
 from satmip_data.records import Reject
+from satmip_data.selection import Selection, select
 from satmip_data.serialize import sample_to_json
 from satmip_data.settings import BuildSettings
 from satmip_data.shards import CaptionCount, ChannelSums, PackTask, ShardRecord, dump_json, pack_shard
@@ -44,17 +47,16 @@ class BuildRequest:
     limit: int | None = None
     max_rejects: int | None = None
     """Fail when more scenes or AOIs than this give no sample; None never fails."""
+    selection: Selection = Selection()
+    retry_rejects: bool = False
+    """Read again the images that gave no chip, in a build that is finished or not."""
+    ray: str | None = None
+    """Address of the Ray cluster that does the work, "local" for one on this machine; None for processes of this machine."""
 
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a build has come, for a display."""
-
-    stage: str
-    done: int
-    total: int
-    samples: int
-    rejects: int
+    @property
+    def engine(self) -> Engine:
+        """Where the work is done."""
+        return Local(self.workers) if self.ray is None else Ray(self.ray, self.workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +67,37 @@ class Plan:
     shards: tuple[ShardPlan, ...]
     classes: tuple[str, ...]
     standardizer: tabular.Standardizer
+    dropped: dict[str, int]
+    """Samples that the selection leaves out, by the choice that does."""
+
+    def tasks(self, request: BuildRequest) -> list[PackTask]:
+        """Return the task of every shard, in the order of the plan."""
+        out = Store(request.out)
+        return [
+            PackTask(shard, request.source, request.root, out, request.settings, self.standardizer, self.classes)
+            for shard in self.shards
+        ]
 
 
-def plan_build(request: BuildRequest) -> Plan:
+def plan_build(request: BuildRequest, show: Show = no_show) -> Plan:
     """Read all metadata and lay out every shard.
 
     Raises:
-        BuildError: the source holds nothing.
+        BuildError: the source holds nothing, or nothing of it is selected.
+        SelectionError: the selection cannot be made.
     """
-    index = build_index(request.source, request.root, request.settings, request.workers, request.limit)
+    index = build_index(request.source, request.root, request.settings, request.engine, request.limit, show)
     if not index.samples:
         raise BuildError(_nothing_found(request, index))
-    classes = tuple(sorted({name for s in index.samples for name in (s.category, *s.labels) if name is not None}))
-    shards = plan_shards(index.samples, request.settings.seed, request.settings.samples_per_shard)
+    samples, dropped = select(index.samples, request.selection)
+    if not samples:
+        counts = ", ".join(f"--{option} drops {count:,}" for option, count in dropped.items())
+        raise BuildError(f"the selection must leave samples, however: of {len(index.samples):,}, {counts}. Choose more.")
+    index = replace(index, samples=samples)
+    classes = tuple(sorted({name for s in samples for name in (s.category, *s.labels) if name is not None}))
+    shards = plan_shards(samples, request.settings.seed, request.settings.samples_per_shard)
     train = [sample.metadata for shard in shards if shard.split == TRAIN for sample in shard.samples]
-    return Plan(index, shards, classes, tabular.fit(train))
+    return Plan(index, shards, classes, tabular.fit(train), dropped)
 
 
 def _nothing_found(request: BuildRequest, index: Index) -> str:
@@ -92,39 +110,48 @@ def _nothing_found(request: BuildRequest, index: Index) -> str:
     )
 
 
-def build(request: BuildRequest, show: Callable[[Progress], None] = lambda progress: None) -> dict[str, Any]:
+def build(request: BuildRequest, show: Show = no_show) -> dict[str, Any]:
     """Build a shard directory, or finish one begun with the same settings; return its `dataset.json`.
 
     Shards that are whole are not written again. Nothing of the result depends on the workers or on interruptions.
 
     Raises:
         BuildError: nothing to build, another build in the folder, or too many rejects.
+        SelectionError: the selection cannot be made.
+        EngineError: there is no such engine.
     """
     out = Store(request.out)
-    if out.exists("dataset.json"):
-        return _already_built(request, out)
-    show(Progress("index", 0, 1, 0, 0))
-    plan = plan_build(request)
     journal = Journal(out, JOURNAL)
-    try:
-        journal.begin({**_intent(request), "plan": _fingerprint(plan)})
-    except OtherSettingsError as error:
-        raise BuildError(
-            f"{request.out} holds an unfinished build with other settings:\n{error}\n"
-            "Use the same settings to finish it, choose another folder, or delete this one."
-        ) from error
-    records = _pack(request, plan, out, journal, show)
+    finished = _finished(request, out)
+    if finished is not None and not (request.retry_rejects and _packing_rejects(out)):
+        return finished
+    if request.retry_rejects:
+        request = _with_standing_captions(request, finished, journal)
+    show(Progress("index", 0, 1, 0, 0))
+    plan = plan_build(request, show)
+    if finished is None:
+        _begin(request, plan, journal)
+    else:
+        _reopen(request, plan, finished, out, journal)
+    records = _pack(request, plan, journal, show)
     rejects = (*plan.index.rejects, *(reject for record in records for reject in record.rejects))
     if request.max_rejects is not None and len(rejects) > request.max_rejects:
         out.write("rejects.parquet", parquet_bytes(rejects_table(rejects)))
         raise BuildError(
             f"at most {request.max_rejects} rejects were allowed, however: {len(rejects)}. They are listed in "
-            f"{out.path('rejects.parquet')}; mend the input, or build again with a larger --max-rejects."
+            f"{out.path('rejects.parquet')}; mend the input and build with --retry-rejects, or with a larger --max-rejects."
         )
     return _seal(request, plan, records, rejects, out, journal)
 
 
-def _already_built(request: BuildRequest, out: Store) -> dict[str, Any]:
+def _finished(request: BuildRequest, out: Store) -> dict[str, Any] | None:
+    """Return the `dataset.json` of a finished build; None where there is none.
+
+    Raises:
+        BuildError: it was built with other settings.
+    """
+    if not out.exists("dataset.json"):
+        return None
     dataset: dict[str, Any] = json.loads(out.read("dataset.json"))
     built = {"source": dataset["source"], "settings": dataset["settings"]}
     wanted = _intent(request)
@@ -138,11 +165,53 @@ def _already_built(request: BuildRequest, out: Store) -> dict[str, Any]:
     return dataset
 
 
+def _begin(request: BuildRequest, plan: Plan, journal: Journal) -> None:
+    try:
+        journal.begin({**_intent(request), "plan": _fingerprint(plan)})
+    except OtherSettingsError as error:
+        raise BuildError(
+            f"{request.out} holds an unfinished build with other settings:\n{error}\n"
+            "Use the same settings to finish it, choose another folder, or delete this one."
+        ) from error
+
+
+def _packing_rejects(out: Store) -> set[str]:
+    """Return the keys of the samples whose images gave no chip."""
+    table = pq.read_table(pa.BufferReader(out.read("rejects.parquet"))).to_pylist()
+    return {row["key"] for row in table if row["stage"] == "pack"}
+
+
+def _with_standing_captions(request: BuildRequest, finished: dict[str, Any] | None, journal: Journal) -> BuildRequest:
+    """Return the request with the caption fields and style of the shards that stand: those that are retried must match them."""
+    intent = journal.intent()
+    standing = finished["caption"] if finished is not None else intent["settings"] if intent is not None else None
+    if standing is None:
+        return request
+    return replace(request, settings=replace(request.settings, fields=tuple(standing["fields"]), style=standing["style"]))
+
+
+def _reopen(request: BuildRequest, plan: Plan, finished: dict[str, Any], out: Store, journal: Journal) -> None:
+    """Make a finished build one that only lacks the shards with packing rejects."""
+    if _fingerprint(plan) != finished["plan"]:
+        raise BuildError(
+            f"--retry-rejects needs the metadata that the build was planned with, however: those of {request.root} have changed "
+            "since. Build into another folder."
+        )
+    _begin(request, plan, journal)
+    lost = _packing_rejects(out)
+    incomplete = {shard.name for shard in plan.shards if any(sample.key in lost for sample in shard.samples)}
+    for entry in finished["shards"]:
+        if entry["name"] not in incomplete:
+            journal.add(ShardRecord.from_entry(entry))
+    out.remove("dataset.json")
+
+
 def _intent(request: BuildRequest) -> dict[str, Any]:
     options: dict[str, Any] = json.loads(dump_json(asdict(request.source)))
+    settings = {**request.settings.to_json(), "limit": request.limit, "selection": request.selection.to_json()}
     return {
         "source": {"name": request.source.name, "root": request.root, "options": options, "licence": request.source.licence},
-        "settings": {**request.settings.to_json(), "limit": request.limit},
+        "settings": settings,
     }
 
 
@@ -154,27 +223,32 @@ def _fingerprint(plan: Plan) -> str:
     return digest.hexdigest()
 
 
-def _pack(request: BuildRequest, plan: Plan, out: Store, journal: Journal, show: Callable[[Progress], None]) -> list[ShardRecord]:
+def _pack(request: BuildRequest, plan: Plan, journal: Journal, show: Show) -> list[ShardRecord]:
     """Pack the shards that are not yet whole; return the records of all of them in the order of the plan."""
     records = journal.finished()
-    tasks = [
-        PackTask(shard, request.source, request.root, out, request.settings, plan.standardizer, plan.classes)
-        for shard in plan.shards
-        if shard.name not in records
-    ]
+    if request.retry_rejects:
+        records = {name: record for name, record in records.items() if not record.rejects}
+    tasks = [task for task in plan.tasks(request) if task.shard.name not in records]
+    tasks.sort(key=lambda task: -_work(task.shard))
     rejects = len(plan.index.rejects)
 
     def report() -> None:
         done = records.values()
         lost = rejects + sum(len(record.rejects) for record in done)
-        show(Progress("pack", len(records), len(plan.shards), sum(record.samples for record in done), lost))
+        size, saved = sum(record.bytes for record in done), sum(record.saved for record in done)
+        show(Progress("pack", len(records), len(plan.shards), sum(record.samples for record in done), lost, size, saved))
 
     report()
-    for record in run_unordered(pack_shard, tasks, request.workers):
+    for record in request.engine.unordered(pack_shard, tasks):
         journal.add(record)
         records[record.name] = record
         report()
     return [records[shard.name] for shard in plan.shards]
+
+
+def _work(shard: ShardPlan) -> int:
+    """Return the pixels that are decoded for a shard: the longest tasks go first, so that no core waits for one at the end."""
+    return sum(sample.scene_width * (sample.window.y + sample.window.height) for sample in shard.samples)
 
 
 def _seal(
@@ -190,7 +264,10 @@ def _seal(
     dataset = _describe(request, plan, whole, rejects)
     out.write("index.parquet", parquet_bytes(index_table(rows)))
     out.write("rejects.parquet", parquet_bytes(rejects_table(rejects)))
-    out.write("sizes.json", dump_json({record.name: record.samples for record in whole}))
+    for split in dataset["splits"]:
+        # As open_clip looks for it: beside the shards, by their base names.
+        sizes = {record.name.rpartition("/")[2]: record.samples for record in whole if record.split == split}
+        out.write(f"{split}/sizes.json", dump_json(sizes))
     write_dataset(out, dataset)
     journal.close()
     return dataset
@@ -219,22 +296,20 @@ def _describe(request: BuildRequest, plan: Plan, records: list[ShardRecord], rej
             for split in sorted({record.split for record in records})
         },
         "classes": list(plan.classes),
-        "shards": [shard_entry(record) for record in records],
+        "shards": [record.entry() for record in records],
+        "plan": _fingerprint(plan),
         **plan.standardizer.to_json(),
         "caption": {"fields": list(settings.fields), "style": settings.style, **captions.to_json()},
         "channels": {"mean": mean, "std": std, "samples": train},
         "rejects": dict(sorted(Counter(reject.reason for reject in rejects).items())),
+        "dropped": plan.dropped,
     }
 
 
-def shard_entry(record: ShardRecord) -> dict[str, Any]:
-    """Return a shard's line of `dataset.json`."""
-    return {name: getattr(record, name) for name in ("name", "split", "samples", "bytes", "sha256")}
-
-
 def write_dataset(out: Store, dataset: dict[str, Any]) -> None:
-    """Write `dataset.json` after checking it against its schema; an offence there is a bug of ours and stops all."""
+    """Write the cards and, last, `dataset.json`, checked against its schema; an offence there is a bug of ours and stops all."""
     error = satmip_schemas.first_error("dataset", dataset)
     if error is not None:
         raise AssertionError(f"dataset.json must follow its schema, however: {error}")
+    card.write_cards(out, dataset)
     out.write("dataset.json", json.dumps(dataset, indent=1, ensure_ascii=False, allow_nan=False).encode())

@@ -1,13 +1,13 @@
 """Write other captions into shards that are there. Needs the shards alone; can be stopped and run again."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from satmip_data.build import BuildError, Progress, shard_entry, write_dataset
-from satmip_data.engines import run_unordered
+from satmip_data.build import BuildError, write_dataset
+from satmip_data.engines import Local
 from satmip_data.journal import Journal, OtherSettingsError
+from satmip_data.progress import Progress, Show, no_show
 from satmip_data.shards import CaptionCount, CaptionRewrite, ShardRecord, recaption_shard
 from satmip_data.storage import Store
 
@@ -22,9 +22,7 @@ class _Task:
     rewrite: CaptionRewrite
 
 
-def recaption(
-    out: str, rewrite: CaptionRewrite, workers: int = 1, show: Callable[[Progress], None] = lambda progress: None
-) -> dict[str, Any]:
+def recaption(out: str, rewrite: CaptionRewrite, workers: int = 1, show: Show = no_show) -> dict[str, Any]:
     """Write the captions of every shard anew; return the new `dataset.json`.
 
     Each shard is replaced in one step and `dataset.json` last. Meanwhile the folder `.caption` tells readers to wait; running
@@ -49,10 +47,16 @@ def recaption(
     counts = CaptionCount()
     for record in records:
         counts.merge(record.captions)
-    new = {**dataset, "shards": [shard_entry(r) for r in records], "caption": {**caption, **counts.to_json()}}
+    shards = [{**entry, **_changed(record)} for record, entry in zip(records, dataset["shards"], strict=True)]
+    new = {**dataset, "shards": shards, "caption": {**caption, **counts.to_json()}}
     write_dataset(store, new)
     journal.close()
     return new
+
+
+def _changed(record: ShardRecord) -> dict[str, Any]:
+    """Return what a rewriting changes in a shard's line of `dataset.json`: it sees no pixels."""
+    return {name: value for name, value in record.entry().items() if name in ("bytes", "sha256", "captions")}
 
 
 def read_dataset(store: Store) -> dict[str, Any]:
@@ -77,16 +81,21 @@ def _rewrite(
     rewrite: CaptionRewrite,
     journal: Journal,
     workers: int,
-    show: Callable[[Progress], None],
+    show: Show,
 ) -> list[ShardRecord]:
     records = journal.finished()
     shards = dataset["shards"]
     tasks = [_Task(store, s["name"], s["samples"], rewrite) for s in shards if s["name"] not in records]
-    show(Progress("caption", len(records), len(shards), sum(r.samples for r in records.values()), 0))
-    for record in run_unordered(_run, tasks, workers):
+
+    def report() -> None:
+        done = records.values()
+        show(Progress("caption", len(records), len(shards), sum(r.samples for r in done), 0, sum(r.bytes for r in done)))
+
+    report()
+    for record in Local(workers).unordered(_run, tasks):
         journal.add(record)
         records[record.name] = record
-        show(Progress("caption", len(records), len(shards), sum(r.samples for r in records.values()), 0))
+        report()
     return [records[shard["name"]] for shard in shards]
 
 

@@ -1,38 +1,108 @@
-"""Run tasks on the cores of this machine. Tasks and results are small picklable values; no result depends on the workers."""
+"""Where tasks run: on the cores of this machine, or on a Ray cluster. No result depends on the engine or its workers.
 
+Tasks and results are small picklable values.
+"""
+
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import get_context
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # Spawned, not forked: a fork of a process with threads (progress bar, file systems) can hang.
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+class EngineError(Exception):
+    """An engine that cannot be had; the message says what to type."""
 
 
-def run_ordered(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
-    """Yield the results in the order of the tasks."""
-    if workers <= 1 or len(tasks) <= 1:
-        yield from map(function, tasks)
-        return
-    with _pool(min(workers, len(tasks))) as pool:
-        yield from pool.map(function, tasks)
+@dataclass(frozen=True, slots=True)
+class Local:
+    """Processes of this machine; with one worker, this process itself."""
+
+    workers: int = 1
+
+    def ordered(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """Yield the results in the order of the tasks."""
+        if self.workers <= 1 or len(tasks) <= 1:
+            yield from map(function, tasks)
+            return
+        with self._pool(len(tasks)) as pool:
+            yield from pool.map(function, tasks)
+
+    def unordered(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """Yield each result as soon as it is there. An exception of a task ends the run; tasks not yet started are dropped."""
+        if self.workers <= 1 or len(tasks) <= 1:
+            yield from map(function, tasks)
+            return
+        with self._pool(len(tasks)) as pool:
+            futures: list[Future[Result]] = [pool.submit(function, task) for task in tasks]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _pool(self, tasks: int) -> ProcessPoolExecutor:
+        # Spawned, not forked: a fork of a process with threads (progress bar, file systems) can hang.
+        return ProcessPoolExecutor(min(self.workers, tasks), mp_context=get_context("spawn"))
 
 
-def run_unordered(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
-    """Yield each result as soon as it is there. An exception of a task ends the run; tasks not yet started are dropped."""
-    if workers <= 1 or len(tasks) <= 1:
-        yield from map(function, tasks)
-        return
-    with _pool(min(workers, len(tasks))) as pool:
-        futures: list[Future[Result]] = [pool.submit(function, task) for task in tasks]
+@dataclass(frozen=True, slots=True)
+class Ray:
+    """A Ray cluster, one core a task. Its machines need this package, the source and the destination at the same paths or URLs."""
+
+    address: str = "local"
+    """Of the cluster, as "auto" or "ray://host:10001"; "local" starts one on this machine."""
+    workers: int = 1
+    """Cores of a cluster that is started here."""
+
+    def ordered(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """Yield the results in the order of the tasks."""
+        with self._session(function) as (ray, submit, ahead):
+            waiting: deque[Any] = deque()
+            for task in tasks:
+                waiting.append(submit(task))
+                if len(waiting) >= ahead:
+                    yield ray.get(waiting.popleft())
+            while waiting:
+                yield ray.get(waiting.popleft())
+
+    def unordered(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """Yield each result as soon as it is there. An exception of a task ends the run."""
+        with self._session(function) as (ray, submit, ahead):
+            following = iter(tasks)
+            waiting = [submit(task) for task in islice(following, ahead)]
+            while waiting:
+                done, waiting = ray.wait(waiting, num_returns=1)
+                yield ray.get(done[0])
+                waiting += [submit(task) for task in islice(following, 1)]
+
+    @contextmanager
+    def _session(self, function: Callable[[Task], Result]) -> Iterator[tuple[Any, Callable[[Task], Any], int]]:
+        """Give Ray, what submits a task, and how many tasks to have under way; the session ends with the block."""
         try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+            import ray
+        except ImportError as error:
+            raise EngineError("--engine ray needs Ray, however: it is not installed. Type: pip install 'satmip[ray]'") from error
+        here = {"num_cpus": self.workers, "include_dashboard": False} if self.address == "local" else {}
+        try:
+            ray.init(address=self.address, log_to_driver=False, **here)
+        except ConnectionError as error:
+            raise EngineError(
+                f"there must be a Ray cluster at {self.address!r}, however: {error}\n"
+                "Start one with: ray start --head   and pass --ray-address auto; without --ray-address one is started here."
+            ) from error
+        try:
+            cores = int(ray.cluster_resources().get("CPU", 1))
+            yield ray, ray.remote(num_cpus=1)(function).remote, 2 * cores
+        finally:
+            ray.shutdown()
+
+
+Engine = Local | Ray

@@ -1,13 +1,17 @@
 """Scenes to one list of samples and one list of rejects. Reads metadata, never a pixel."""
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from satmip_data import geometry
-from satmip_data.engines import run_ordered
+from satmip_data.engines import Engine
+from satmip_data.progress import Progress, Show, no_show
 from satmip_data.records import Aoi, Reject, Sample, Scene, Window
 from satmip_data.settings import BuildSettings
-from satmip_data.sources.base import Item, Source
+from satmip_data.sources.base import Found, Item, Source
+from satmip_data.storage import IN_FLIGHT, Store
 
 ITEMS_A_TASK = 64
 MAX_KEY = 80
@@ -30,29 +34,48 @@ class _Task:
     settings: BuildSettings
 
 
-def build_index(source: Source, root: str, settings: BuildSettings, workers: int, limit: int | None = None) -> Index:
-    """Read the metadata of every item of a source; the result does not depend on `workers`.
+def build_index(
+    source: Source, root: str, settings: BuildSettings, engine: Engine, limit: int | None = None, show: Show = no_show
+) -> Index:
+    """Read the metadata of every item of a source; the result does not depend on `engine`.
 
     Args:
         source: the archive's reader with its options.
         root: folder or URL of the archive.
         settings: the crop's choices.
-        workers: processes.
+        engine: where the work is done.
         limit: keep the first so many items only.
+        show: is told of every batch of items.
     """
     items = source.list_items(root)[:limit]
     tasks = [_Task(source, root, tuple(items[i : i + ITEMS_A_TASK]), settings) for i in range(0, len(items), ITEMS_A_TASK)]
-    results = (found for batch in run_ordered(_run, tasks, workers) for found in batch)
-    return _without_duplicates(results)
+    return _without_duplicates(_shown(engine.ordered(_run, tasks), len(tasks), show))
+
+
+def _shown(batches: Iterable[list[Sample | Reject]], total: int, show: Show) -> Iterator[Sample | Reject]:
+    samples = rejects = 0
+    for done, batch in enumerate(batches, 1):
+        lost = sum(isinstance(found, Reject) for found in batch)
+        samples, rejects = samples + len(batch) - lost, rejects + lost
+        show(Progress("index", done, total, samples, rejects))
+        yield from batch
 
 
 def _run(task: _Task) -> list[Sample | Reject]:
     return [
         sample
-        for item in task.items
-        for found in task.source.read_item(task.root, item)
+        for results in _read_items(task)
+        for found in results
         for sample in ([found] if isinstance(found, Reject) else samples_of(found, task.settings))
     ]
+
+
+def _read_items(task: _Task) -> list[list[Found]]:
+    read = partial(task.source.read_item, task.root)
+    if not Store(task.root).remote:
+        return [read(item) for item in task.items]
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        return list(pool.map(read, task.items))
 
 
 def samples_of(scene: Scene, settings: BuildSettings) -> Iterator[Sample | Reject]:

@@ -32,13 +32,17 @@ class Journal:
             for leftover in self.store.names():  # of a process that was killed; uploads leave none
                 if leftover.endswith(PARTIAL):
                     self.store.remove(leftover)
+        begun = self.intent()
+        if begun is None:
+            self.store.write(f"{self.folder}/intent.json", dump_json(intent))
+        elif changes := differences(begun, intent):
+            raise OtherSettingsError("\n".join(changes))
+
+    def intent(self) -> dict[str, Any] | None:
+        """Return what was begun; None where nothing was."""
         name = f"{self.folder}/intent.json"
-        if self.store.exists(name):
-            changes = differences(json.loads(self.store.read(name)), intent)
-            if changes:
-                raise OtherSettingsError("\n".join(changes))
-        else:
-            self.store.write(name, dump_json(intent))
+        begun: dict[str, Any] | None = json.loads(self.store.read(name)) if self.store.exists(name) else None
+        return begun
 
     def finished(self) -> dict[str, ShardRecord]:
         """Return the records of the shards that are whole, by name."""

@@ -4,22 +4,26 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from webdataset.writer import TarWriter
 
 from satmip_data import imagery
 from satmip_data.captions import caption
 from satmip_data.plan import ShardPlan
 from satmip_data.records import Reject, Sample
+from satmip_data.remote import ImageFile, read_ahead
 from satmip_data.serialize import metadata_from_json, sample_to_json
 from satmip_data.settings import BuildSettings
-from satmip_data.sources.base import Source
+from satmip_data.sources.base import ImageFiles, Source
 from satmip_data.storage import Store
 from satmip_data.tabular import Standardizer
 from satmip_data.tokens import token_counter
@@ -103,6 +107,20 @@ class ShardRecord:
     captions: CaptionCount
     channels: ChannelSums
     rejects: tuple[Reject, ...]
+    fetched: int = 0
+    """Bytes of images that came over a network."""
+    saved: int = 0
+    """Bytes of the same images that did not have to."""
+
+    def entry(self) -> dict[str, Any]:
+        """Return the shard's line of `dataset.json`."""
+        names = ("name", "split", "samples", "bytes", "sha256", "captions", "channels")
+        return {name: value for name, value in asdict(self).items() if name in names}
+
+    @classmethod
+    def from_entry(cls, entry: dict[str, Any]) -> "ShardRecord":
+        """Read back what `entry` gave, of a shard that lost no sample."""
+        return cls.from_json({**entry, "rejects": ()})
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
@@ -129,35 +147,85 @@ class PackTask:
     classes: tuple[str, ...]
 
 
+@dataclass(slots=True)
+class Traffic:
+    """Bytes of images that came over a network, and bytes of the same images that did not have to."""
+
+    fetched: int = 0
+    saved: int = 0
+
+    def add(self, image: ImageFile) -> None:
+        """Count one image."""
+        self.fetched += image.fetched
+        self.saved += max(image.size - image.fetched, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSample:
+    """What is written of a sample: its members, its caption, and the chip's pixels (H, W, 3) before they became a JPEG."""
+
+    members: Members
+    text: str
+    pixels: npt.NDArray[np.uint8]
+
+
 def pack_shard(task: PackTask) -> ShardRecord:
     """Read, crop, encode and write the samples of one shard; a sample whose pixels fail becomes a reject of the record."""
-    captions, channels, rejects, count = CaptionCount(), ChannelSums(), [], 0
+    captions, channels, traffic, rejects, count = CaptionCount(), ChannelSums(), Traffic(), [], 0
     with task.out.staging(task.shard.name) as staged:
         with staged.open("wb") as stream, TarWriter(stream, encoder=False, mtime=0, user="satmip", group="satmip") as tar:
-            for sample in task.shard.samples:
-                try:
-                    members, text, pixels = encode_sample(sample, task)
-                except imagery.ImageError as error:
-                    rejects.append(Reject(sample.path, "pack", error.reason, str(error), key=sample.key))
+            for sample, encoded in encode_samples(task, traffic):
+                if isinstance(encoded, Reject):
+                    rejects.append(encoded)
                     continue
-                tar.write({"__key__": sample.key, **members})
-                captions.add(sample.key, text)
-                channels.add_image(pixels)
+                tar.write({"__key__": sample.key, **encoded.members})
+                captions.add(sample.key, encoded.text)
+                channels.add_image(encoded.pixels)
                 count += 1
         size, digest = staged.stat().st_size, file_sha256(staged)
-    return ShardRecord(task.shard.name, task.shard.split, count, size, digest, captions, channels, tuple(rejects))
+    name, split = task.shard.name, task.shard.split
+    return ShardRecord(
+        name, split, count, size, digest, captions, channels, tuple(rejects), traffic.fetched, traffic.saved
+    )  # fmt: skip
 
 
-def encode_sample(sample: Sample, task: PackTask) -> tuple[Members, str, npt.NDArray[np.uint8]]:
-    """Return the members of a sample, its caption, and its chip's pixels (H, W, 3) before encoding.
-
-    Raises:
-        imagery.ImageError: the image gives no chip.
-    """
+def encode_samples(task: PackTask, traffic: Traffic) -> Iterator[tuple[Sample, EncodedSample | Reject]]:
+    """Yield every sample of a shard with what is written of it, or with the reject where its image gives no chip."""
     settings = task.settings
-    window = sample.window
-    size = (window.width, window.height) if settings.size is None else (settings.size, settings.size)
-    image = task.source.read_chip(task.root, sample, size, settings.max_pixels)
+    for sample, read_chip in _chip_readers(task, traffic):
+        size = (sample.window.width, sample.window.height) if settings.size is None else (settings.size, settings.size)
+        try:
+            image = read_chip(size, settings.max_pixels)
+        except imagery.ImageError as error:
+            yield sample, Reject(sample.path, "pack", error.reason, str(error), key=sample.key)
+            continue
+        yield sample, _encode(sample, image, task)
+
+
+def _chip_readers(task: PackTask, traffic: Traffic) -> Iterator[tuple[Sample, Callable[[tuple[int, int], int], Image.Image]]]:
+    """Yield every sample with what reads its chip, given its size and the limit on pixels; over a network, ahead of its turn."""
+    source, samples = task.source, task.shard.samples
+    plain_files = isinstance(source, ImageFiles) and type(source).read_chip is ImageFiles.read_chip
+    if not (plain_files and Store(task.root).remote):
+        yield from ((sample, partial(source.read_chip, task.root, sample)) for sample in samples)
+        return
+    assert isinstance(source, ImageFiles)
+    for sample, image in read_ahead(partial(source.fetch, task.root), samples):
+        yield sample, partial(_fetched_chip, source, sample, image, traffic)
+
+
+def _fetched_chip(
+    source: ImageFiles, sample: Sample, future: Future[ImageFile], traffic: Traffic, size: tuple[int, int], max_pixels: int
+) -> Image.Image:
+    image = future.result()
+    try:
+        return source.chip_of(image, sample, size, max_pixels)
+    finally:
+        traffic.add(image)
+
+
+def _encode(sample: Sample, image: Image.Image, task: PackTask) -> EncodedSample:
+    settings = task.settings
     text = caption(sample.metadata, settings.fields, settings.style)
     features = task.standardizer.transform(sample.metadata)
     members = {
@@ -172,7 +240,7 @@ def encode_sample(sample: Sample, task: PackTask) -> tuple[Members, str, npt.NDA
         members["cls"] = str(task.classes.index(sample.category)).encode()
     if sample.labels:
         members["labels.npy"] = _npy(multi_hot(sample.labels, task.classes))
-    return members, text, np.asarray(image)
+    return EncodedSample(members, text, np.asarray(image))
 
 
 def multi_hot(labels: Sequence[str], classes: Sequence[str]) -> npt.NDArray[np.uint8]:

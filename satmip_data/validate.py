@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import satmip_schemas
 
 from satmip_data import captioning
-from satmip_data.build import JOURNAL, TRAIN, BuildError, Progress
-from satmip_data.engines import run_unordered
+from satmip_data.build import JOURNAL, TRAIN, BuildError
+from satmip_data.engines import Local
+from satmip_data.progress import Progress, Show, no_show
 from satmip_data.sample_checks import check_sample
 from satmip_data.shards import Members, read_samples
 from satmip_data.storage import Store
@@ -72,7 +73,7 @@ class _Task:
     dataset: dict[str, Any]
 
 
-def validate(out: str, workers: int = 1, show: Callable[[Progress], None] = lambda progress: None) -> Report:
+def validate(out: str, workers: int = 1, show: Show = no_show) -> Report:
     """Check every byte and every sample of a shard directory.
 
     Raises:
@@ -86,9 +87,10 @@ def validate(out: str, workers: int = 1, show: Callable[[Progress], None] = lamb
     problems = list(_check_folder(store, dataset))
     reports: dict[str, ShardReport] = {}
     tasks = [_Task(store, entry, dataset) for entry in dataset["shards"] if store.exists(entry["name"])]
-    for report in run_unordered(_check_shard, tasks, workers):
+    for report in Local(workers).unordered(_check_shard, tasks):
         reports[report.name] = report
-        show(Progress("validate", len(reports), len(tasks), sum(len(r.keys) for r in reports.values()), 0))
+        samples, size = sum(len(r.keys) for r in reports.values()), sum(task.entry["bytes"] for task in tasks if task.entry["name"] in reports)
+        show(Progress("validate", len(reports), len(tasks), samples, 0, size))
     problems += [problem for name in sorted(reports) for problem in reports[name].problems]
     problems += _check_index(store, dataset, reports)
     train = [reports[entry["name"]].moments for entry in dataset["shards"] if entry["split"] == TRAIN and entry["name"] in reports]
@@ -101,7 +103,8 @@ def _check_folder(store: Store, dataset: dict[str, Any]) -> Iterator[Problem]:
         if store.exists(journal):
             yield Problem(journal, "finished", f"no work must be under way, however: run satmip-data {command} again to finish it")
     listed = {entry["name"] for entry in dataset["shards"]}
-    present = {name for name in store.names() if name.endswith(".tar")}
+    names = store.names()
+    present = {name for name in names if name.endswith(".tar")}
     for name in sorted(listed - present):
         yield Problem(name, "shards", "the shard is listed in dataset.json, however: it is not there")
     for name in sorted(present - listed):
@@ -110,9 +113,11 @@ def _check_folder(store: Store, dataset: dict[str, Any]) -> Iterator[Problem]:
         samples = sum(shard["samples"] for shard in dataset["shards"] if shard["split"] == split)
         if samples != entry["samples"]:
             yield Problem("dataset.json", "counts", f"split {split} must have {entry['samples']} samples, however: {samples}")
-    sizes = json.loads(store.read("sizes.json")) if store.exists("sizes.json") else None
-    if sizes != {shard["name"]: shard["samples"] for shard in dataset["shards"]}:
-        yield Problem("sizes.json", "counts", "sizes.json must hold the counts of dataset.json, however: it does not")
+    for split in dataset["splits"]:
+        name = f"{split}/sizes.json"
+        listed_sizes = {shard["name"].rpartition("/")[2]: shard["samples"] for shard in dataset["shards"] if shard["split"] == split}
+        if (json.loads(store.read(name)) if name in names else None) != listed_sizes:
+            yield Problem(name, "counts", f"{name} must hold the counts of dataset.json, however: it does not")
 
 
 def _check_shard(task: _Task) -> ShardReport:

@@ -230,7 +230,7 @@ def damage(built: Path, how: str) -> str:
         (built / "train/000099.tar").write_bytes(data)
         return "shards"
     if how == "other sizes.json":
-        (built / "sizes.json").write_text("{}")
+        (built / "train/sizes.json").write_text("{}")
         return "counts"
     if how == "other statistics":
         dataset = json.loads((built / "dataset.json").read_text())
