@@ -154,7 +154,7 @@ def test_the_platform_decides_resolution_and_years(records):
         assert platform.nadir_gsd <= record["gsd"] <= 1.36 * platform.nadir_gsd
         assert record["multi_resolution_dbl"] / record["pan_resolution_dbl"] == pytest.approx(4.003)
         time = pd.Timestamp(record["timestamp"])
-        assert platform.first - 0.01 <= time.year + time.dayofyear / 365.25 <= platform.last + 0.01
+        assert platform.first - 0.01 <= time.year + time.day_of_year / 365.25 <= platform.last + 0.01
     # a GeoEye-1 image at fountain_514_1's angle has its resolution
     assert 0.41 * math.cos(math.radians(21.8978748322)) ** -1.75 == pytest.approx(0.468074887991, rel=0.005)
 

@@ -70,7 +70,7 @@ def draw(place: Place, plan: Plan, shot: Acquisition) -> NDArray[np.uint8]:
     palette = colours(place, now)
     land = _land(place, plan, view, now, palette)
     heights, tops, veil = _paint(land, plan, shot, view, palette)
-    light = _light(view, heights, tops, veil) * land.texture
+    light = _light(view, heights, tops, veil, land.woods) * land.texture
     return _air(shot, view, land.image, light)
 
 
@@ -99,7 +99,7 @@ def _land(place: Place, plan: Plan, view: View, now: Season, palette: Colours) -
     image = Image.fromarray(codes.astype(np.uint8))
     image.putpalette(_ramps(palette).tobytes())
     texture = 1.0 + 0.034 * grain + 0.035 * patchy + _relief(rng, view, hills)
-    return _Land(image.convert("RGB"), height * (stands * np.float32(9.0)), texture)
+    return _Land(image.convert("RGB"), np.asarray(height * (stands * 9.0), np.float32), texture)
 
 
 def _ramps(palette: Colours) -> NDArray[np.uint8]:
@@ -234,9 +234,15 @@ class _Brush:
         self.tops.polygon(seen, fill=float(z.max()), outline=float(z.max()))
 
 
-def _light(view: View, heights: Array, tops: Array, veil: NDArray[np.uint8]) -> Array:
+def _light(view: View, heights: Array, tops: Array, veil: NDArray[np.uint8], woods: Array) -> Array:
     """Return the light on each pixel, (H, W): AMBIENT in shadow, 1 on level ground in the sun."""
-    over = shadow_heights(heights, view)
+    ground = shadow_heights(heights, view)
+    over = ground.copy()
+    rows, columns = np.nonzero((tops > 1.6) & (tops != woods))  # roofs: what is seen here stands a lean away
+    lean = tops[rows, columns]
+    down = np.rint(rows + lean * (view.lean[1] / view.pixel[1])).astype(np.int64)
+    right = np.rint(columns - lean * (view.lean[0] / view.pixel[0])).astype(np.int64)
+    over[rows, columns] = ground[down.clip(0, tops.shape[0] - 1), right.clip(0, tops.shape[1] - 1)]
     dark = np.clip((over - tops) * 2.0 - 0.3, 0, 1)
     dark = np.maximum(dark, (veil > 0) & (tops < 1.0))
     return np.asarray(1.0 - (1.0 - AMBIENT) * dark, np.float32)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from satmip_data.demo.physics import style
-from satmip_data.demo.plan import Plan, Points, Shape, fields, frame, patch, ring, road, town
+from satmip_data.demo.plan import Plan, Points, Shape, around, fields, frame, patch, ring, road
 from satmip_data.demo.world import Place
 from satmip_data.records import Point
 
@@ -22,15 +22,6 @@ def make_plan(place: Place) -> Plan:
     plan = Plan(rng, region, reach, place.wet, angle, trees=trees)
     LAYOUTS[place.category](plan, place.size)
     return plan
-
-
-def _around(plan: Plan, keep: Point, townish: float) -> None:
-    """Surround an object with a town, with fields or with open land."""
-    draw = float(plan.rng.random())
-    if draw < townish:
-        town(plan, keep)
-    elif draw < townish + (1 - townish) * min(0.25 + plan.wet, 0.75):
-        fields(plan, keep)
 
 
 def _crop_field(plan: Plan, size: float) -> None:
@@ -91,7 +82,7 @@ def _golf_course(plan: Plan, size: float) -> None:
 
 def _lake_or_pond(plan: Plan, size: float) -> None:
     rng = plan.rng
-    _around(plan, (size * 1.15, size * 1.15), 0.25)
+    around(plan, (size * 1.15, size * 1.15), 0.25)
     if rng.random() < 0.5:
         road(plan, (-plan.reach, -0.65 * size), (plan.reach, -0.6 * size), 6.0, "dirt")
     rough = float(rng.uniform(0.12, 0.4))
@@ -110,24 +101,32 @@ def _multi_unit_residential(plan: Plan, size: float) -> None:
     depth, gap = float(rng.uniform(11, 15)), 8.0 + 0.7 * height
     rows = max(2, int(size * 0.85 / (depth + gap)))
     extent = (size, rows * (depth + gap))
-    _around(plan, extent, 0.85)
+    around(plan, extent, 0.85)
     plan.rect((0, 0), extent, "lawn")
     columns = 1 if size < 85 else 2
     material, length = plan.roof(), size / columns - 10.0
-    for j in range(rows):
-        y = (j - (rows - 1) / 2) * (depth + gap)
+    centres = [
+        ((i - (columns - 1) / 2) * size / columns, (j - (rows - 1) / 2) * (depth + gap))
+        for j in range(rows)
+        for i in range(columns)
+    ]
+    for y in sorted({y for _, y in centres}):
         plan.rect((0, y + depth / 2 + gap / 2), (extent[0], 5.5), "asphalt")
         for x in np.arange(-size / 2 + 4, size / 2 - 4, 2.7):
             plan.car((float(x), y + depth / 2 + gap / 2 - 1.8), 90.0)
-        for i in range(columns):
-            x = (i - (columns - 1) / 2) * size / columns
-            tall = height * float(rng.choice([0.7, 1, 1, 1.0]))
-            plan.rect((x, y), (length, depth), material, height=tall, shade=float(rng.uniform(0.9, 1.05)))
-            for k in np.arange(-length / 2 + 8, length / 2 - 4, 16.0):
-                plan.rect((x + k, y), (4, 4), "concrete", height=tall + 2.5, base=tall)
-            for k in np.arange(-length / 2, length / 2, 9.0)[: 12 if plan.wet > 0.25 else 2]:
-                plan.tree((x + float(k), y - depth / 2 - 4.5), float(rng.uniform(1.5, 3)))
+    for x, y in centres:
+        for k in np.arange(-length / 2, length / 2, 9.0)[: 12 if plan.wet > 0.25 else 2]:
+            plan.tree((x + float(k), y - depth / 2 - 4.5), float(rng.uniform(1.5, 3)))
+    for centre in centres:  # last, for they lean over what stands behind them
+        _slab(plan, centre, (length, depth), height * float(rng.choice([0.7, 1, 1, 1])), material)
     plan.box(frame(extent))
+
+
+def _slab(plan: Plan, centre: Point, size: Point, height: float, material: str) -> None:
+    """Build a block of flats with the heads of its lifts on the roof."""
+    plan.rect(centre, size, material, height=height, shade=float(plan.rng.uniform(0.9, 1.05)))
+    for k in np.arange(-size[0] / 2 + 8, size[0] / 2 - 4, 16.0):
+        plan.rect((centre[0] + float(k), centre[1]), (4, 4), "concrete", height=height + 2.5, base=height)
 
 
 def _parking_lot_or_garage(plan: Plan, size: float) -> None:
@@ -136,11 +135,7 @@ def _parking_lot_or_garage(plan: Plan, size: float) -> None:
     extent = (size, bays * 17.0)
     store = rng.random() < 0.6
     keep = (size + 8, extent[1] + (100 if store else 8))
-    _around(plan, keep, 0.9)
-    if store:
-        plan.rect((0, extent[1] / 2 + 22), (size * float(rng.uniform(0.6, 1)), 36), "roof_white", height=9.0)
-        for x in np.arange(-size * 0.25, size * 0.25, 11.0):
-            plan.rect((float(x), extent[1] / 2 + 22 + float(rng.uniform(-9, 9))), (3, 2.4), "roof_grey", height=11.0, base=9.0)
+    around(plan, keep, 0.9)
     plan.rect((0, 0), extent, "asphalt", shade=float(rng.uniform(0.8, 1.25)))
     plan.rect((size / 2 - 3.5, -plan.reach / 2 - extent[1] / 2), (7, plan.reach), "asphalt")
     islands = rng.random() < 0.6
@@ -155,13 +150,17 @@ def _parking_lot_or_garage(plan: Plan, size: float) -> None:
             plan.rect((x, y), (3, 11), "lawn")
             plan.tree((x, y - 2.5), 2.0)
             plan.tree((x, y + 2.5), 2.0)
+    if store:
+        plan.rect((0, extent[1] / 2 + 22), (size * float(rng.uniform(0.6, 1)), 36), "roof_white", height=9.0)
+        for x in np.arange(-size * 0.25, size * 0.25, 11.0):
+            plan.rect((float(x), extent[1] / 2 + 22 + float(rng.uniform(-9, 9))), (3, 2.4), "roof_grey", height=11.0, base=9.0)
     plan.box(frame(extent))
 
 
 def _road_bridge(plan: Plan, size: float) -> None:
     rng, reach = plan.rng, plan.reach
     river = size - 16.0
-    _around(plan, (river * 1.2, 2.2 * reach), 0.5)
+    around(plan, (river * 1.2, 2.2 * reach), 0.5)
     t = np.linspace(-1.1, 1.1, 40)
     bend = size * float(rng.uniform(0.1, 0.4)) * np.sin(1.6 * t + float(rng.uniform(0, 6)))
     line = np.stack([bend - bend[20], t * reach], 1)
@@ -184,7 +183,7 @@ def _road_bridge(plan: Plan, size: float) -> None:
 def _runway(plan: Plan, size: float) -> None:
     rng = plan.rng
     wide = float(rng.choice([23, 30, 36, 45]))
-    _around(plan, (4 * plan.reach, wide * 4.2), 0.15)
+    around(plan, (4 * plan.reach, wide * 4.2), 0.15)
     plan.trees *= 0.3
     start, length = -size / 2, size / 2 + plan.reach * 1.4
     middle = start + length / 2
@@ -213,7 +212,7 @@ def _solar_farm(plan: Plan, size: float) -> None:
     rng = plan.rng
     extent = (size, size * float(rng.uniform(0.5, 1.0)))
     plan.angle = float(rng.normal(0, 3)) if rng.random() < 0.7 else plan.angle  # rows face the equator
-    _around(plan, (size + 10, extent[1] + 10), 0.2)
+    around(plan, (size + 10, extent[1] + 10), 0.2)
     plan.rect((0, 0), (size + 4, extent[1] + 4), "dirt")
     plan.rect((0, 0), (size, extent[1]), "lawn" if plan.wet > 0.4 else "soil", shade=1.05)
     pitch = float(rng.uniform(4.5, 8.5))
@@ -237,7 +236,7 @@ def _stadium(plan: Plan, size: float) -> None:
     rng = plan.rng
     a, b = size / 2, size / 2 * float(rng.uniform(0.68, 0.86))
     power = float(rng.uniform(2.1, 4.5))
-    _around(plan, (size * 1.5, b * 3.0), 0.8)
+    around(plan, (size * 1.5, b * 3.0), 0.8)
     plan.add(ring(a * 1.3, b * 1.35, 40, 3.0), str(rng.choice(["concrete", "asphalt"])))
     for _ in range(90):
         turn, way = float(rng.uniform(0, 360)), float(rng.uniform(1.1, 1.26))
@@ -286,7 +285,7 @@ def _storage_tank(plan: Plan, size: float) -> None:
     columns, rows = ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3), (4, 3))[int(rng.integers(6))]
     cell = size / columns
     extent = (size, cell * rows)
-    _around(plan, (size + 14, extent[1] + 14), 0.35)
+    around(plan, (size + 14, extent[1] + 14), 0.35)
     plan.rect((0, 0), (size + 12, extent[1] + 12), "gravel" if rng.random() < 0.6 else "lawn")
     material = str(rng.choice(["roof_white", "roof_white", "roof_grey", "roof_rust"]))
     floating, single = rng.random() < 0.45, rng.random() < 0.5 and columns * rows <= 6
@@ -319,7 +318,7 @@ def _tank(plan: Plan, centre: Point, size: Point, material: str, floating: bool)
 def _water_treatment_facility(plan: Plan, size: float) -> None:
     rng = plan.rng
     extent = (size, size * float(rng.uniform(0.75, 1.0)))
-    _around(plan, (size + 8, extent[1] + 8), 0.4)
+    around(plan, (size + 8, extent[1] + 8), 0.4)
     plan.rect((0, 0), (size + 4, extent[1] + 4), "lawn" if plan.wet > 0.2 else "gravel")
     plan.rect((0, 0), (size, 5), "asphalt")
     plan.rect((0, -extent[1] / 4), (5, extent[1] / 2), "asphalt")
@@ -348,7 +347,7 @@ def _water_treatment_facility(plan: Plan, size: float) -> None:
 
 def _wind_farm(plan: Plan, size: float) -> None:
     rng = plan.rng
-    _around(plan, (size, size * 0.8), 0.0)
+    around(plan, (size, size * 0.8), 0.0)
     plan.trees *= 0.4
     count = int(rng.choice([1, 2, 2, 3])) if size > 80 else 1
     tall, wind = float(rng.uniform(38, 62)), float(rng.uniform(0, 180))

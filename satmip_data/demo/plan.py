@@ -151,6 +151,15 @@ def frame(size: Point, centre: Point = (0.0, 0.0)) -> Points:
     return np.array([(-w, -h), (w, -h), (w, h), (-w, h)]) + centre
 
 
+def around(plan: Plan, keep: Point, townish: float) -> None:
+    """Surround a free rectangle of `keep` metres with a town (its chance is `townish`), with fields or with open land."""
+    draw = float(plan.rng.random())
+    if draw < townish:
+        town(plan, keep)
+    elif draw < townish + (1 - townish) * min(0.25 + plan.wet, 0.75):
+        fields(plan, keep)
+
+
 def town(plan: Plan, keep: Point) -> None:
     """Lay streets with houses around a free rectangle of `keep` metres about the centre."""
     rng, reach = plan.rng, plan.reach
@@ -207,7 +216,7 @@ def fields(plan: Plan, keep: Point) -> None:
 
 
 def patch(plan: Plan, centre: Point, size: Point, rows: bool, crop: str | None = None) -> None:
-    """Lay one field, with rows of plants where `rows`; on dry land some lie fallow."""
+    """Lay one field, with rows of plants where `rows`; on dry land some lie bare."""
     rng = plan.rng
     idle = rng.random() < 0.25 + 0.6 * max(0.0, 0.4 - plan.wet)
     material = crop or ("soil" if idle else f"crop{int(rng.integers(5))}")

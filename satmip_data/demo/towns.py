@@ -19,11 +19,11 @@ _TABLE = """
 AF Cairo 30.0 31.3 EGY 0; AF Tamanrasset 22.8 5.5 DZA 0; AF Marrakesh 31.6 -8.0 MAR 2; AF Tunis 36.8 10.1 TUN 4
 AF Dakar 14.7 -17.2 SEN 3; AF Niamey 13.5 2.1 NER 2; AF Kano 12.0 8.5 NGA 3; AF Lagos 6.6 3.4 NGA 8
 AF Accra 5.7 -0.2 GHA 6; AF Douala 4.1 9.8 CMR 9; AF Kisangani 0.5 25.2 COD 9; AF Nairobi -1.2 36.8 KEN 6
-AF AddisAbaba 9.0 38.7 ETH 6; AF Khartoum 15.5 32.5 SDN 0; AF Lusaka -15.4 28.3 ZMB 5; AF Windhoek -22.6 17.1 NAM 1
-AF Johannesburg -26.2 28.1 ZAF 5; AF CapeTown -33.9 18.7 ZAF 4; AF Antananarivo -18.9 47.5 MDG 7; AF Maputo -25.9 32.5 MOZ 5
+AF AddisAbaba 9.0 38.7 ETH 6; AF Khartoum 15.5 32.5 SDN 0; AF Lusaka -15.4 28.3 ZMB 5; AF Upington -28.4 21.2 ZAF 1
+AF Johannesburg -26.2 28.1 ZAF 5; AF Paarl -33.7 19.0 ZAF 4; AF Antananarivo -18.9 47.5 MDG 7; AF Maputo -25.9 32.5 MOZ 5
 AS Ankara 39.9 32.7 TUR 4; AS Tehran 35.6 51.3 IRN 2; AS Riyadh 24.7 46.7 SAU 0; AS Dubai 25.1 55.3 ARE 0
 AS Karachi 24.9 67.1 PAK 1; AS Delhi 28.7 77.1 IND 4; AS Nagpur 21.1 79.1 IND 5; AS Chennai 13.1 80.2 IND 6
-AS Colombo 6.9 79.9 LKA 9; AS Dhaka 23.8 90.3 BGD 8; AS Bangkok 13.8 100.6 THA 7; AS Hanoi 21.0 105.8 VNM 8
+AS Colombo 6.9 79.9 LKA 9; AS Dhaka 23.8 90.3 BGD 8; AS PhnomPenh 11.6 104.9 KHM 7; AS Hanoi 21.0 105.8 VNM 8
 AS KualaLumpur 3.1 101.6 MYS 9; AS Jakarta -6.3 106.8 IDN 8; AS Makassar -5.2 119.5 IDN 8; AS Manila 14.6 121.0 PHL 8
 AS Chengdu 30.6 104.1 CHN 7; AS Wuhan 30.5 114.3 CHN 7; AS Beijing 39.9 116.3 CHN 4; AS Harbin 45.7 126.6 CHN 5
 AS Urumqi 43.8 87.6 CHN 1; AS Seoul 37.5 127.0 KOR 6; AS Sapporo 43.1 141.3 JPN 7; AS Osaka 34.7 135.6 JPN 7

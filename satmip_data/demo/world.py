@@ -266,7 +266,7 @@ def record(place: Place, shot: Acquisition, boxes: tuple[Box, ...]) -> dict[str,
     """Return the metadata of an image as fMoW's ground-truth form has them, key by key."""
     grid = shot.grid
     rng = np.random.default_rng([*shot.seed, 3])
-    cardinal = ((grid.west + grid.east) / 2, (grid.south + grid.north) / 2)
+    centre = ((grid.west + grid.east) / 2, (grid.south + grid.north) / 2)
     return {
         "approximate_wavelengths": [661, 545, 477],
         "bounding_boxes": _bounding_boxes(place, shot, boxes),
@@ -291,7 +291,7 @@ def record(place: Place, shot: Acquisition, boxes: tuple[Box, ...]) -> dict[str,
         **_spread("sun_elevation", shot.sun[1], float(rng.uniform(0.05, 0.15))),
         **_strip("target_azimuth", shot.target_azimuth),
         "timestamp": _timestamp(shot.time),
-        "utm": utm_zone(cardinal),
+        "utm": utm_zone(centre),
     }
 
 
