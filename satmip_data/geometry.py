@@ -49,6 +49,19 @@ def window_from_aoi(aoi: Aoi, width: int, height: int, context: float = 0.0, fit
     return Window(left, top, right - left, bottom - top)
 
 
+def grid(width: int, height: int, tile: int) -> tuple[tuple[str, Window], ...]:
+    """Return the windows of side `tile` that together show every pixel, row by row, each with its name ("r0c1").
+
+    The last ones of a row or column are moved back inside; along a side shorter than `tile` there is one, of that side.
+    """
+    across, down = min(tile, width), min(tile, height)
+    return tuple(
+        (f"r{row}c{column}", Window(min(column * across, width - across), min(row * down, height - down), across, down))
+        for row in range(-(-height // down))
+        for column in range(-(-width // across))
+    )
+
+
 def _meets(start: float, length: float, limit: int) -> bool:
     """Tell whether a span, without its context, shares a pixel with [0, limit)."""
     first, stop = _span(start, length, 0.0)

@@ -74,6 +74,20 @@ def read_chip(
     return pixels.resize(size, Image.Resampling.BICUBIC)
 
 
+def image_size(image: bytes | str | Path) -> tuple[int, int]:
+    """Return width and height as the image's header says; of a file no more than that is read.
+
+    Raises:
+        ImageError: `image_unreadable`.
+    """
+    try:
+        stream = io.BytesIO(image) if isinstance(image, bytes) else image
+        with _without_pillow_limit(), Image.open(stream, formats=FORMATS) as header:
+            return header.size
+    except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
+        raise ImageError("image_unreadable", f"an image must have a header, however: {type(error).__name__}: {error}") from error
+
+
 def _file_bytes(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()

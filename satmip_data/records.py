@@ -156,6 +156,8 @@ REASONS = {
     "aoi_outside": "the box lies outside the image",
     "aoi_tiny": "the box is smaller than --min-side pixels",
     "no_georeference": "the scene cannot be placed on Earth and the source requires it",
+    "not_in_split_file": "the user's --split-file does not name it",
+    "unscaled": "the pixels cannot become 8-bit RGB without --bands or --stretch",
     "duplicate_key": "another scene has the same key",
     "image_unreadable": "the image cannot be decoded",
     "image_too_large": "the image has more pixels than --max-pixels",

@@ -31,6 +31,8 @@ def contact_sheet(chips: Sequence[tuple[str, bytes, str]], columns: int = 6) -> 
         x, y = MARGIN + (i % columns) * (CELL + MARGIN), MARGIN + (i // columns) * cell_height
         with Image.open(io.BytesIO(data)) as image:
             chip = image.convert("RGB")
+        enlarged = max(CELL // max(chip.size), 1)
+        chip = chip.resize((chip.width * enlarged, chip.height * enlarged), Image.Resampling.NEAREST)
         chip.thumbnail((CELL, CELL))
         sheet.paste(chip, (x, y))
         for j, line in enumerate(text):

@@ -1,0 +1,205 @@
+"""What every source of images in the user's own layout shares: the reading of any image, and the dealing of splits."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, ClassVar
+
+from PIL import Image
+
+from satmip_data import geometry, imagery, raster, splits
+from satmip_data.records import Georeference, Metadata, Reject, Sample, Window
+from satmip_data.sources.base import ImageFiles, InvalidError, Item, reject
+from satmip_data.storage import Store
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", *raster.SUFFIXES)
+MAX_KEY = 64
+"""Longest key of a scene, which leaves room for the name of a box."""
+
+
+@dataclass(frozen=True)
+class Archive(ImageFiles):
+    """Images that Pillow or rasterio reads, in splits that folders, a user's lists or seeded shares name."""
+
+    default_shares: ClassVar[str] = "train=80,val=20"
+
+    bands: str = field(
+        default="auto",
+        metadata={
+            "help": "bands of a raster for red, green and blue, from 1, as 4,3,2; auto takes those that it names, all of three, "
+            "and 4,3,2 of the 12 or 13 of Sentinel-2"
+        },
+    )
+    stretch: str = field(
+        default="none",
+        metadata={
+            "help": "how a raster's values become 8-bit: none (they are), minmax:LOW,HIGH (the same for all), percentile or "
+            "percentile:LOW,HIGH (of each band over the whole raster; 2,98 where not given)"
+        },
+    )
+    shares: str = field(
+        default="",
+        metadata={"help": "shares of the splits where nothing names them, dealt from --split-seed, as train=60,val=20,test=20"},
+    )
+    split_file: str = field(
+        default="", metadata={"help": "lists of the splits: JSON, CSV, text, or a folder of lists named train, val, test"}
+    )
+    split_seed: int = field(default=0, metadata={"help": "of the dealing of splits"})
+
+    def __post_init__(self) -> None:
+        """Refuse options no build can have."""
+        raster.parse_bands(self.bands)
+        raster.parse_stretch(self.stretch)
+        splits.parse_shares(self.shares or self.default_shares)
+
+    def deal_splits(self, names: Mapping[str, str], folders: Mapping[str, str | None]) -> dict[str, str | None]:
+        """Return the split of each name; None where `split_file` does not name it.
+
+        Args:
+            names: name (a path or a place) -> its class, of which all splits get their share.
+            folders: name -> the split that the archive itself gives it, which counts where there is no `split_file`.
+
+        Raises:
+            splits.SplitFileError: the lists cannot be read, or name none of `names`.
+        """
+        if self.split_file:
+            lists = splits.read_split_file(self.split_file)
+            found = {name: splits.find_split(lists, name) for name in names}
+            if not any(found.values()):
+                raise splits.SplitFileError(
+                    f"--split-file must name samples of the archive, however: {next(iter(lists))!r} and all others of "
+                    f"{self.split_file} are not among them, which are like {next(iter(names))!r}"
+                )
+            return found
+        loose = {name: stratum for name, stratum in names.items() if folders[name] is None}
+        dealt = splits.deal(loose, splits.parse_shares(self.shares or self.default_shares), self.split_seed)
+        return {name: folders[name] or dealt[name] for name in names}
+
+    def read_image(self, root: str, path: str) -> "ImageHead":
+        """Return size and georeference of an image from its header.
+
+        Raises:
+            imagery.ImageError: the header cannot be read.
+            raster.ScaleError: the image is a raster that needs `bands` or `stretch`.
+        """
+        store, name = locate(root, path)
+        if not path.lower().endswith(raster.SUFFIXES):
+            width, height = imagery.image_size(store.path(name) if store.local else store.read(name))
+            return ImageHead(width, height, None, {})
+        header = raster.read_header(store, name)
+        raster.check_scale(header, raster.parse_stretch(self.stretch))
+        raster.choose_bands(header, raster.parse_bands(self.bands))
+        return ImageHead(header.width, header.height, header.georeference, header.tags)
+
+    def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
+        """Read the window of a raster alone, and of any other image the whole. See `Source.read_chip`."""
+        store, name = locate(root, sample.path)
+        expected, window = (sample.scene_width, sample.scene_height), sample.window
+        if not sample.path.lower().endswith(raster.SUFFIXES):
+            return imagery.read_chip(_read(store, name), window, size, expected, max_pixels)
+        if window.width * window.height > max_pixels:
+            message = f"a window must have at most {max_pixels} pixels, however: {window!r}"
+            raise imagery.ImageError("image_too_large", message)
+        bands, stretch = raster.parse_bands(self.bands), raster.parse_stretch(self.stretch)
+        return raster.compose(raster.read_layers(store, name, bands, stretch, window, expected), size)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHead:
+    """What the head of an image tells: size in pixels, and of a raster its georeference and tags."""
+
+    width: int
+    height: int
+    georeference: Georeference | None
+    tags: dict[str, str]
+
+
+def _read(store: Store, name: str) -> bytes:
+    try:
+        return store.read(name)
+    except OSError as error:
+        raise imagery.ImageError("image_unreadable", f"an image must be readable, however: {name}: {error}") from error
+
+
+def archive_url(root: str) -> str:
+    """Return the URL below which the files of `root` lie: a zip file is read as the folder that it holds, and never unpacked."""
+    return f"zip://::{root}" if root.lower().endswith(".zip") and not root.startswith("zip:") else root
+
+
+def locate(root: str, path: str) -> tuple[Store, str]:
+    """Return where an image lies: below `root`, or at an absolute path or a URL of its own."""
+    path = path.removeprefix("file://")
+    if "://" in path:
+        protocol, _, rest = path.partition("://")
+        bucket, _, name = rest.partition("/")
+        return Store(f"{protocol}://{bucket}"), name
+    if path.startswith("/"):
+        folder, _, name = path.rpartition("/")
+        return Store(folder), name
+    return Store(archive_url(root)), path
+
+
+def failure(item: Item, error: Exception, key: str) -> Reject:
+    """Return the reject of an item whose image or record is not as it must be."""
+    if isinstance(error, imagery.ImageError):
+        return reject(item, error.reason, str(error), key)
+    if isinstance(error, raster.ScaleError):
+        return reject(item, "unscaled", str(error), key)
+    return reject(item, "metadata_invalid", str(error) or type(error).__name__, key)
+
+
+def left_out(item: Item, key: str) -> Reject:
+    """Return the reject of an item that the user's lists do not name."""
+    return reject(item, "not_in_split_file", "--split-file must name every sample that is wanted, however: not this one", key)
+
+
+def make_key(*parts: str) -> str:
+    """Return a scene's key from parts of its path: lower case, of letters, digits, "_" and "-".
+
+    Two names that differ in other signs only have one key, and the second becomes a `duplicate_key`. A key longer than `MAX_KEY`
+    ends with a hash of the whole.
+    """
+    text = re.sub(r"[^a-z0-9_-]+", "_", "_".join(parts).lower()).strip("_") or "_"
+    if len(text) <= MAX_KEY:
+        return text
+    digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return f"{text[: MAX_KEY - len(digest) - 1]}_{digest}"
+
+
+def dump(record: Mapping[str, Any]) -> str:
+    """Return the JSON of an `Item.record`."""
+    return json.dumps(record, ensure_ascii=False)
+
+
+def placed(metadata: dict[str, Any], georeference: Georeference | None, window: Window) -> Metadata:
+    """Return metadata with what a georeference measures: GSD on the ground, pixel size and location.
+
+    Args:
+        metadata: attributes of `Metadata`, which the measured ones replace.
+        georeference: of the image; None leaves all as it is.
+        window: where the GSD is measured, since it changes over a raster in degrees.
+
+    Raises:
+        InvalidError: the georeference places the window nowhere on Earth.
+    """
+    if georeference is None:
+        return Metadata(**metadata)
+    size = (window.width, window.height)
+    try:
+        measured = {
+            "gsd": geometry.ground_gsd(georeference, window, size),
+            # The centre of an image that ends as far beyond the window as it begins before it is the window's.
+            "pixel_size": geometry.pixel_size(georeference, 2 * window.x + window.width, 2 * window.y + window.height),
+            "location": geometry.window_centre(georeference, window),
+        }
+        return Metadata(**{**metadata, **measured})
+    except (ValueError, RuntimeError) as error:  # pyproj's errors are RuntimeErrors
+        raise InvalidError(f"a georeference must place the image on Earth, however: {georeference!r}: {error}") from error
+
+
+def stem(path: str) -> str:
+    """Return a path without the ending of its file."""
+    return str(PurePosixPath(path).with_suffix(""))

@@ -1,0 +1,133 @@
+"""A folder of georeferenced rasters (GeoTIFF, JPEG 2000), cut on a grid.
+
+Layout: any folders; `train`, `val` and `test` among them name the splits. A raster is one place: its windows stay in one split.
+"""
+
+import datetime as dt
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, ClassVar
+
+from satmip_data.geometry import grid
+from satmip_data.imagery import ImageError
+from satmip_data.raster import SUFFIXES, ScaleError
+from satmip_data.records import Aoi, Scene
+from satmip_data.sources.archive import Archive, ImageHead, archive_url, dump, failure, left_out, make_key, placed, stem
+from satmip_data.sources.base import Found, InvalidError, Item, LayoutError, list_files, reject
+from satmip_data.splits import folder_split
+
+TIME_TAG = "ACQUISITIONDATETIME"
+"""GDAL's tag for the time of acquisition; a TIFF's own DateTime is the time at which the file was made."""
+
+_DIRECTIVES = {
+    "%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}", "%H": r"\d{2}", "%M": r"\d{2}", "%S": r"\d{2}", "%j": r"\d{3}", "%y": r"\d{2}"
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GeoTiff(Archive):
+    """Georeferenced rasters, one sample a window of the grid.
+
+    Each window is a scene of its own, whose GSD is measured on the ground through its own centre: the pixels of a raster in
+    degrees grow towards the equator. The key is the raster's path with the window's row and column.
+    """
+
+    name: ClassVar[str] = "geotiff"
+    licence: ClassVar[str] = "as the rasters' own"
+
+    tile: int = field(
+        default=256, metadata={"help": "side of the boxes of the grid in pixels; the last ones are moved back inside"}
+    )
+    time_tag: str = field(
+        default=TIME_TAG, metadata={"help": "tag of a raster that holds its time of acquisition, UTC (as TIFFTAG_DATETIME)"}
+    )
+    time_pattern: str = field(
+        default="", metadata={"help": "time of acquisition, UTC, in the name of a file, as %Y%m%dT%H%M%S; goes before the tag"}
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse options no build can have."""
+        super().__post_init__()
+        if self.tile < 1:
+            raise ValueError(f"tile must be at least 1 pixel, however: {self.tile}")
+        if self.time_pattern:
+            _pattern(self.time_pattern)
+
+    def list_items(self, root: str) -> list[Item]:
+        """List the rasters, each with its split.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        paths = sorted(path for path in list_files(archive_url(root)) if path.lower().endswith(SUFFIXES))
+        if not paths:
+            raise LayoutError(f"a folder of rasters needs files that end with {', '.join(SUFFIXES)}, however: {root!r} has none")
+        split = self.deal_splits(dict.fromkeys(paths, ""), {path: folder_split(path) for path in paths})
+        return [Item("", path, dump({"split": split[path]})) for path in paths]
+
+    def read_item(self, root: str, item: Item) -> list[Found]:
+        """Return the windows of one raster, or its reject."""
+        split, key = json.loads(item.record)["split"], make_key(stem(item.image))
+        if split is None:
+            return [left_out(item, key)]
+        try:
+            head = self.read_image(root, item.image)
+            if head.georeference is None:
+                message = "a raster must have a CRS and a transform, however: it has none"
+                return [reject(item, "no_georeference", message, key)]
+            return list(self._scenes(key, split, item.image, head))
+        except (ImageError, ScaleError, ValueError, ArithmeticError) as error:
+            return [failure(item, error, key)]
+
+    def _scenes(self, key: str, split: str, path: str, head: ImageHead) -> list[Scene]:
+        known = self._known(path, head.tags)
+        windows = grid(head.width, head.height, self.tile)
+        return [
+            Scene(
+                key=make_key(key, name) if len(windows) > 1 else key,
+                split=split,
+                place=key,
+                path=path,
+                width=head.width,
+                height=head.height,
+                metadata=placed(known, head.georeference, window),
+                georeference=head.georeference,
+                aois=(Aoi(window.x, window.y, window.width, window.height),),
+            )
+            for name, window in windows
+        ]
+
+    def _known(self, path: str, tags: dict[str, str]) -> dict[str, Any]:
+        """Return what the tags (GDAL's IMAGERY domain) and the file's name tell."""
+        cloud = tags.get("CLOUDCOVER")
+        return {
+            "datetime": self._time(PurePosixPath(path).stem, tags),
+            "platform": tags.get("SATELLITEID") or None,
+            # 500 and more say why there is no value.
+            "cloud_cover": float(cloud) if cloud is not None and 0.0 <= float(cloud) <= 100.0 else None,
+        }
+
+    def _time(self, name: str, tags: dict[str, str]) -> dt.datetime | None:
+        if self.time_pattern:
+            if (match := re.search(_pattern(self.time_pattern), name)) is None:
+                raise InvalidError(f"a file's name must hold a time like {self.time_pattern!r}, however: {name!r}")
+            return _parse(match[0], self.time_pattern)
+        text = tags.get(self.time_tag)
+        return None if text is None else _parse(text.replace(":", "-", 2)[:19].replace("T", " "), "%Y-%m-%d %H:%M:%S")
+
+
+def _pattern(text: str) -> str:
+    """Return the regular expression of what a pattern of strptime's directives stands for."""
+    parts = re.split("(%.)", text)
+    if unknown := [part for part in parts if part.startswith("%") and part not in _DIRECTIVES]:
+        raise ValueError(f"a time pattern may hold {' '.join(_DIRECTIVES)}, however: {unknown[0]!r} in {text!r}")
+    return "".join(_DIRECTIVES.get(part) or re.escape(part) for part in parts)
+
+
+def _parse(text: str, pattern: str) -> dt.datetime:
+    try:
+        return dt.datetime.strptime(text, pattern).replace(tzinfo=dt.UTC)
+    except ValueError as error:
+        raise InvalidError(f"a time must be like {pattern!r}, however: {text!r}") from error

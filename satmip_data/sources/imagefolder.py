@@ -1,0 +1,91 @@
+"""Labelled images in folders named after their class, with or without folders of splits around them."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, ClassVar
+
+from satmip_data.imagery import ImageError
+from satmip_data.raster import ScaleError
+from satmip_data.records import Aoi, Scene, Window
+from satmip_data.sources.archive import IMAGE_SUFFIXES, Archive, archive_url, dump, failure, left_out, make_key, placed
+from satmip_data.sources.base import Found, Item, LayoutError, list_files, reject
+from satmip_data.splits import folder_split
+
+
+@dataclass(frozen=True)
+class ImageFolder(Archive):
+    """Images at `.../<class>/<name>` or `.../<split>/<class>/<name>`, in a folder or a zip file; whole images are the samples.
+
+    Samples keep their class; what else is known is the same for a whole set (`known`), or measured on a georeferenced raster.
+    The evaluation sets are folders of this kind, and say here what differs: their classes, shares and licence.
+    """
+
+    name: ClassVar[str] = "imagefolder"
+    licence: ClassVar[str] = "as the images' own"
+    default_size: ClassVar[int | None] = None
+    classes: ClassVar[tuple[str, ...]] = ()
+    """Names of the set's classes; folders of other names are not read. Empty: all folders are classes."""
+    known: ClassVar[dict[str, Any]] = {}
+    """Attributes of `Metadata` that hold for every image of the set."""
+
+    def list_items(self, root: str) -> list[Item]:
+        """List the images, each with its class and split.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        paths = sorted(path for path in list_files(archive_url(root)) if _is_image(path))
+        categories = {path: self._category(path) for path in paths}
+        if not any(categories.values()):
+            wanted = f", the class being one of {', '.join(self.classes)}" if self.classes else ""
+            raise LayoutError(f"{self.name} needs images at .../<class>/<image> below its root{wanted}; however: {root!r} has none")
+        known = {path: category for path, category in categories.items() if category}
+        split = self.deal_splits(known, {path: _folder_split(path) for path in known})
+        return [Item("", path, dump({"split": split.get(path), "category": category})) for path, category in categories.items()]
+
+    def _category(self, path: str) -> str | None:
+        folder = PurePosixPath(path).parent.name
+        return match_class(folder, self.classes) if self.classes else folder or None
+
+    def read_item(self, root: str, item: Item) -> list[Found]:
+        """Return the scene of one image, or its reject."""
+        record, path = json.loads(item.record), PurePosixPath(item.image)
+        split, category = record["split"], record["category"]
+        folder = path.parent.name
+        # Names mostly begin with their class already, and are unique in a split only.
+        named = path.stem if path.stem.lower().startswith(folder.lower()) else f"{folder}_{path.stem}"
+        key = make_key(_folder_split(item.image) or "", named)
+        if category is None:
+            return [reject(item, "metadata_invalid", f"an image's folder must be one of the classes, however: {folder!r}", key)]
+        if split is None:
+            return [left_out(item, key)]
+        try:
+            head = self.read_image(root, item.image)
+            window = Window(0, 0, head.width, head.height)
+            metadata = placed(self.known, head.georeference, window)
+        except (ImageError, ScaleError, ValueError) as error:
+            return [failure(item, error, key)]
+        aoi = Aoi(0, 0, head.width, head.height, category)
+        return [Scene(key, split, key, item.image, head.width, head.height, metadata, head.georeference, (aoi,))]
+
+
+def _is_image(path: str) -> bool:
+    hidden = any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(path).parts)
+    return path.lower().endswith(IMAGE_SUFFIXES) and not hidden
+
+
+def _folder_split(path: str) -> str | None:
+    """Return the split that a folder around that of the class names."""
+    return folder_split(str(PurePosixPath(path).parent))
+
+
+def match_class(folder: str, classes: Sequence[str]) -> str | None:
+    """Return the class that a folder is named after, whatever its case, spaces, hyphens and underscores, or None."""
+    return next((name for name in classes if _plain(name) == _plain(folder)), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).lower()
