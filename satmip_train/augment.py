@@ -182,7 +182,7 @@ def resize_weights(start: Tensor, length: Tensor, flip: Tensor, source: int, tar
     pixel = torch.arange(source, device=start.device, dtype=torch.float32) + 0.5
     distance = (pixel - (start + (index + 0.5) * scale)).abs_()  # (B, target, source)
     weight = (1 - distance.div_(scale.clamp(min=1))).clamp_(min=0)
-    weight = torch.where((pixel > start) & (pixel < start + length), weight, 0)
+    weight.mul_((pixel > start) & (pixel < start + length))
     return weight.div_(weight.sum(2, keepdim=True))
 
 
