@@ -29,6 +29,9 @@ from satmip_train.plan import Plan, describe, plan_run
 from satmip_train.shards import Dataset, Readers
 from satmip_train.stream import Batch, TrainingStream, loader
 
+_VIEWS, _DROPOUT = 1, 2
+"""Tell the random numbers of a step apart by their use."""
+
 
 @dataclass
 class State:
@@ -59,7 +62,7 @@ def build_state(plan: Plan) -> State:
     parallel: nn.Module = objective
     if plan.job.ranks > 1:
         synchronize_batch_norm(objective)
-        parallel = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+        parallel = DistributedDataParallel(objective, gradient_as_bucket_view=True)
     optimizer = optim.build_optimizer(objective, plan.settings)
     scaler = torch.amp.GradScaler(plan.job.device.type, enabled=plan.precision == "fp16")
     return State(objective, parallel, optimizer, scaler)
@@ -127,7 +130,7 @@ class Step:
         """
         plan, state, job = self._plan, self._state, self._plan.job
         # Dropout draws from here, so that a resumed run draws the same.
-        torch.manual_seed(seed_of(plan.settings.seed, state.step, job.rank))
+        torch.manual_seed(seed_of(plan.settings.seed, state.step, _DROPOUT, job.rank))
         inputs: dict[str, Any] = {key: batch[key].to(job.device, non_blocking=True) for key in state.objective.batch_keys}
         images = batch["image"].to(job.device, non_blocking=True)
         inputs["views"] = tuple(self._view(images, number) for number in range(state.objective.views))
@@ -147,9 +150,7 @@ class Step:
     def _view(self, images: Tensor, number: int) -> Tensor:
         """Return one view of each image. The numbers are drawn for the global batch, so that they do not depend on the ranks."""
         plan, rows = self._plan, len(images)
-        generator = torch.Generator().manual_seed(
-            seed_of(plan.settings.seed, self._state.step, 1 + number, plan.settings.batch_size)
-        )
+        generator = torch.Generator().manual_seed(seed_of(plan.settings.seed, self._state.step, _VIEWS, number))
         params = augment.draw(self._policy, plan.settings.batch_size, generator, (images.shape[2], images.shape[3]))
         mine = params[plan.job.rank * rows : (plan.job.rank + 1) * rows].to(images.device, non_blocking=True)
         return augment.apply(images, mine, self._policy, self._mean, self._std)

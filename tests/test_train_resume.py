@@ -228,17 +228,15 @@ def _free_port() -> int:
 
 def test_two_ranks_have_the_losses_of_one(toy, tmp_path):
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2"}
-    ranks = [
-        start_child(toy, tmp_path / "two", env={**common, "RANK": str(r), "LOCAL_RANK": str(r)}, lr_base=0.005) for r in range(2)
-    ]
-    run_in_process(toy, tmp_path / "one", lr_base=0.005, max_steps=6)
+    environments = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    changes = {"lr_base": 0.005, "max_steps": 6}
+    ranks = [start_child(toy, tmp_path / "two", env=environment, **changes) for environment in environments]
+    run_in_process(toy, tmp_path / "one", **changes)
     for rank in ranks:
         _, errors = rank.communicate(timeout=120)
         assert rank.returncode == 0, errors.decode()
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
     assert len(losses(tmp_path / "two")) == 6
-    one, two = (checkpoint.load(tmp_path / name)["model"] for name in ("one", "two"))
-    assert one.keys() == two.keys()
 
 
 def test_a_batch_that_does_not_fit_is_refused_with_advice(toy, tmp_path):
