@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
 from shapely.geometry import Point, Polygon
@@ -49,6 +49,7 @@ def test_a_stretched_window_is_the_pixels_the_box_touches(case: tuple[Aoi, int, 
     assert list(range(window.y, window.y + window.height)) == touched(aoi.y, aoi.height, height)
 
 
+@settings(max_examples=500)
 @given(boxes_in_scenes(), st.sampled_from([0.0, 0.1, 0.25, 1.0]), st.sampled_from(["stretch", "square"]))
 def test_a_window_lies_in_its_scene_and_holds_the_clipped_box(
     case: tuple[Aoi, int, int], context: float, fit: geometry.Fit
@@ -63,6 +64,7 @@ def test_a_window_lies_in_its_scene_and_holds_the_clipped_box(
     assert window.y + window.height >= min(aoi.y + aoi.height, height) - 1e-6
 
 
+@settings(max_examples=500)
 @given(boxes_in_scenes(), st.sampled_from([0.0, 0.5]))
 def test_square_fit_is_square_where_the_scene_can_hold_it(case: tuple[Aoi, int, int], context: float) -> None:
     aoi, width, height = case
@@ -70,6 +72,22 @@ def test_square_fit_is_square_where_the_scene_can_hold_it(case: tuple[Aoi, int, 
     square = geometry.window_from_aoi(aoi, width, height, context, "square")
     side = max(stretched.width, stretched.height)
     assert (square.width, square.height) == (min(side, width), min(side, height))
+
+
+@pytest.mark.parametrize(
+    ("aoi", "window"),
+    [
+        (Aoi(40, 30, 20, 10), Window(40, 25, 20, 20)),
+        (Aoi(40, 30, 10, 21), Window(35, 30, 21, 21)),
+        (Aoi(90, 20, 10, 50), Window(50, 20, 50, 50)),
+        (Aoi(20, 70, 50, 10), Window(20, 30, 50, 50)),
+        (Aoi(0, 20, 10, 50), Window(0, 20, 50, 50)),
+        (Aoi(20, -5, 50, 10), Window(20, 0, 50, 50)),
+        (Aoi(3, 70, 94, 10), Window(3, 0, 94, 80)),
+    ],
+)
+def test_a_square_stays_about_the_boxs_centre_unless_the_scene_ends(aoi: Aoi, window: Window) -> None:
+    assert geometry.window_from_aoi(aoi, 100, 80, fit="square") == window
 
 
 def test_context_widens_each_side_by_its_share() -> None:

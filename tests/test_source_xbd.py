@@ -102,6 +102,13 @@ def test_the_fit_is_the_least_squares_of_the_normal_equations(seed: int, lon: fl
         assert y == pytest.approx(expected[1], abs=1e-11)
 
 
+def test_points_on_both_sides_of_the_antimeridian_are_fitted_as_one() -> None:
+    pixels = ((0.0, 0.0), (1000.0, 0.0), (1000.0, 1000.0), (0.0, 1000.0))
+    degrees = tuple((geometry.wrap_longitude(179.998 + 5e-6 * x), 10.0 - 5e-6 * y) for x, y in pixels)
+    found = fit_affine(pixels, degrees, 1.0)
+    assert found.affine == pytest.approx((5e-6, 0.0, 179.998, 0.0, -5e-6, 10.0), abs=1e-12)
+
+
 def test_too_few_points_or_points_on_a_line_place_nothing() -> None:
     with pytest.raises(UnplacedError, match="needs 3 points, however: 0"):
         fit_affine((), (), 1.0)
