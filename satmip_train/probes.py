@@ -14,8 +14,8 @@ from torch.nn import functional as F
 Features = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
-_SIMILARITIES = 1 << 26
-"""Similarities held at a time; 16 bytes each are needed for the search."""
+_SIMILARITIES = 1 << 25
+"""Similarities held at a time; the search needs about 30 bytes for each."""
 
 
 @dataclass(frozen=True)
