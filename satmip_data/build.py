@@ -18,7 +18,7 @@ from satmip_data.journal import Journal, OtherSettingsError, differences
 from satmip_data.plan import ShardPlan, plan_shards
 from satmip_data.progress import Progress, Show, no_show
 from satmip_data.records import Reject
-from satmip_data.selection import Selection, select
+from satmip_data.selection import EVERYTHING, Selection, select
 from satmip_data.serialize import sample_to_json
 from satmip_data.settings import BuildSettings
 from satmip_data.shards import CaptionCount, ChannelSums, PackTask, ShardRecord, dump_json, pack_shard
@@ -47,7 +47,7 @@ class BuildRequest:
     limit: int | None = None
     max_rejects: int | None = None
     """Fail when more scenes or AOIs than this give no sample; None never fails."""
-    selection: Selection = Selection()
+    selection: Selection = EVERYTHING
     retry_rejects: bool = False
     """Read again the images that gave no chip, in a build that is finished or not."""
     ray: str | None = None
@@ -284,7 +284,7 @@ def _describe(request: BuildRequest, plan: Plan, records: list[ShardRecord], rej
     settings = request.settings
     return {
         "schema_version": satmip_schemas.SCHEMA_VERSION,
-        "software": {name: version(name) for name in ("satmip", "numpy", "pillow", "pyproj", "webdataset")},
+        "software": {name: version(name) for name in ("satmip", "numpy", "pillow", "pyproj")},
         **_intent(request),
         "decoder": imagery.decoder_info(),
         "size": None if settings.size is None else [settings.size, settings.size],

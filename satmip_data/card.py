@@ -133,6 +133,14 @@ def _scalar(name: str) -> str:
     return "float64" if any(column.kind == "numeric" for column in BY_NAME[name].columns) else "string"
 
 
+class _Plain(yaml.SafeDumper):
+    """Writes what is used twice twice: anchors puzzle those who read the card."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Say that nothing is to be named and referred to."""
+        return True
+
+
 _LOADING = """\
 ## How to load it
 
@@ -161,8 +169,8 @@ To pretrain with the metadata: `satmip-train --shards path/to/this/folder`.
 
 def readme(dataset: dict[str, Any], coverage: Coverage) -> str:
     """Return `README.md`: the Hub's YAML block, then what a reader wants to know."""
-    source, caption, splits = dataset["source"], dataset["caption"], dataset["splits"]
-    front = yaml.safe_dump(_front_matter(dataset, coverage), sort_keys=False, allow_unicode=True)
+    source, splits = dataset["source"], dataset["splits"]
+    front = yaml.dump(_front_matter(dataset, coverage), Dumper=_Plain, sort_keys=False, allow_unicode=True)
     counts = "\n".join(f"| {name} | {entry['samples']:,} | {entry['shards']:,} |" for name, entry in splits.items())
     size = "sizes of their own" if dataset["size"] is None else "{} x {} pixels".format(*dataset["size"])
     fields = "\n".join(f"| `{field.name}` | {field.unit or '-'} | {field.about} |" for field in FIELDS)
@@ -184,13 +192,11 @@ standardized numeric and categorical features.
 {counts}
 
 {_coverage_lines(dataset, coverage)}
-Captions: {", ".join(caption["fields"])}, {caption["style"]}. Classes: {len(dataset["classes"])}.
-
 {_LOADING.format(example=f"{first}/000000.tar", first=first, braces=braces)}
 ## Members of a sample
 
-`<key>.jpg` the chip, `.txt` the caption, `.json` the metadata of chip and scene, the window and the footprint, `.num.npy`, `.cat.npy`
-and `.mask.npy` the features, `.cls` the class index. Missing values are null. `dataset.json` says the rest, and
+`<key>.jpg` the chip, `.txt` the caption, `.json` the metadata of chip and scene, the window and the footprint; `.num.npy`,
+`.cat.npy` and `.mask.npy` the features, `.cls` the class index. Missing values are null. `dataset.json` says the rest, and
 `satmip-data validate` proves it.
 
 | field | unit | meaning |
@@ -210,7 +216,9 @@ def _coverage_lines(dataset: dict[str, Any], coverage: Coverage) -> str:
         lines.append("GSD of the chips: {:.3g} to {:.3g} m, median {:.3g} m.".format(*(coverage.gsd[i] for i in (0, 2, 1))))
     rejects = sum(dataset["rejects"].values())
     lines.append(f"Scenes or boxes that gave no sample: {rejects:,} (see `rejects.parquet`).")
-    return "\n".join(lines)
+    lines.append(f"Captions: {', '.join(dataset['caption']['fields'])}, {dataset['caption']['style']}.")
+    lines.append(f"Classes: {len(dataset['classes'])}.")
+    return "".join(f"- {line}\n" for line in lines)
 
 
 _CONTEXT = {

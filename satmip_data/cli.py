@@ -10,15 +10,19 @@ from typing import Any, TypeVar, get_args, get_origin
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from satmip_data import __version__, build, captioning, display, fields, shards, validate
+from satmip_data import __version__, build, captioning, display, estimate, fields, tracking, validate
+from satmip_data.build import BuildError
 from satmip_data.captions import STYLES
 from satmip_data.demo import write_demo
+from satmip_data.engines import EngineError
+from satmip_data.selection import Selection, SelectionError
 from satmip_data.settings import BuildSettings
+from satmip_data.shards import CaptionRewrite, ShardError
 from satmip_data.sources import SOURCES
 from satmip_data.sources.base import Source
 from satmip_data.storage import Store
+from satmip_data.tracking import TrackingError
 
 DEFAULT_SHARDS = "out/shards"
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -70,12 +74,17 @@ def source_options(command: Command) -> Command:
             owners.setdefault(field.name, []).append((name, field))
     for name, uses in reversed(owners.items()):
         kind = _option_type(typing.get_type_hints(SOURCES[uses[0][0]])[name])
-        texts: dict[str, list[str]] = {}
-        for owner, field in uses:
-            texts.setdefault(f"default {'none' if field.default == '' else field.default}] {field.metadata['help']}", []).append(owner)
-        text = "; ".join(f"[{', '.join(names)}, {text}" for text, names in texts.items())
-        command = click.option(f"--{name.replace('_', '-')}", name, type=kind, default=None, help=text)(command)
+        command = click.option(f"--{name.replace('_', '-')}", name, type=kind, default=None, help=_option_help(uses))(command)
     return command
+
+
+def _option_help(uses: list[tuple[str, dataclasses.Field[Any]]]) -> str:
+    """Return one text for an option of several sources: those that mean the same by it are named together."""
+    owners: dict[str, list[str]] = {}
+    for owner, field in uses:
+        default = "none" if field.default == "" else field.default
+        owners.setdefault(f"default {default}] {field.metadata['help']}", []).append(owner)
+    return "; ".join(f"[{', '.join(names)}, {text}" for text, names in owners.items())
 
 
 def _option_type(annotation: Any) -> Any:
@@ -97,22 +106,40 @@ def make_source(name: str, options: dict[str, Any]) -> Source:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[build.Progress], None]]:
-    """Give a function that shows how far the work has come, on standard error."""
-    columns = (
-        TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        bars: dict[str, Any] = {}
+def failures() -> Iterator[None]:
+    """Turn what a user can mend into one message without a traceback."""
+    try:
+        yield
+    except (BuildError, ShardError, SelectionError, EngineError, TrackingError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    except ImportError as error:  # fsspec's, which says which package opens such URLs
+        raise click.ClickException(f"{error}\nFor s3:// type: pip install 'satmip[s3]'") from error
+    except Exception as error:
+        if not type(error).__module__.startswith("botocore."):
+            raise
+        raise click.ClickException(
+            f"{error}\nS3 is reached by the usual variables: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL."
+        ) from error
 
-        def show(progress: build.Progress) -> None:
-            if progress.stage not in bars:
-                bars[progress.stage] = bar.add_task(progress.stage, total=progress.total, note="")
-            note = f"{progress.samples:,} samples" + (f", {progress.rejects:,} rejects" if progress.rejects else "")
-            bar.update(bars[progress.stage], completed=progress.done, total=progress.total, note=note)
 
-        yield show
+def selection_options(command: Command) -> Command:
+    """`--split`, `--category`, `--where`: which samples are taken."""
+    command = click.option(
+        "--where", default="", metavar="CONDITION",
+        help='Take the samples for which it holds, as "cloud_cover < 30 and year >= 2015": columns of the index.',
+    )(command)  # fmt: skip
+    command = click.option("--category", "categories", multiple=True, help="Take this class; may be given several times.")(command)
+    return click.option("--split", "splits", multiple=True, help="Take this split; may be given several times.")(command)
+
+
+def engine_options(command: Command) -> Command:
+    """`--engine` and `--ray-address`."""
+    command = click.option(
+        "--ray-address", help="Of a Ray cluster, as auto or ray://host:10001; without it one is started here."
+    )(command)  # fmt: skip
+    return click.option(
+        "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Processes here, or Ray."
+    )(command)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -165,8 +192,12 @@ def main() -> None:
 @click.option("--max-pixels", type=int, default=400_000_000, show_default=True, help="Reject images with more pixels.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the global shuffle.")
 @click.option("--limit", type=click.IntRange(1), help="Take the first so many items only.")
+@selection_options
 @click.option("--max-rejects", type=click.IntRange(0), help="Fail when more scenes or boxes than this give no sample.")
-@click.option("--dry-run", is_flag=True, help="Read the metadata, say what would be built, write nothing.")
+@click.option("--retry-rejects", is_flag=True, help="Read again the images that gave no chip; writes only their shards.")
+@click.option("--dry-run", is_flag=True, help="Say what would be built, how large and how long; write nothing.")
+@click.option("--wandb", "wandb_project", metavar="PROJECT", help="Log the progress to this Weights & Biases project.")
+@engine_options
 @workers_option
 def build_command(root: str, out: str, source_name: str, **options: Any) -> None:
     """Build SHARDS (default out/shards) from the archive SOURCE, a folder or any fsspec URL.
@@ -177,18 +208,21 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
     \b
     Example:
       satmip-data build fmow/ out/shards
+      satmip-data build fmow/ out/shards --where "cloud_cover < 30" --dry-run
       satmip-data build --source xbd xbd/ out/xbd --tile 256
+      satmip-data build s3://bucket/fmow-rgb s3://bucket/shards --workers 16
     """
     request = _build_request(root, out, source_name, options)
     console = Console()
-    try:
+    with failures():
         if options["dry_run"]:
-            display.show_plan(console, build.plan_build(request))
+            with tracking.progress_bar() as show:
+                plan = build.plan_build(request, show)
+            display.show_plan(console, plan, estimate.estimate(request, plan))
             return
-        with progress_bar() as show:
+        config = {"root": root, "out": out, "source": source_name, **request.settings.to_json()}
+        with tracking.progress_bar() as bar, tracking.wandb_run(options["wandb_project"], config, bar) as show:
             dataset = build.build(request, show)
-    except (build.BuildError, FileNotFoundError) as error:
-        raise click.ClickException(str(error)) from error
     display.show_dataset(console, out, dataset)
     console.print(f"Next: satmip-data caption {out} --fields gsd,time,loc   or   satmip-train --shards {out}", highlight=False)
 
@@ -202,7 +236,14 @@ def _build_request(root: str, out: str, source_name: str, options: dict[str, Any
         settings = BuildSettings(**{**chosen, "size": size, "fields": options["caption_fields"]})
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    return build.BuildRequest(source, root, out, settings, options["workers"], options["limit"], options["max_rejects"])
+    if options["ray_address"] and options["engine"] != "ray":
+        raise click.UsageError("--ray-address is used with --engine ray only, however: the engine is local. Add --engine ray.")
+    return build.BuildRequest(
+        source, root, out, settings, options["workers"], options["limit"], options["max_rejects"],
+        selection=Selection(options["splits"], options["categories"], options["where"]),
+        retry_rejects=options["retry_rejects"],
+        ray=(options["ray_address"] or "local") if options["engine"] == "ray" else None,
+    )  # fmt: skip
 
 
 def _chip_size(text: str | None, source: Source) -> int | None:
@@ -227,11 +268,8 @@ def caption_command(shard_directory: str, caption_fields: tuple[str, ...], style
       satmip-data caption --fields gsd,time,loc
       satmip-data caption out/shards --fields all --style sentence
     """
-    try:
-        with progress_bar() as show:
-            dataset = captioning.recaption(shard_directory, shards.CaptionRewrite(caption_fields, style), workers, show)
-    except (build.BuildError, shards.ShardError) as error:
-        raise click.ClickException(str(error)) from error
+    with failures(), tracking.progress_bar() as show:
+        dataset = captioning.recaption(shard_directory, CaptionRewrite(caption_fields, style), workers, show)
     display.show_captions(Console(), shard_directory, dataset)
 
 
@@ -248,11 +286,8 @@ def validate_command(shard_directory: str, workers: int) -> None:
     Example:
       satmip-data validate out/shards
     """
-    try:
-        with progress_bar() as show:
-            report = validate.validate(shard_directory, workers, show)
-    except build.BuildError as error:
-        raise click.ClickException(str(error)) from error
+    with failures(), tracking.progress_bar() as show:
+        report = validate.validate(shard_directory, workers, show)
     display.show_report(Console(), report)
     if report.problems:
         raise click.exceptions.Exit(1)
@@ -273,7 +308,7 @@ def inspect_command(shard_directory: str, samples: int, sheet: Path | None, chip
       satmip-data inspect out/shards --sheet out/sheet.png
     """
     console = Console()
-    try:
+    with failures():
         dataset = captioning.read_dataset(Store(shard_directory))
         display.show_dataset(console, shard_directory, dataset)
         display.show_fields(console, shard_directory)
@@ -281,8 +316,6 @@ def inspect_command(shard_directory: str, samples: int, sheet: Path | None, chip
         if sheet is not None:
             display.write_sheet(shard_directory, dataset, sheet, chips)
             console.print(f"Contact sheet: {sheet}")
-    except build.BuildError as error:
-        raise click.ClickException(str(error)) from error
 
 
 @main.command("fields")

@@ -1,6 +1,8 @@
 """What the commands print and draw of a shard directory."""
 
+import datetime as dt
 import io
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from satmip_data.build import Plan
+from satmip_data.estimate import Estimate
 from satmip_data.fields import ALIASES, FIELDS
 from satmip_data.records import REASONS
 from satmip_data.shards import Members, read_samples
@@ -35,6 +38,7 @@ def show_dataset(console: Console, out: str, dataset: dict[str, Any]) -> None:
     console.print(f"[bold]{escape(out)}[/bold]: {dataset['source']['name']}, {len(dataset['classes'])} classes", highlight=False)
     console.print(table)
     show_captions(console, out, dataset)
+    show_dropped(console, dataset.get("dropped", {}))
     show_rejects(console, dataset["rejects"])
 
 
@@ -59,18 +63,27 @@ def show_rejects(console: Console, rejects: dict[str, int]) -> None:
     console.print(table)
 
 
-def show_plan(console: Console, plan: Plan) -> None:
-    """Print what a build would write."""
+def show_plan(console: Console, plan: Plan, expected: Estimate) -> None:
+    """Print what a build would write, how long it would take, and the problems known before it starts."""
     table = _table("split", "# samples", "# shards")
     for split in sorted({shard.split for shard in plan.shards}):
         chosen = [shard for shard in plan.shards if shard.split == split]
         table.add_row(split, f"{sum(len(shard.samples) for shard in chosen):,}", f"{len(chosen):,}")
     console.print(f"Would build, with {len(plan.classes)} classes:")
     console.print(table)
-    reasons: dict[str, int] = {}
-    for reject in plan.index.rejects:
-        reasons[reject.reason] = reasons.get(reject.reason, 0) + 1
+    show_dropped(console, plan.dropped)
+    reasons = Counter(reject.reason for reject in plan.index.rejects)
     show_rejects(console, dict(sorted(reasons.items())))
+    size, time = f"{expected.bytes / 1e6:,.1f} MB", dt.timedelta(seconds=round(expected.seconds))
+    console.print(f"About {size} of shards in {time} (measured on {expected.tried} samples)", highlight=False)
+    for problem in expected.problems:
+        console.print(f"[yellow]{escape(problem.path)}: {problem.reason}: {escape(problem.message)}[/yellow]", highlight=False)
+
+
+def show_dropped(console: Console, dropped: dict[str, int]) -> None:
+    """Print how many samples the selection leaves out."""
+    for option, count in dropped.items():
+        console.print(f"Left out by --{option}: {count:,} samples", highlight=False)
 
 
 def show_report(console: Console, report: Report) -> None:

@@ -60,8 +60,8 @@ def read_chip(
         prefix: `image` holds only the first bytes of a JPEG, which is known to end as it should.
 
     Raises:
-        ImageError: `image_unreadable` (no image, truncated, a prefix too short, or more than 8 bits a channel), `image_too_large`, `size_mismatch`,
-            or `image_empty` (every pixel of the window is 0).
+        ImageError: `image_unreadable` (no image, truncated, a prefix too short, or more than 8 bits a channel),
+            `image_too_large`, `size_mismatch`, or `image_empty` (every pixel of the window is 0).
         ValueError: the window does not lie inside `expected_size`.
     """
     right, bottom = window.x + window.width, window.y + window.height
@@ -151,8 +151,8 @@ def cut_below(data: bytes, bottom: int, prefix: bool = False) -> bytes | bytearr
     """Return the JPEG with a smaller height in its header, so that decoding stops below row `bottom`; the rows above stay exact.
 
     Only sequential Huffman-coded JPEGs of one scan that end as they should are changed: all others come back as they are, so that
-    a truncated file is still found to be truncated; of a prefix it is known that its file does. One row of MCUs more than the window needs is kept, because the upsampling of
-    colours looks at the row below.
+    a truncated file is still found to be truncated; of a `prefix` it is known that its file ends so. One row of MCUs more than
+    the window needs is kept, because the upsampling of colours looks at the row below.
     """
     frame = _sequential_frame(data)
     if frame is None or not (prefix or data.endswith(b"\xff\xd9")):

@@ -12,7 +12,7 @@ from satmip_data.records import Sample
 from satmip_data.storage import IN_FLIGHT, Store
 
 AHEAD_BYTES = 512 << 20
-"""Bytes of images fetched, or being fetched, ahead of their turn. An image on its way counts as 3 bytes a pixel: its size unpacked."""
+"""Bytes of images fetched, or being fetched, ahead of their turn; one on its way counts as 3 bytes a pixel, its size unpacked."""
 
 LARGE = 4_000_000
 """Pixels from which an image is worth two more requests (its size, its end): fMoW's JPEGs take a quarter of a byte a pixel."""

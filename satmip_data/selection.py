@@ -29,6 +29,9 @@ class Selection:
         return {**asdict(self), "splits": list(self.splits), "categories": list(self.categories)}
 
 
+EVERYTHING = Selection()
+
+
 def select(samples: Sequence[Sample], selection: Selection) -> tuple[tuple[Sample, ...], dict[str, int]]:
     """Return the chosen samples in their order, and how many each choice dropped (the first that drops a sample counts it).
 
@@ -82,7 +85,9 @@ def _evaluate(samples: Sequence[Sample], where: str) -> list[bool]:
         result = table.eval(where, engine="python")
     except Exception as error:  # an expression of a user may raise anything
         found = f"{type(error).__name__}: {error}"
-        raise SelectionError(f"--where must be an expression over the columns {columns}; however: {where!r} gives {found}") from error
+        raise SelectionError(
+            f"--where must be an expression over the columns {columns}; however: {where!r} gives {found}"
+        ) from error
     if not isinstance(result, pd.Series) or result.dtype != bool:
         raise SelectionError(
             f"--where must be a condition over the columns {columns}; however: {where!r} gives no yes or no for each sample"

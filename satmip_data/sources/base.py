@@ -94,7 +94,7 @@ class ImageFiles:
             raise _unreadable(sample, error) from error
 
     def chip_of(self, image: ImageFile, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
-        """Return the chip of a fetched image; where a first part of it gives none, the whole file decides. See `Source.read_chip`."""
+        """Return the chip of a fetched image; where a part of it gives none, the whole file decides. See `Source.read_chip`."""
         expected = (sample.scene_width, sample.scene_height)
         if not image.whole:
             try:
