@@ -278,10 +278,11 @@ def test_names_are_read_from_the_right(tmp_path: Path, name: str, place: str) ->
     assert (scene.key, scene.place) == (f"val_{name}", place)
 
 
-def test_a_name_without_its_numbers_is_rejected(tmp_path: Path) -> None:
-    found = read(tmp_path, FOUNTAIN, item=Item("val/x/x_0/x_rgb.json", "val/x/x_0/x_rgb.jpg"))
+@pytest.mark.parametrize("name", ["x_rgb", "x_0_rgb", "x.y_0_0_rgb"])
+def test_a_name_that_makes_no_key_is_rejected(tmp_path: Path, name: str) -> None:
+    found = read(tmp_path, FOUNTAIN, item=Item(f"val/x/x_0/{name}.json", f"val/x/x_0/{name}.jpg"))
     assert isinstance(found, Reject)
-    assert "<category>_<n>_<T>_<product>, however: 'x_rgb'" in found.message
+    assert f"<category>_<n>_<T>_<product>, however: {name!r}" in found.message
 
 
 def test_a_tree_is_listed_by_product_and_split(tmp_path: Path) -> None:

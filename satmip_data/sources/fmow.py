@@ -32,7 +32,7 @@ from satmip_data.sources.base import (
 
 SPLITS = ("train", "val")
 # Read from the right: categories themselves hold hyphens, underscores and could hold digits.
-NAME = re.compile(r"(?P<place>.+_\d+)_\d+_(?P<product>rgb|msrgb)")
+NAME = re.compile(r"(?P<place>[^.]+_\d+)_\d+_(?P<product>rgb|msrgb)")
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from satmip_data.sources.base import (
 )
 
 SPLITS = ("train", "tier3", "hold", "test")
-NAME = re.compile(r"(?P<tile>.+_\d+)_(pre|post)_disaster")
+NAME = re.compile(r"(?P<tile>[^.]+_\d+)_(pre|post)_disaster")
 MANY_BUILDINGS = 10
 
 Points = npt.NDArray[np.float64]
