@@ -16,15 +16,15 @@ from satmip_data.geometry import utm_zone
 from satmip_data.records import Point
 
 CLASSES: dict[str, tuple[float, float]] = {
-    "crop_field": (90.0, 170.0),
-    "golf_course": (110.0, 190.0),
-    "lake_or_pond": (60.0, 150.0),
-    "multi-unit_residential": (70.0, 140.0),
+    "crop_field": (80.0, 140.0),
+    "golf_course": (100.0, 160.0),
+    "lake_or_pond": (50.0, 130.0),
+    "multi-unit_residential": (60.0, 125.0),
     "parking_lot_or_garage": (60.0, 130.0),
     "road_bridge": (50.0, 130.0),
-    "runway": (130.0, 220.0),
-    "solar_farm": (70.0, 160.0),
-    "stadium": (110.0, 180.0),
+    "runway": (110.0, 180.0),
+    "solar_farm": (60.0, 135.0),
+    "stadium": (95.0, 150.0),
     "storage_tank": (50.0, 120.0),
     "water_treatment_facility": (70.0, 130.0),
     "wind_farm": (60.0, 130.0),
@@ -248,7 +248,7 @@ def _grid(rng: np.random.Generator, place: Place, resolution: float) -> Grid:
     width_degrees = place.bucket / DEGREE
     height_degrees = width_degrees * per_lon / per_lat
     width = round(place.bucket / (resolution * float(rng.uniform(1.02, 1.1))))
-    width = min(max(width, 200), 960)
+    width = min(max(width, 200), 900)
     west, south = lon - width_degrees / 2, lat - height_degrees / 2
     return Grid(west, south, west + width_degrees, south + height_degrees, width, round(width * height_degrees / width_degrees))
 
