@@ -102,16 +102,16 @@ def _size_category(samples: int) -> str:
 
 def hub_features(classes: bool, labels: bool) -> list[dict[str, Any]]:
     """Return the members of a sample with their types, in the Hub's form; without them nulls in the first samples mislead it."""
-    pair = {"list": "float64"}
-    kinds = {"gsd": pair, "pixel_size": pair, "location": pair, "wavelengths": {"list": "int64"}, "timestamp": {"dtype": "string"}}
-    metadata = [{"name": f.name, **kinds.get(f.name, {"dtype": _scalar(f.name)})} for f in FIELDS]
     strings = [{"name": name, "dtype": "string"} for name in ("key", "split", "place", "category")]
     sizes = [{"name": name, "dtype": "int64"} for name in ("width", "height")]
     record = [
         *strings,
         {"name": "labels", "list": "string"},
-        {"name": "metadata", "struct": metadata},
-        {"name": "scene", "struct": [{"name": "path", "dtype": "string"}, *sizes, {"name": "metadata", "struct": metadata}]},
+        {"name": "metadata", "struct": _metadata_features()},
+        {
+            "name": "scene",
+            "struct": [{"name": "path", "dtype": "string"}, *sizes, {"name": "metadata", "struct": _metadata_features()}],
+        },
         {"name": "window", "list": "int64"},
         {"name": "footprint", "list": {"list": "float64"}},
     ]
@@ -129,16 +129,11 @@ def hub_features(classes: bool, labels: bool) -> list[dict[str, Any]]:
     ]
 
 
-def _scalar(name: str) -> str:
-    return "float64" if any(column.kind == "numeric" for column in BY_NAME[name].columns) else "string"
-
-
-class _Plain(yaml.SafeDumper):
-    """Writes what is used twice twice: anchors puzzle those who read the card."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Say that nothing is to be named and referred to."""
-        return True
+def _metadata_features() -> list[dict[str, Any]]:
+    pair = {"list": "float64"}
+    kinds = {"gsd": pair, "pixel_size": pair, "location": pair, "wavelengths": {"list": "int64"}, "timestamp": {"dtype": "string"}}
+    scalars = {f.name: {"dtype": "float64" if f.columns[0].kind == "numeric" else "string"} for f in FIELDS}
+    return [{"name": f.name, **kinds.get(f.name, scalars[f.name])} for f in FIELDS]
 
 
 _LOADING = """\
@@ -170,7 +165,7 @@ To pretrain with the metadata: `satmip-train --shards path/to/this/folder`.
 def readme(dataset: dict[str, Any], coverage: Coverage) -> str:
     """Return `README.md`: the Hub's YAML block, then what a reader wants to know."""
     source, splits = dataset["source"], dataset["splits"]
-    front = yaml.dump(_front_matter(dataset, coverage), Dumper=_Plain, sort_keys=False, allow_unicode=True)
+    front = yaml.safe_dump(_front_matter(dataset, coverage), sort_keys=False, allow_unicode=True)
     counts = "\n".join(f"| {name} | {entry['samples']:,} | {entry['shards']:,} |" for name, entry in splits.items())
     size = "sizes of their own" if dataset["size"] is None else "{} x {} pixels".format(*dataset["size"])
     fields = "\n".join(f"| `{field.name}` | {field.unit or '-'} | {field.about} |" for field in FIELDS)

@@ -22,7 +22,8 @@ PARTIAL = ".part"
 IN_FLIGHT = 32
 """Requests that one process has under way at a time, at most."""
 
-_OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"max_pool_connections": IN_FLIGHT}}}
+# Several files are read at a time, not several parts of one: s3fs would ask for the size of each file before it reads it.
+_OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"max_pool_connections": IN_FLIGHT}, "max_concurrency": 1}}
 
 
 @cache
