@@ -20,6 +20,9 @@ LARGE = 4_000_000
 MARGIN = 0.1
 """Share of the file that is fetched beyond the share of the rows: some parts of a picture take more bytes than others."""
 
+ROWS_BELOW = 32
+"""Rows that decoding may need below a window: two rows of MCUs (see `imagery.cut_below`)."""
+
 JPEG_END = b"\xff\xd9"
 
 
@@ -59,7 +62,7 @@ def fetch_image(store: Store, sample: Sample) -> ImageFile:
     Raises:
         OSError: it cannot be read.
     """
-    share = (sample.window.y + sample.window.height) / sample.scene_height + MARGIN
+    share = (sample.window.y + sample.window.height + ROWS_BELOW) / sample.scene_height + MARGIN
     large = sample.scene_width * sample.scene_height >= LARGE and sample.path.lower().endswith((".jpg", ".jpeg"))
     if large and share < 1.0:
         size = store.size(sample.path)
