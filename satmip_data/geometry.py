@@ -90,7 +90,8 @@ def chip_metadata(
     """Return what a scene's metadata become when `window` is read and resized to `size` (width, height) pixels.
 
     GSD, multispectral GSD and pixel size grow by the factor by which the pixels grow, for x and y apart (paper, supplement A);
-    the location becomes the centroid of the window's footprint. All else is untouched.
+    the location becomes the centroid of the window's footprint. All else is untouched, and so is the location where there is no
+    georeference: a source gives one then only to a scene whose window is the whole image.
     `gsd_mode="ground"` replaces the sensor's nominal GSD by the true size on the ground; it stays missing without a georeference.
     """
     scale = (window.width / size[0], window.height / size[1])
@@ -103,7 +104,7 @@ def chip_metadata(
         gsd=gsd,
         multispectral_gsd=None if metadata.multispectral_gsd is None else metadata.multispectral_gsd * mean_scale,
         pixel_size=_scaled(metadata.pixel_size, scale),
-        location=None if georeference is None else window_centre(georeference, window),
+        location=metadata.location if georeference is None else window_centre(georeference, window),
     )
 
 

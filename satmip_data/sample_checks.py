@@ -95,8 +95,8 @@ def _check_gsd(metadata: Metadata, scene: Metadata, record: dict[str, Any], size
 
 
 def _check_footprint(metadata: Metadata, record: dict[str, Any]) -> Iterator[Finding]:
-    if (record["footprint"] is None) != (metadata.location is None):
-        yield "footprint", "footprint and location must be known together, however: one is missing"
+    if record["footprint"] is not None and metadata.location is None:
+        yield "footprint", "a footprint must have its location, however: there is none"
     if record["footprint"] is None or metadata.location is None:
         return
     ring = tuple((lon, lat) for lon, lat in record["footprint"])

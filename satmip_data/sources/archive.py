@@ -88,11 +88,11 @@ class Archive(ImageFiles):
         store, name = locate(root, path)
         if not path.lower().endswith(raster.SUFFIXES):
             width, height = imagery.image_size(store.path(name) if store.local else store.read(name))
-            return ImageHead(width, height, None, {})
+            return ImageHead(width, height, None, {}, None)
         header = raster.read_header(store, name)
         raster.check_scale(header, raster.parse_stretch(self.stretch))
-        raster.choose_bands(header, raster.parse_bands(self.bands))
-        return ImageHead(header.width, header.height, header.georeference, header.tags)
+        bands = raster.choose_bands(header, raster.parse_bands(self.bands))
+        return ImageHead(header.width, header.height, header.georeference, header.tags, bands)
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
         """Read the window of a raster alone, and of any other image the whole. See `Source.read_chip`."""
@@ -109,12 +109,13 @@ class Archive(ImageFiles):
 
 @dataclass(frozen=True, slots=True)
 class ImageHead:
-    """What the head of an image tells: size in pixels, and of a raster its georeference and tags."""
+    """What the head of an image tells: size in pixels, and of a raster its georeference, tags and bands for red, green, blue."""
 
     width: int
     height: int
     georeference: Georeference | None
     tags: dict[str, str]
+    bands: tuple[int, int, int] | None
 
 
 def _read(store: Store, name: str) -> bytes:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from satmip_schemas import first_error
 from shapely.geometry import Polygon
 
-from satmip_data.geometry import distance, ground_gsd, lonlat, pixel_size, unwrap, window_centre
+from satmip_data.geometry import distance, grid, ground_gsd, lonlat, pixel_size, unwrap, window_centre
 from satmip_data.records import Aoi, Georeference, Metadata, Point, Ring, Scene, Window
 from satmip_data.sources.base import (
     Found,
@@ -138,21 +138,16 @@ class Xbd(ImageFiles):
 
     def _aois(self, width: int, height: int, buildings: list[Point]) -> tuple[Aoi, ...]:
         """Return the boxes of the grid, row by row; together they show every pixel."""
-        across, down = min(self.tile, width), min(self.tile, height)
-        boxes = [
-            (row, column, min(column * across, width - across), min(row * down, height - down))
-            for row in range(-(-height // down))
-            for column in range(-(-width // across))
-        ]
         return tuple(
-            Aoi(x, y, across, down, self._category((x, y, x + across, y + down), buildings), f"r{row}c{column}")
-            for row, column, x, y in boxes
+            Aoi(box.x, box.y, box.width, box.height, self._category(box, buildings), name)
+            for name, box in grid(width, height, self.tile)
         )
 
-    def _category(self, box: tuple[int, int, int, int], buildings: list[Point]) -> str | None:
+    def _category(self, box: Window, buildings: list[Point]) -> str | None:
         if self.label == "none":
             return None
-        count = sum(box[0] <= x < box[2] and box[1] <= y < box[3] for x, y in buildings)
+        right, bottom = box.x + box.width, box.y + box.height
+        count = sum(box.x <= x < right and box.y <= y < bottom for x, y in buildings)
         return "none" if count == 0 else "few" if count < MANY_BUILDINGS else "many"
 
 

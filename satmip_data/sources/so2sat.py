@@ -1,0 +1,119 @@
+"""So2Sat LCZ42 (Zhu et al. 2020): Sentinel-2 patches of 32 x 32 pixels and 10 m in 17 local climate zones, in HDF5 files.
+
+Layout: `training.h5`, `testing.h5` and, in version 2, `validation.h5`, in any folder, each with `sen2` (N, 32, 32, 10), reflectance
+as floats, and `label` (N, 17), one-hot. The paper's sizes, 352,366 and 48,307, are those of "Culture-10" in version 3; version 2
+holds the same test samples in two files. Needs h5py: pip install "satmip[h5]".
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePosixPath
+from typing import Any, ClassVar
+
+import fsspec
+import numpy as np
+from PIL import Image
+
+from satmip_data import raster
+from satmip_data.imagery import ImageError
+from satmip_data.records import Aoi, Metadata, Sample, Scene
+from satmip_data.sources.base import Found, Item, LayoutError, list_files, reject
+from satmip_data.storage import Store
+
+SPLITS = {"training": "train", "validation": "test", "testing": "test"}
+"""A file's name -> our split. Validation and testing are together the paper's test split, as version 3 publishes them."""
+
+CLASSES = (
+    "compact_high_rise", "compact_mid_rise", "compact_low_rise", "open_high_rise", "open_mid_rise", "open_low_rise",
+    "lightweight_low_rise", "large_low_rise", "sparsely_built", "heavy_industry", "dense_trees", "scattered_trees",
+    "bush_or_scrub", "low_plants", "bare_rock_or_paved", "bare_soil_or_sand", "water",
+)  # fmt: skip
+"""Local climate zones 1 to 10 and A to G, in the order of the one-hot labels."""
+
+RGB = (2, 1, 0)
+"""Positions of B4, B3 and B2 in `sen2`, which begins with B2."""
+
+WHITE = 0.3558
+"""Reflectance that becomes 255: that at which ESA's own true-colour images of Level-1C are saturated."""
+
+SIDE = 32
+ROWS = 2048
+"""Rows of a file that make one item."""
+
+
+@dataclass(frozen=True)
+class So2Sat:
+    """So2Sat LCZ42, Sentinel-2 only. The key of a sample is its file and its row; location and time are not published."""
+
+    name: ClassVar[str] = "so2sat"
+    licence: ClassVar[str] = "CC BY 4.0"
+    default_size: ClassVar[int | None] = None
+
+    def list_items(self, root: str) -> list[Item]:
+        """List blocks of rows of the files.
+
+        Raises:
+            FileNotFoundError: there is no such file, or h5py is not installed.
+        """
+        paths = sorted(path for path in list_files(root) if path.endswith(".h5") and PurePosixPath(path).stem in SPLITS)
+        if not paths:
+            raise LayoutError(f"So2Sat needs training.h5 and testing.h5 below its root, however: {root!r} has neither")
+        items = []
+        for path in paths:
+            try:
+                count = len(_file(root, path)["label"])
+            except (OSError, KeyError) as error:
+                raise LayoutError(f"So2Sat's files must be HDF5 with sen2 and label, however: {path}: {error}") from error
+            items += [Item("", f"{path}#{start}-{min(start + ROWS, count)}") for start in range(0, count, ROWS)]
+        return items
+
+    def read_item(self, root: str, item: Item) -> list[Found]:
+        """Return the scenes of a block of rows, or the rejects of those without a class."""
+        path, _, rows = item.image.rpartition("#")
+        start, stop = map(int, rows.split("-"))
+        try:
+            labels = np.asarray(_file(root, path)["label"][start:stop])
+        except (OSError, ValueError, KeyError) as error:
+            return [reject(item, "metadata_unreadable", f"labels must be readable, however: {error}")]
+        return list(_scenes(path, start, labels))
+
+    def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
+        """Read one row, reflectance 0 to 0.3558 becoming 0 to 255. See `Source.read_chip`."""
+        path, _, row = sample.path.rpartition("#")
+        try:
+            values = np.asarray(_file(root, path)["sen2"][int(row)])
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            raise ImageError("image_unreadable", f"a row must be readable, however: {sample.path}: {error}") from error
+        if values.shape[:2] != (SIDE, SIDE) or values.shape[2] <= max(RGB):
+            raise ImageError("size_mismatch", f"a row of sen2 must have 32 x 32 pixels of 10 bands, however: {values.shape}")
+        window = sample.window
+        part = values[window.y : window.y + window.height, window.x : window.x + window.width, RGB].transpose(2, 0, 1)
+        known = np.isfinite(part)
+        return raster.compose(raster.Layers(raster.to_8_bits(part, known, ((0.0, WHITE),) * 3), known), size)
+
+
+def _scenes(path: str, start: int, labels: Any) -> Iterator[Found]:
+    name = PurePosixPath(path).stem
+    for row, label in enumerate(labels, start):
+        key, where = f"{name}_{row:06d}", f"{path}#{row}"
+        hot = np.flatnonzero(label)
+        if len(label) != len(CLASSES) or len(hot) != 1:
+            message = f"a label must be one of 17 classes, however: {label.tolist()}"
+            yield reject(Item("", where), "metadata_invalid", message, key)
+            continue
+        metadata = Metadata(gsd=(10.0, 10.0), platform="SENTINEL-2")
+        aoi = Aoi(0, 0, SIDE, SIDE, CLASSES[int(hot[0])])
+        yield Scene(key, SPLITS[name], key, where, SIDE, SIDE, metadata, None, (aoi,))
+
+
+@lru_cache(maxsize=8)
+def _file(root: str, path: str) -> Any:
+    """Return the open HDF5 file; each process opens it once, since it holds hundreds of thousands of samples."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise LayoutError('So2Sat is read by h5py, however: it is not installed. Type: pip install "satmip[h5]"') from error
+    store = Store(root)
+    stream = store.path(path) if store.local else fsspec.core.url_to_fs(store.url)[0].open(store.path(path), "rb")
+    return h5py.File(stream, "r")

@@ -1,0 +1,218 @@
+"""STAC items on disk (version 1.0 or 1.1) with assets beside them: an item collection in one JSON file, or a folder of items.
+
+One item is one place. Its asset is cut on a grid as the rasters of `geotiff` are. GSD, location and footprint are measured on the
+asset's own georeference; an asset without one is placed by `proj:transform`, else by the bounds of the item's geometry or bbox.
+"""
+
+import json
+import posixpath
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any, ClassVar
+
+from PIL import Image
+from pyproj import CRS
+from pyproj.exceptions import CRSError
+from shapely import GEOSException, to_wkt
+from shapely.geometry import shape
+
+from satmip_data.geometry import grid
+from satmip_data.imagery import ImageError
+from satmip_data.raster import ScaleError
+from satmip_data.records import Aoi, Georeference, Metadata, Sample, Scene, Window
+from satmip_data.sources.archive import IMAGE_SUFFIXES, Archive, ImageHead, dump, failure, left_out, make_key, placed
+from satmip_data.sources.base import Found, InvalidError, Item, LayoutError, list_files, read_json, reject
+from satmip_data.sources.columns import COLUMNS, from_bounds
+from satmip_data.splits import folder_split
+
+PROPERTIES = {
+    "platform": "platform",
+    "eo:cloud_cover": "cloud_cover",
+    "view:off_nadir": "off_nadir",
+    "view:sun_azimuth": "sun_azimuth",
+    "view:sun_elevation": "sun_elevation",
+}
+"""Properties of an item -> attributes of `Metadata`."""
+
+
+@dataclass(frozen=True)
+class Stac(Archive):
+    """STAC items, one sample a window of the grid. The key is the item's id with the window's row and column."""
+
+    name: ClassVar[str] = "stac"
+    licence: ClassVar[str] = "as the items' own (their license property)"
+
+    asset: str = field(default="", metadata={"help": "key of the asset that is read, where an item has several images"})
+    tile: int = field(
+        default=256, metadata={"help": "side of the boxes of the grid in pixels; the last ones are moved back inside"}
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse options no build can have."""
+        super().__post_init__()
+        if self.tile < 1:
+            raise ValueError(f"tile must be at least 1 pixel, however: {self.tile}")
+
+    def list_items(self, root: str) -> list[Item]:
+        """List the items: the features of `root` where it is a JSON file, else the JSON files below it.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        folder, name = _split_root(root)
+        if not name:
+            paths = sorted(path for path in list_files(folder) if path.lower().endswith((".json", ".geojson")))
+            paths = [path for path in paths if PurePosixPath(path).name not in ("catalog.json", "collection.json")]
+            found = {path: Item(path, path) for path in paths}
+            folders = {path: folder_split(path) for path in paths}
+        else:
+            features = _features(_read(folder, name))
+            found = {
+                str(feature.get("id") or number): Item(name, name, json.dumps(feature)) for number, feature in enumerate(features)
+            }
+            folders = dict.fromkeys(found)
+        if not found:
+            raise LayoutError(f"stac needs a JSON file of an item collection, or a folder of items, however: {root!r} has none")
+        split = self.deal_splits(dict.fromkeys(found, ""), folders)
+        return [item._replace(record=dump({"split": split[key], "item": item.record})) for key, item in found.items()]
+
+    def read_item(self, root: str, item: Item) -> list[Found]:
+        """Return the windows of an item's asset, or its reject."""
+        folder, record = _split_root(root)[0], json.loads(item.record)
+        try:
+            features = [json.loads(record["item"])] if record["item"] else _features(read_json(folder, item.metadata))
+        except (OSError, ValueError) as error:
+            return [reject(item, "metadata_unreadable", f"an item must be readable JSON, however: {error}")]
+        return [found for feature in features for found in self._found(folder, item, record["split"], feature)]
+
+    def _found(self, folder: str, item: Item, split: str | None, feature: Mapping[str, Any]) -> list[Found]:
+        key = make_key(str(feature.get("id", item.metadata)))
+        if split is None:
+            return [left_out(item, key)]
+        try:
+            asset = self._asset(feature)
+            path = _resolve(item.metadata, str(asset["href"]))
+            head = self.read_image(folder, path)
+            return list(self._scenes(key, split, path, head, feature, asset))
+        except (ImageError, ScaleError) as error:
+            return [failure(item, error, key)]
+        except (ValueError, ArithmeticError, KeyError, TypeError, AttributeError) as error:
+            # An item is any JSON: what it lacks or holds shows where it is looked for.
+            return [
+                reject(item, "metadata_invalid", f"an item must be as STAC says, however: {type(error).__name__}: {error}", key)
+            ]
+
+    def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
+        """Read a window of an asset. See `Source.read_chip`."""
+        return super().read_chip(_split_root(root)[0], sample, size, max_pixels)
+
+    def _asset(self, feature: Mapping[str, Any]) -> Mapping[str, Any]:
+        assets: Mapping[str, Mapping[str, Any]] = feature.get("assets") or {}
+        images = [key for key, asset in assets.items() if asset["href"].lower().endswith(IMAGE_SUFFIXES)]
+        data = [key for key in images if not {"thumbnail", "overview"} & set(assets[key].get("roles") or ())]
+        chosen = [self.asset] if self.asset else data
+        if len(chosen) != 1 or chosen[0] not in assets:
+            raise InvalidError(f"an item needs one image among its assets, or the one named by --asset, however: {list(assets)}")
+        return assets[chosen[0]]
+
+    def _scenes(
+        self, key: str, split: str, path: str, head: ImageHead, feature: Mapping[str, Any], asset: Mapping[str, Any]
+    ) -> Iterator[Scene]:
+        properties = {**(feature.get("properties") or {}), **{name: value for name, value in asset.items() if value is not None}}
+        stated = head.georeference or _projected(properties)
+        georeference, exact = stated or _bounds(feature, head), stated is not None
+        gsd = None if properties.get("gsd") is None else COLUMNS["gsd"]("gsd", properties["gsd"])
+        if georeference is None:
+            raise InvalidError("an item must have a geometry or a bbox, however: it has neither")
+        known = _known(properties, head)
+        windows = grid(head.width, head.height, self.tile)
+        for name, window in windows:
+            yield Scene(
+                key=make_key(key, name) if len(windows) > 1 else key,
+                split=split,
+                place=key,
+                path=path,
+                width=head.width,
+                height=head.height,
+                metadata=_measured(known, gsd, georeference, window, exact),
+                georeference=georeference,
+                aois=(Aoi(window.x, window.y, window.width, window.height),),
+            )
+
+
+def _measured(known: dict[str, Any], gsd: float | None, georeference: Georeference, window: Window, exact: bool) -> Metadata:
+    """Return what is known of a window; where its georeference is a guess, its GSD is what the item says."""
+    metadata = placed(known, georeference, window)
+    return metadata if exact else replace(metadata, gsd=None if gsd is None else (gsd, gsd))
+
+
+def _split_root(root: str) -> tuple[str, str]:
+    """Return the folder to which paths are relative, and the name of the item collection; "" where there is a folder of items."""
+    if not root.lower().endswith((".json", ".geojson")):
+        return root, ""
+    folder, _, name = root.rpartition("/")
+    return folder or ("/" if root.startswith("/") else "."), name
+
+
+def _read(folder: str, name: str) -> Any:
+    try:
+        return read_json(folder, name)
+    except (OSError, ValueError) as error:
+        raise LayoutError(f"an item collection must be readable JSON, however: {name}: {error}") from error
+
+
+def _features(value: Any) -> list[dict[str, Any]]:
+    """Return the items of a JSON value; none of what is no item, such as a catalog."""
+    if isinstance(value, dict) and value.get("type") == "FeatureCollection":
+        return [feature for feature in value.get("features", ()) if isinstance(feature, dict)]
+    return [value] if isinstance(value, dict) and value.get("type") == "Feature" else []
+
+
+def _resolve(item: str, href: str) -> str:
+    """Return where an asset lies: relative to its item's file, unless it is a URL or an absolute path."""
+    return href if "://" in href or href.startswith("/") else posixpath.normpath(posixpath.join(posixpath.dirname(item), href))
+
+
+def _known(properties: Mapping[str, Any], head: ImageHead) -> dict[str, Any]:
+    known = {ours: COLUMNS[ours](name, properties[name]) for name, ours in PROPERTIES.items() if properties.get(name) is not None}
+    if (time := properties.get("datetime") or properties.get("start_datetime")) is not None:
+        known["datetime"] = COLUMNS["datetime"]("datetime", time)
+    if (azimuth := properties.get("view:azimuth")) is not None:
+        # STAC looks from below the satellite to the scene; ours is the direction back.
+        known["target_azimuth"] = (COLUMNS["target_azimuth"]("view:azimuth", azimuth) + 180.0) % 360.0
+    return {**known, "wavelengths": _wavelengths(properties, head)}
+
+
+def _wavelengths(properties: Mapping[str, Any], head: ImageHead) -> tuple[int, ...] | None:
+    """Return the centre wavelengths of the bands that are read, nanometres; STAC has micrometres."""
+    bands = properties.get("bands") or properties.get("eo:bands") or ()
+    chosen = [bands[number - 1] for number in head.bands or (1, 2, 3) if number <= len(bands)]
+    centres = [band.get("eo:center_wavelength", band.get("center_wavelength")) for band in chosen]
+    return tuple(round(1000.0 * centre) for centre in centres) if len(centres) == 3 and None not in centres else None
+
+
+def _projected(properties: Mapping[str, Any]) -> Georeference | None:
+    """Return the affine that an item states for an asset that has none in itself."""
+    transform, code = properties.get("proj:transform"), properties.get("proj:code") or properties.get("proj:epsg")
+    if transform is None or code is None:
+        return None
+    a, b, c, d, e, f = (float(value) for value in transform[:6])
+    crs = f"EPSG:{code}" if isinstance(code, int) else str(code)
+    try:
+        CRS.from_user_input(crs)
+    except CRSError as error:
+        raise InvalidError(f"proj:code must name a CRS, however: {code!r}") from error
+    return Georeference((a, b, c, d, e, f), crs)
+
+
+def _bounds(feature: Mapping[str, Any], head: ImageHead) -> Georeference | None:
+    cells: dict[str, Any] = {}
+    if feature.get("bbox") is not None:
+        cells["bbox"] = COLUMNS["bbox"]("bbox", feature["bbox"])
+    elif feature.get("geometry") is not None:
+        try:
+            cells["geometry"] = COLUMNS["geometry"]("geometry", to_wkt(shape(feature["geometry"]), rounding_precision=-1))
+        except GEOSException as error:
+            raise InvalidError(f"geometry must be a polygon, however: {feature['geometry']!r}") from error
+    return from_bounds(cells, head.width, head.height)

@@ -1,0 +1,248 @@
+"""A table of images: a CSV, Parquet or GeoParquet whose rows name an image, perhaps a box in it, and what is known of it.
+
+Columns are those of `COLUMNS`; other names are given theirs by `columns`, as "image=filepath,category=label". One row gives one
+sample. Missing cells are missing values. Times without a zone are UTC.
+"""
+
+import datetime as dt
+import gzip
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import pandas as pd
+import pyarrow.parquet as pq
+from PIL import Image
+from pyarrow import ArrowException
+from pyproj import CRS
+from shapely import from_wkb
+
+from satmip_data import raster
+from satmip_data.geometry import WGS84, wrap_longitude
+from satmip_data.imagery import ImageError
+from satmip_data.raster import ScaleError
+from satmip_data.records import Aoi, Georeference, Metadata, Sample, Scene, Window
+from satmip_data.sources.archive import Archive, ImageHead, archive_url, dump, failure, left_out, make_key, placed, stem
+from satmip_data.sources.base import Found, InvalidError, Item, LayoutError
+from satmip_data.sources.columns import ALIASES, COLUMNS, fills, from_bounds
+from satmip_data.storage import Store
+
+SUFFIXES = (".csv", ".csv.gz", ".parquet", ".geoparquet")
+MISSING = ("", "nan", "none", "null", "na", "n/a", "nat", "<na>")
+"""Cells of a CSV that say that there is no value, in any case of letters."""
+
+BOX = ("x", "y", "width", "height")
+SAME = ("multispectral_gsd", "datetime", "utm_zone", "country_code", "cloud_cover", "scan_direction", "wavelengths",
+        "target_azimuth", "sun_azimuth", "sun_elevation", "off_nadir", "platform")  # fmt: skip
+"""Columns that are attributes of `Metadata` under the same name."""
+
+
+@dataclass(frozen=True)
+class Table(Archive):
+    """The user's own archive, described by one table.
+
+    The key of a sample is its column `key`, else the image's path, with the number of the row where rows share an image.
+    """
+
+    name: ClassVar[str] = "table"
+    licence: ClassVar[str] = "as the images' own"
+
+    table: str = field(default="", metadata={"help": "the table's name, where SOURCE is its folder"})
+    columns: str = field(default="", metadata={"help": "columns that have other names, as image=filepath,category=label"})
+    extra_columns: Literal["error", "ignore"] = field(
+        default="error", metadata={"help": "what to do about columns that are none of the known ones"}
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse options no build can have."""
+        super().__post_init__()
+        self._renamed()
+
+    def _renamed(self) -> dict[str, str]:
+        pairs = [part.partition("=") for part in self.columns.split(",") if part.strip()]
+        renamed = {name.strip(): column.strip() for column, _, name in pairs}
+        if unknown := [column for column in renamed.values() if column not in COLUMNS]:
+            raise ValueError(f"columns must rename some of {', '.join(COLUMNS)}; however: {unknown[0]!r} in {self.columns!r}")
+        return renamed
+
+    def list_items(self, root: str) -> list[Item]:
+        """Read the table: each row becomes an item, with its split.
+
+        Raises:
+            FileNotFoundError: there is no table, or its columns are not as they must be.
+        """
+        folder, name = self._split_root(root)
+        rows = self._named(name, _read_rows(Store(archive_url(folder)), name))
+        images = [str(row.get("image") or "") for row in rows]
+        shared = {image for image, count in Counter(images).items() if count > 1}
+        places = [str(row.get("place") or image) for row, image in zip(rows, images, strict=True)]
+        folders = {place: _split_of(row) for place, row in zip(places, rows, strict=True)}
+        split = self.deal_splits({place: str(row.get("category") or "") for place, row in zip(places, rows, strict=True)}, folders)
+        return [
+            Item("", image, dump({**row, "split": split[place], "key": _key(row, number if image in shared else None)}))
+            for number, (row, image, place) in enumerate(zip(rows, images, places, strict=True))
+        ]
+
+    def _split_root(self, root: str) -> tuple[str, str]:
+        """Return the folder of the table, to which the paths of images are relative, and its name."""
+        if self.table:
+            return root, self.table
+        folder, _, name = root.rstrip("/").rpartition("/")
+        if not name.lower().endswith(SUFFIXES):
+            raise LayoutError(
+                f"a table must end with {', '.join(SUFFIXES)}, however: {root!r}. Name the file, or its folder with --table NAME."
+            )
+        return folder or ("/" if root.startswith("/") else "."), name
+
+    def _named(self, name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Give the columns their names; all rows have the same."""
+        found = list(rows[0]) if rows else []
+        renamed = self._renamed()
+        if absent := [column for column in renamed if column not in found]:
+            raise LayoutError(f"--columns must rename columns of {name}, however: {absent[0]!r} is none of {', '.join(found)}")
+        names = {column: renamed.get(column, ALIASES.get(column, column)) for column in found}
+        if doubled := [column for column, count in Counter(names.values()).items() if count > 1]:
+            raise LayoutError(
+                f"a column must stand once in {name}, however: {doubled[0]!r} stands twice (by its names in STAC too)"
+            )
+        extra = [column for column, ours in names.items() if ours not in COLUMNS]
+        if extra and self.extra_columns == "error":
+            raise LayoutError(
+                f"columns of {name} must be known, however: {', '.join(extra)}. Known are {', '.join(COLUMNS)}. "
+                "Give them these names with --columns image=filepath,... or add: --extra-columns ignore"
+            )
+        ours = set(names.values())
+        if "image" not in ours:
+            raise LayoutError(f"{name} must have a column image, however: {', '.join(found) or 'no row'}. Add: --columns image=...")
+        if 0 < len(ours & set(BOX)) < len(BOX):
+            raise LayoutError(f"a box needs the columns {', '.join(BOX)}, however: {', '.join(sorted(ours & set(BOX)))}")
+        return [{names[column]: value for column, value in row.items() if names[column] in COLUMNS} for row in rows]
+
+    def read_item(self, root: str, item: Item) -> list[Found]:
+        """Return the scene of one row, or its reject."""
+        row = json.loads(item.record)
+        key = row["key"]
+        if row["split"] is None:
+            return [left_out(item, key)]
+        try:
+            cells = {name: COLUMNS[name](name, value) for name, value in row.items() if value is not None}
+            if not item.image:
+                raise InvalidError("a row must name an image, however: its cell is empty")
+            head = self._head(self._split_root(root)[0], item.image, cells)
+            return [_scene(item.image, cells, head)]
+        except (ImageError, ScaleError, ValueError, ArithmeticError) as error:
+            return [failure(item, error, key)]
+
+    def _head(self, folder: str, image: str, cells: Mapping[str, Any]) -> ImageHead:
+        # A raster may place itself, and must say whether its values fit.
+        if {"image_width", "image_height"} <= cells.keys() and not image.lower().endswith(raster.SUFFIXES):
+            return ImageHead(cells["image_width"], cells["image_height"], None, {}, None)
+        return self.read_image(folder, image)
+
+    def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
+        """Read the image of a row. See `Source.read_chip`."""
+        return super().read_chip(self._split_root(root)[0], sample, size, max_pixels)
+
+
+def _split_of(row: Mapping[str, Any]) -> str | None:
+    return None if row.get("split") is None else str(row["split"])
+
+
+def _key(row: Mapping[str, Any], number: int | None) -> str:
+    if row.get("key") is not None:
+        return make_key(str(row["key"]))
+    image = str(row.get("image") or "row")
+    parts = [stem(image.partition("://")[2] or image)]
+    return make_key(*parts, *([] if number is None else [f"{number:06d}"]))
+
+
+def _scene(image: str, cells: Mapping[str, Any], head: ImageHead) -> Scene:
+    whole, gsd, box = Window(0, 0, head.width, head.height), _gsd(cells), _box(cells, head)
+    known: dict[str, Any] = {name: cells.get(name) for name in SAME}
+    georeference = head.georeference or from_bounds(cells, head.width, head.height) or _from_centre(cells, gsd, head)
+    if georeference is not None:
+        metadata = placed(known, georeference, whole)
+        # Said is what the sensor resolves; measured is the size of the pixels in hand.
+        exact = head.georeference is not None or "bbox" in cells or ("geometry" in cells and fills(cells["geometry"]))
+        metadata = replace(metadata, gsd=gsd or (metadata.gsd if exact else None))
+    else:
+        # Where its sides lie is unknown: its centre is that of a sample only where the sample is the whole image.
+        centre = (wrap_longitude(cells["lon"]), cells["lat"]) if {"lon", "lat"} <= cells.keys() and box is None else None
+        metadata = Metadata(**known, gsd=gsd, location=centre)
+    x, y, width, height = box or (0, 0, head.width, head.height)
+    aoi = Aoi(x, y, width, height, cells.get("category"), labels=cells.get("labels", ()))
+    place = make_key(cells.get("place") or stem(image))
+    return Scene(cells["key"], cells["split"], place, image, head.width, head.height, metadata, georeference, (aoi,))
+
+
+def _gsd(cells: Mapping[str, Any]) -> tuple[float, float] | None:
+    x, y = cells.get("gsd_x", cells.get("gsd")), cells.get("gsd_y", cells.get("gsd"))
+    return None if x is None or y is None else (x, y)
+
+
+def _box(cells: Mapping[str, Any], head: ImageHead) -> tuple[float, float, float, float] | None:
+    """Return the box of a row; None where it has none, and the whole image is the sample."""
+    given = [name for name in BOX if name in cells]
+    if given and len(given) < len(BOX):
+        raise InvalidError(f"a box must have all of {', '.join(BOX)}, however: {', '.join(given)}")
+    return (cells["x"], cells["y"], cells["width"], cells["height"]) if given else None
+
+
+def _from_centre(cells: Mapping[str, Any], gsd: tuple[float, float] | None, head: ImageHead) -> Georeference | None:
+    """Return the affine of an image, north up, from its centre and GSD."""
+    if gsd is None or not {"lon", "lat"} <= cells.keys():
+        return None
+    lon, lat = wrap_longitude(cells["lon"]), cells["lat"]
+    east = WGS84.fwd(lon, lat, 90.0, gsd[0])[0] - lon
+    north = abs(WGS84.fwd(lon, lat, 0.0 if lat < 0.0 else 180.0, gsd[1])[1] - lat)
+    east += 360.0 * (east < 0.0)
+    left, top = lon - east * head.width / 2, lat + north * head.height / 2
+    if top > 90.0 or top - north * head.height < -90.0:
+        raise InvalidError(f"an image must not lie over a pole, however: {lat=} with {head.height} rows of {gsd[1]} m")
+    return Georeference((east, 0.0, left, 0.0, -north, top))
+
+
+def _read_rows(store: Store, name: str) -> list[dict[str, Any]]:
+    """Return the rows of a table as JSON values: None where a cell is missing, times as text, shapes as WKT."""
+    try:
+        data = store.read(name)
+    except OSError as error:
+        raise LayoutError(f"a table must be readable, however: {name}: {error}") from error
+    try:
+        if name.lower().endswith((".csv", ".csv.gz")):
+            text = gzip.decompress(data) if name.lower().endswith(".gz") else data
+            rows: list[dict[Any, Any]] = pd.read_csv(io.BytesIO(text), dtype=str, keep_default_na=False).to_dict("records")
+        else:
+            table = pq.read_table(io.BytesIO(data))
+            _check_crs(name, table.schema.metadata or {})
+            rows = table.to_pylist()
+    except (ValueError, ArrowException, EOFError) as error:
+        raise LayoutError(f"a table must be CSV or Parquet, however: {name}: {error}") from error
+    return [{str(column): _plain(value) for column, value in row.items()} for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return None if value.strip().lower() in MISSING else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, dt.date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return from_wkb(value).wkt
+    if isinstance(value, dict):  # GeoParquet's bbox column
+        return [value[corner] for corner in ("xmin", "ymin", "xmax", "ymax") if corner in value]
+    return value
+
+
+def _check_crs(name: str, metadata: Mapping[bytes, bytes]) -> None:
+    """Refuse a GeoParquet whose shapes are not longitudes and latitudes."""
+    geo = json.loads(metadata.get(b"geo", b"{}"))
+    for column, entry in geo.get("columns", {}).items():
+        if (crs := entry.get("crs")) is not None and not CRS.from_user_input(crs).is_geographic:
+            found = CRS.from_user_input(crs).name
+            raise LayoutError(f"{column} of {name} must hold longitudes and latitudes, however: it is in {found}")
