@@ -3,6 +3,7 @@
 Tasks and results are small picklable values.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -92,7 +93,7 @@ class Ray:
             raise EngineError("--engine ray needs Ray, however: it is not installed. Type: pip install 'satmip[ray]'") from error
         here = {"num_cpus": self.workers, "include_dashboard": False} if self.address == "local" else {}
         try:
-            ray.init(address=self.address, log_to_driver=False, **here)
+            ray.init(address=self.address, log_to_driver=False, logging_level=logging.WARNING, **here)
         except ConnectionError as error:
             raise EngineError(
                 f"there must be a Ray cluster at {self.address!r}, however: {error}\n"

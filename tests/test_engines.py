@@ -1,0 +1,110 @@
+"""Engines: order, errors, and the same bytes from processes and from Ray."""
+
+import importlib.util
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fmow_tree import write_fmow_tree
+
+from satmip_data import build as build_module
+from satmip_data.build import BuildRequest, build
+from satmip_data.engines import Engine, EngineError, Local, Ray
+from satmip_data.settings import BuildSettings
+from satmip_data.shards import PackTask, ShardRecord, pack_shard
+from satmip_data.sources import SOURCES
+
+SETTINGS = BuildSettings(samples_per_shard=5, size=32)
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra ray is not installed")
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("engine", [Local(1), Local(2)])
+def test_results_are_those_of_a_loop(engine: Engine) -> None:
+    tasks = [float(i) for i in range(20)]
+    expected = [math.sqrt(task) for task in tasks]
+    assert list(engine.ordered(math.sqrt, tasks)) == expected
+    assert sorted(engine.unordered(math.sqrt, tasks)) == expected
+    assert list(engine.unordered(math.sqrt, [])) == []
+
+
+@pytest.mark.parametrize("engine", [Local(1), Local(2)])
+def test_an_error_of_a_task_ends_the_run(engine: Engine) -> None:
+    with pytest.raises(ValueError, match="math domain error|nonnegative"):
+        list(engine.unordered(math.sqrt, [1.0, -1.0, 4.0]))
+    with pytest.raises(ValueError, match="math domain error|nonnegative"):
+        list(engine.ordered(math.sqrt, [1.0, -1.0, 4.0]))
+
+
+def test_an_error_drops_the_tasks_that_wait() -> None:
+    start = time.monotonic()
+    with pytest.raises(TypeError):
+        list(Local(2).unordered(time.sleep, ["x", *[0.5] * 200]))  # type: ignore[list-item]
+    assert time.monotonic() - start < 30  # 100 seconds if all were run
+
+
+@needs_ray
+def test_ray_gives_the_bytes_of_local_processes(tmp_path: Path) -> None:
+    """In a process of its own: Ray's threads and warnings outlive it."""
+    write_fmow_tree(tmp_path / "fmow")
+    root, local, ray = (str(tmp_path / name) for name in ("fmow", "local", "ray"))
+    build(BuildRequest(SOURCES["fmow"](), root, local, SETTINGS))
+    options = ["--size", "32", "--samples-per-shard", "5", "--engine", "ray", "--workers", "2"]
+    command = [sys.executable, "-c", "from satmip_data.cli import main; main()", "build", root, ray, *options]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert contents(Path(ray)) == contents(Path(local))
+
+
+@needs_ray
+def test_ray_keeps_order_and_passes_errors_on() -> None:
+    code = (
+        "import statistics\n"
+        "from satmip_data.engines import Ray\n"
+        "tasks = [[float(i)] for i in range(9)]\n"
+        "assert list(Ray('local', 2).ordered(statistics.fmean, tasks)) == [float(i) for i in range(9)]\n"
+        "try:\n"
+        "    list(Ray('local', 2).unordered(statistics.fmean, [[1.0], []]))\n"
+        "except statistics.StatisticsError as error:\n"
+        "    print('raised')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert run.stdout.endswith("raised\n"), run.stdout + run.stderr
+
+
+def test_ray_is_asked_for_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(EngineError, match=r"pip install 'satmip\[ray\]'"):
+        list(Ray().ordered(math.sqrt, [1.0]))
+
+
+def test_a_missing_cluster_is_named_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoCluster:
+        @staticmethod
+        def init(**options: Any) -> None:
+            raise ConnectionError("could not find any running Ray instance")
+
+    monkeypatch.setitem(sys.modules, "ray", NoCluster)
+    with pytest.raises(EngineError, match="ray start --head"):
+        list(Ray("auto").ordered(math.sqrt, [1.0]))
+
+
+def test_the_largest_shards_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[int] = []
+
+    def pack(task: PackTask) -> ShardRecord:
+        order.append(sum(s.scene_width * (s.window.y + s.window.height) for s in task.shard.samples))
+        return pack_shard(task)
+
+    write_fmow_tree(tmp_path / "fmow")
+    monkeypatch.setattr(build_module, "pack_shard", pack)
+    build(BuildRequest(SOURCES["fmow"](), str(tmp_path / "fmow"), str(tmp_path / "out"), SETTINGS))
+    assert len(set(order)) > 4
+    assert order == sorted(order, reverse=True)
