@@ -342,5 +342,10 @@ def demo_command(out: Path, seed: int, places: int, workers: int) -> None:
       satmip-data demo out/world
       satmip-data build out/world out/shards
     """
-    summary = write_demo(out, seed=seed, places=places, workers=workers)
-    Console().print(f"{summary}\nNext: satmip-data build {out} out/shards", highlight=False)
+    try:
+        summary = write_demo(out, seed=seed, places=places, workers=workers)
+    except (ValueError, FileExistsError) as error:
+        raise click.ClickException(str(error)) from error
+    counts = ", ".join(f"{count:,} {split}" for split, count in summary.images.items())
+    Console().print(f"{out}: {counts} images of {summary.places} places, {len(summary.classes)} classes", highlight=False)
+    Console().print(f"Next: satmip-data build {out} out/shards", highlight=False)

@@ -347,3 +347,18 @@ def test_refusals_say_what_is_expected(tmp_path):
     (tmp_path / "c" / "file").write_text("")
     with pytest.raises(FileExistsError, match="empty directory, however"):
         write_demo(tmp_path / "c")
+
+
+def test_a_world_that_is_there_is_left_alone_and_another_is_refused(tmp_path: Path) -> None:
+    first = write_demo(tmp_path / "world", seed=1, places=24, workers=1)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "world").rglob("*")}
+    assert write_demo(tmp_path / "world", seed=1, places=24, workers=1) == first
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "world").rglob("*")} == before
+    with pytest.raises(FileExistsError, match="holds a world of"):
+        write_demo(tmp_path / "world", seed=2, places=24, workers=1)
+
+
+def test_a_world_stopped_half_way_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "world.part" / "train").mkdir(parents=True)
+    write_demo(tmp_path / "world", seed=1, places=24, workers=1)
+    assert not (tmp_path / "world.part").exists()

@@ -1,6 +1,7 @@
 """Write the small world as a fMoW tree: pictures and metadata, place by place, on as many processes as wanted."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from PIL import Image
 from satmip_data.demo.draw import boxes_in_pixels, draw, make_view
 from satmip_data.demo.layouts import make_plan
 from satmip_data.demo.world import CLASSES, Place, image_name, make_acquisitions, make_places, record
+
+MARKER = "world.json"
+"""Says that a world is whole, and from what it was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,32 +31,61 @@ class DemoSummary:
     boxes: int
     """Number of labelled boxes."""
 
+    def to_json(self) -> dict[str, object]:
+        """Return the counts as `world.json` holds them."""
+        return {name: getattr(self, name) for name in ("classes", "places", "images", "boxes")}
+
 
 def write_demo(out: Path, seed: int = 0, places: int = 320, workers: int = 2) -> DemoSummary:
     """Write a small world under `out` as a fMoW tree in ground-truth form: `<split>/<category>/<category>_<n>/*_rgb.{jpg,json}`.
 
-    The same seed gives the same bytes, whatever the number of workers.
+    The same seed gives the same bytes, whatever the number of workers. The world stands under its name only when it is whole;
+    one that is already there, from the same seed and number of places, is left as it is.
 
     Args:
-        out: directory to write into; it is created, and must hold nothing yet.
+        out: directory of the world; it is created, and must hold nothing yet but this very world.
         seed: chooses the world.
         places: number of places; each is seen two to eight times.
         workers: number of processes.
 
     Raises:
-        FileExistsError: `out` holds files.
+        FileExistsError: `out` holds other files, or another world.
         ValueError: there are too few places for every class to be in both splits, or `workers` is below 1.
     """
     if workers < 1:
         raise ValueError(f"a world needs one worker or more, however: {workers=}")
-    if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"a world is written into an empty directory, however {out} holds files")
+    asked = {"seed": seed, "places": places}
+    if (there := _already_there(out, asked)) is not None:
+        return there
+    partial_out = out.with_name(out.name + ".part")
+    if partial_out.exists():  # of a run that was stopped
+        shutil.rmtree(partial_out)
     world = make_places(seed, places)
     images, boxes = {"train": 0, "val": 0}, 0
-    for place, (pictures, labelled) in zip(world, _write_all(out, world, workers), strict=True):
+    for place, (pictures, labelled) in zip(world, _write_all(partial_out, world, workers), strict=True):
         images[place.split] += pictures
         boxes += labelled
-    return DemoSummary(out, tuple(CLASSES), len(world), images, boxes)
+    summary = DemoSummary(out, tuple(CLASSES), len(world), images, boxes)
+    (partial_out / MARKER).write_text(json.dumps({"asked": asked, "made": summary.to_json()}))
+    if out.exists():
+        out.rmdir()
+    partial_out.rename(out)
+    return summary
+
+
+def _already_there(out: Path, asked: dict[str, int]) -> DemoSummary | None:
+    """Return the summary of the world at `out` if it is the one asked for; None where there is nothing."""
+    if not out.exists() or not any(out.iterdir()):
+        return None
+    marker = out / MARKER
+    found = json.loads(marker.read_text()) if marker.exists() else {}
+    if found.get("asked") != asked:
+        holds = f"a world of {found['asked']}" if found else "other files"
+        raise FileExistsError(
+            f"a world of {asked} is written into an empty directory, however: {out} holds {holds}. Choose another"
+        )
+    made = found["made"]
+    return DemoSummary(out, tuple(made["classes"]), made["places"], made["images"], made["boxes"])
 
 
 def _write_all(out: Path, world: tuple[Place, ...], workers: int) -> Iterator[tuple[int, int]]:
