@@ -4,6 +4,7 @@ The pixels are those of Pillow's full decode, whatever is done to get them soone
 """
 
 import io
+import re
 import struct
 import threading
 from collections.abc import Iterator
@@ -85,7 +86,7 @@ def image_size(image: bytes | str | Path) -> tuple[int, int]:
         with _without_pillow_limit(), Image.open(stream, formats=FORMATS) as header:
             return header.size
     except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
-        raise ImageError("image_unreadable", f"an image must have a header, however: {type(error).__name__}: {error}") from error
+        raise ImageError("image_unreadable", f"an image must have a header, however: {_evidence(error)}") from error
 
 
 def _file_bytes(path: str | Path) -> bytes:
@@ -111,7 +112,12 @@ def _decode(
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
-        raise ImageError("image_unreadable", f"an image must be decodable, however: {type(error).__name__}: {error}") from error
+        raise ImageError("image_unreadable", f"an image must be decodable, however: {_evidence(error)}") from error
+
+
+def _evidence(error: Exception) -> str:
+    """Return what an error says, without the address in memory that Pillow names: the same file gives the same words."""
+    return re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "the file", f"{type(error).__name__}: {error}")
 
 
 def _open(data: bytes | bytearray) -> Image.Image:

@@ -71,7 +71,8 @@ def frame(samples: Sequence[Sample]) -> pd.DataFrame:
     columns: dict[str, Any] = {name: [getattr(s, name) for s in samples] for name in ("key", "split", "place", "category", "path")}
     columns |= {name: [getattr(s, name) for s in samples] for name in ("scene_width", "scene_height")}
     columns |= {f"window_{name}": [getattr(s.window, name) for s in samples] for name in ("x", "y", "width", "height")}
-    columns["timestamp"] = pd.to_datetime(pd.Series([s.metadata.datetime for s in samples]), utc=True)
+    # UTC, and without a zone: with one, pandas compares it with no date that is written as text.
+    columns["timestamp"] = pd.to_datetime(pd.Series([s.metadata.datetime for s in samples]), utc=True).dt.tz_localize(None)
     numeric = {c.name: pd.Series([read_column(s.metadata, c) for s in samples], dtype="float64") for c in NUMERIC}
     categorical = {c.name: pd.Series([read_column(s.metadata, c) for s in samples], dtype="str") for c in CATEGORICAL}
     return pd.DataFrame({**columns, **numeric, **categorical})

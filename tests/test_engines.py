@@ -37,9 +37,9 @@ def test_results_are_those_of_a_loop(engine: Engine) -> None:
 
 @pytest.mark.parametrize("engine", [Local(1), Local(2)])
 def test_an_error_of_a_task_ends_the_run(engine: Engine) -> None:
-    with pytest.raises(ValueError, match="math domain error|nonnegative"):
+    with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
         list(engine.unordered(math.sqrt, [1.0, -1.0, 4.0]))
-    with pytest.raises(ValueError, match="math domain error|nonnegative"):
+    with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
         list(engine.ordered(math.sqrt, [1.0, -1.0, 4.0]))
 
 

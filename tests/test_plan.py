@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter, defaultdict
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,7 +65,7 @@ def test_samples_of_a_place_stand_apart(size: int, places: int, seed: int) -> No
         positions[one.place].append(position)
     for where in positions.values():
         assert [position // places for position in where] == list(range(size))
-        assert min(b - a for a, b in zip(where, where[1:], strict=False)) == places
+        assert min(b - a for a, b in pairwise(where)) == places
 
 
 @given(archives(), st.integers(0, 5))
@@ -77,7 +78,7 @@ def test_samples_of_a_place_are_spread_among_places_of_any_size(samples: list[Sa
         places[one.place].append(position[one.key])
     for where in places.values():
         where.sort()
-        for a, b in zip(where, where[1:], strict=False):
+        for a, b in pairwise(where):
             least = sum(len(other) // len(where) for other in places.values() if other is not where)
             assert b - a - 1 >= least
 

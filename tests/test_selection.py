@@ -1,0 +1,258 @@
+"""Selections of samples, and the retry of pixel failures."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from fmow_tree import write_fmow_tree
+
+from satmip_data import captioning, validate
+from satmip_data.build import BuildError, BuildRequest, build, plan_build
+from satmip_data.estimate import estimate, spread_by_size
+from satmip_data.progress import Progress
+from satmip_data.selection import Selection, SelectionError, frame, select
+from satmip_data.settings import BuildSettings
+from satmip_data.shards import CaptionRewrite
+from satmip_data.sources import SOURCES
+
+SETTINGS = BuildSettings(samples_per_shard=5, size=32)
+
+
+def request(root: Path, out: Path, **options: object) -> BuildRequest:
+    return replace(BuildRequest(SOURCES["fmow"](), str(root), str(out), SETTINGS), **options)  # type: ignore[arg-type]
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("fmow")
+    write_fmow_tree(root)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("selection", "keep"),
+    [
+        (Selection(splits=("val",)), lambda s: s.split == "val"),
+        (Selection(categories=("airport", "solar_farm")), lambda s: s.category in ("airport", "solar_farm")),
+        (Selection(where="cloud_cover < 30"), lambda s: s.metadata.cloud_cover < 30),
+        (
+            Selection(where="cloud_cover < 30 and latitude > 0"),
+            lambda s: s.metadata.cloud_cover < 30 and s.metadata.location[1] > 0,
+        ),
+        (Selection(where="country_code == 'FRA'"), lambda s: s.metadata.country_code == "FRA"),
+        (Selection(where="year in [2011, 2013]"), lambda s: s.metadata.datetime.year in (2011, 2013)),
+        (Selection(where="timestamp >= '2013-01-01'"), lambda s: s.metadata.datetime.year >= 2013),
+        (Selection(where="gsd_x < 1 and scene_width > 80"), lambda s: s.metadata.gsd[0] < 1 and s.scene_width > 80),
+    ],
+)
+def test_a_selection_is_a_loop(tree: Path, tmp_path: Path, selection: Selection, keep: object) -> None:
+    samples = plan_build(request(tree, tmp_path / "out")).index.samples
+    expected = tuple(sample for sample in samples if keep(sample))  # type: ignore[operator]
+    chosen, dropped = select(samples, selection)
+    assert 0 < len(expected) < len(samples)
+    assert chosen == expected
+    assert sum(dropped.values()) == len(samples) - len(expected)
+
+
+def test_missing_values_fail_every_comparison(tree: Path, tmp_path: Path) -> None:
+    samples = plan_build(request(tree, tmp_path / "out")).index.samples[:2]
+    unknown = replace(samples[0], metadata=replace(samples[0].metadata, cloud_cover=None, country_code=None, datetime=None))
+    for where in ("cloud_cover < 200", "cloud_cover >= 0", "country_code > ''", "year > 0", "timestamp > '1900-01-01'"):
+        assert select([unknown, samples[1]], Selection(where=where))[0] == (samples[1],), where
+    assert frame([unknown])["cloud_cover"].isna().all()
+
+
+@pytest.mark.parametrize(
+    "where", ["clouds < 30", "cloud_cover <", "cloud_cover + 1", "3", "country_code < 5", "cloud_cover.nothing()"]
+)
+def test_a_wrong_condition_names_the_columns(tree: Path, tmp_path: Path, where: str) -> None:
+    with pytest.raises(SelectionError, match=r"columns key, split, .*cloud_cover.*; however: "):
+        plan_build(request(tree, tmp_path / "out", selection=Selection(where=where)))
+
+
+def test_a_wrong_name_or_an_empty_selection_is_refused_with_advice(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(SelectionError, match="--split must be one of train, val; however: test"):
+        plan_build(request(tree, tmp_path / "out", selection=Selection(splits=("test",))))
+    with pytest.raises(SelectionError, match="--category must be one of airport, .*; however: port"):
+        plan_build(request(tree, tmp_path / "out", selection=Selection(categories=("airport", "port"))))
+    with pytest.raises(BuildError, match="of 36, --where drops 36"):
+        plan_build(request(tree, tmp_path / "out", selection=Selection(where="cloud_cover > 100")))
+
+
+def test_a_selection_is_recorded_counted_and_part_of_the_settings(tree: Path, tmp_path: Path) -> None:
+    chosen = request(tree, tmp_path / "out", selection=Selection(splits=("train",), where="cloud_cover < 30"))
+    dataset = build(chosen)
+    assert dataset["settings"]["selection"] == {"splits": ["train"], "categories": [], "where": "cloud_cover < 30"}
+    assert list(dataset["splits"]) == ["train"]
+    assert dataset["dropped"]["split"] == 18
+    assert dataset["dropped"]["where"] == 18 - dataset["splits"]["train"]["samples"] > 0
+    assert dataset["rejects"] == {}
+    assert validate.validate(str(tmp_path / "out")).problems == ()
+    with pytest.raises(BuildError, match="where: 'cloud_cover < 30' before, '' now"):
+        build(replace(chosen, selection=Selection(splits=("train",))))
+
+
+# --- retries ---
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> tuple[Path, dict[Path, bytes]]:
+    """A tree with two images that cannot be read, and one without metadata; with what mends the two."""
+    paths = write_fmow_tree(tmp_path / "fmow")
+    mend = {path: path.read_bytes() for path in (paths[0], paths[20])}
+    for path in mend:
+        path.write_bytes(b"not an image")
+    paths[5].with_suffix(".json").unlink()
+    return tmp_path / "fmow", mend
+
+
+def repair(mend: dict[Path, bytes]) -> None:
+    for path, data in mend.items():
+        path.write_bytes(data)
+
+
+def test_a_retry_of_a_finished_build_writes_the_shards_concerned_alone(
+    broken: tuple[Path, dict[Path, bytes]], tmp_path: Path
+) -> None:
+    root, mend = broken
+    out = tmp_path / "out"
+    assert build(request(root, out))["rejects"] == {"image_unreadable": 2, "metadata_missing": 1}
+    written = {path: path.stat().st_mtime_ns for path in out.rglob("*.tar")}
+    repair(mend)
+    assert build(request(root, out))["rejects"]["image_unreadable"] == 2  # without the flag nothing is read again
+    dataset = build(request(root, out, retry_rejects=True))
+    assert dataset["rejects"] == {"metadata_missing": 1}
+    changed = [path for path, time in written.items() if path.stat().st_mtime_ns != time]
+    assert len(changed) == 2
+    assert validate.validate(str(out)).problems == ()
+    build(request(root, tmp_path / "clean"))
+    assert contents(out) == contents(tmp_path / "clean")
+
+
+def test_a_retry_that_fails_again_leaves_the_same_build(broken: tuple[Path, dict[Path, bytes]], tmp_path: Path) -> None:
+    root, _ = broken
+    out = tmp_path / "out"
+    build(request(root, out))
+    before = contents(out)
+    build(request(root, out, retry_rejects=True))
+    assert contents(out) == before
+
+
+def test_a_retry_of_an_unfinished_build(broken: tuple[Path, dict[Path, bytes]], tmp_path: Path) -> None:
+    root, mend = broken
+    out = tmp_path / "out"
+    with pytest.raises(BuildError, match="--retry-rejects"):
+        build(request(root, out, max_rejects=1))
+    repair(mend)
+    with pytest.raises(BuildError, match="at most 1 rejects"):
+        build(request(root, out, max_rejects=1))
+    assert build(request(root, out, max_rejects=1, retry_rejects=True))["rejects"] == {"metadata_missing": 1}
+    build(request(root, tmp_path / "clean"))
+    assert contents(out) == contents(tmp_path / "clean")
+
+
+def test_a_retry_stopped_half_way_is_finished_with_and_without_the_flag(
+    broken: tuple[Path, dict[Path, bytes]], tmp_path: Path
+) -> None:
+    root, mend = broken
+    for again in (True, False):
+        out = tmp_path / f"out{again}"
+        for path in mend:
+            path.write_bytes(b"not an image")
+        total = len(build(request(root, out))["shards"])
+        repair(mend)
+
+        def stop(progress: Progress, total: int = total) -> None:
+            if progress.stage == "pack" and progress.done == total - 1:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            build(request(root, out, retry_rejects=True), stop)
+        assert not (out / "dataset.json").exists()
+        assert build(request(root, out, retry_rejects=again))["rejects"] == {"metadata_missing": 1}
+        assert validate.validate(str(out)).problems == ()
+
+
+def test_a_retry_keeps_captions_that_were_rewritten(broken: tuple[Path, dict[Path, bytes]], tmp_path: Path) -> None:
+    root, mend = broken
+    out = tmp_path / "out"
+    build(request(root, out))
+    captioning.recaption(str(out), CaptionRewrite(("location",), "sentence"))
+    repair(mend)
+    dataset = build(request(root, out, retry_rejects=True))
+    assert dataset["caption"]["fields"] == ["location"]
+    assert validate.validate(str(out)).problems == ()
+    wanted = replace(SETTINGS, fields=("location",), style="sentence")
+    build(request(root, tmp_path / "clean", settings=wanted))
+    assert contents(out) == contents(tmp_path / "clean")
+
+
+def test_a_retry_refuses_other_metadata(broken: tuple[Path, dict[Path, bytes]], tmp_path: Path) -> None:
+    root, mend = broken
+    build(request(root, tmp_path / "out"))
+    before = contents(tmp_path / "out")
+    repair(mend)
+    record = next(iter(mend)).with_suffix(".json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "cloud_cover": 99}))
+    with pytest.raises(BuildError, match="have changed since"):
+        build(request(root, tmp_path / "out", retry_rejects=True))
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_shard_without_any_sample_comes_back(tmp_path: Path) -> None:
+    paths = write_fmow_tree(tmp_path / "fmow", places=2, images=2)
+    mend = {path: path.read_bytes() for path in paths if "/val/" in str(path)}
+    for path in mend:
+        path.write_bytes(b"not an image")
+    assert list(build(request(tmp_path / "fmow", tmp_path / "out"))["splits"]) == ["train"]
+    repair(mend)
+    assert list(build(request(tmp_path / "fmow", tmp_path / "out", retry_rejects=True))["splits"]) == ["train", "val"]
+    build(request(tmp_path / "fmow", tmp_path / "clean"))
+    assert contents(tmp_path / "out") == contents(tmp_path / "clean")
+
+
+# --- the dry run ---
+
+
+def test_an_estimate_is_near_what_a_build_writes(tree: Path, tmp_path: Path) -> None:
+    wanted = request(tree, tmp_path / "out")
+    expected = estimate(wanted, plan_build(wanted))
+    assert not (tmp_path / "out").exists()
+    dataset = build(wanted)
+    written = sum(shard["bytes"] for shard in dataset["shards"])
+    # A tar is filled up to 10,240 bytes.
+    assert expected.bytes == pytest.approx(written, rel=0.05, abs=10_240 * len(dataset["shards"]))
+    assert expected.tried == 32
+    assert expected.seconds > 0
+    assert expected.problems == ()
+
+
+def test_an_estimate_finds_problems_and_counts_workers(broken: tuple[Path, dict[Path, bytes]], tmp_path: Path) -> None:
+    root, mend = broken
+    wanted = request(root, tmp_path / "out")
+    plan = plan_build(wanted)
+    found = estimate(wanted, plan, tried=35)
+    assert {root / problem.path for problem in found.problems} == set(mend)
+
+
+def test_the_samples_tried_are_spread_over_all_sizes(tree: Path, tmp_path: Path) -> None:
+    samples = plan_build(request(tree, tmp_path / "out")).index.samples
+    sizes = [s.scene_width * s.scene_height for s in spread_by_size(samples, 6)]
+    ordered = sorted(s.scene_width * s.scene_height for s in samples)
+    for group, size in enumerate(sizes):
+        assert ordered[group * 6] <= size <= ordered[group * 6 + 5]
+    assert len(spread_by_size(samples, 1000)) == 36
+
+
+def test_rejects_of_a_build_are_listed_once(broken: tuple[Path, dict[Path, bytes]], tmp_path: Path) -> None:
+    root, _ = broken
+    build(request(root, tmp_path / "out"))
+    table = pd.read_parquet(tmp_path / "out/rejects.parquet")
+    assert sorted(table["stage"]) == ["pack", "pack", "scan"]
+    assert not table["message"].str.contains("0x").any()
