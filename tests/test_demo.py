@@ -33,7 +33,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def records(world):
-    return [(path, json.loads(path.read_text())) for path in sorted(world[0].rglob("*.json"))]
+    return [(path, json.loads(path.read_text())) for path in sorted(world[0].rglob("*_rgb.json"))]
 
 
 def bounds(wkt):
