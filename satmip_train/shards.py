@@ -43,6 +43,12 @@ class Column:
     field: str
     cardinality: int
     """Categories with the unknown one (code 0); 0 for a numeric column."""
+    mean: float = 0.0
+    """Of a numeric column: what was subtracted, in the column's unit."""
+    std: float = 1.0
+    """Of a numeric column: what was divided by, in the column's unit."""
+    values: tuple[str, ...] = ()
+    """Of a categorical column: code i + 1 stands for value i."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,8 @@ class Dataset:
     classes: tuple[str, ...]
     size: tuple[int, int] | None
     """(width, height) of every chip in pixels; None where chips keep sizes of their own."""
+    source: str = ""
+    """Name of the source that the shards were built from, as "fmow"."""
 
     @property
     def fingerprint(self) -> str:
@@ -160,8 +168,10 @@ def _dataset(data: dict[str, Any], root: str, cache: Path) -> Dataset:
         cache=cache,
         splits={name: split["samples"] for name, split in data["splits"].items()},
         shards=tuple(Shard(**entry) for entry in data["shards"]),
-        numeric=tuple(Column(c["name"], c["field"], 0) for c in data["numeric"]),
-        categorical=tuple(Column(c["name"], c["field"], len(c["values"]) + 1) for c in data["categorical"]),
+        numeric=tuple(Column(c["name"], c["field"], 0, c["mean"], c["std"]) for c in data["numeric"]),
+        categorical=tuple(
+            Column(c["name"], c["field"], len(c["values"]) + 1, values=tuple(c["values"])) for c in data["categorical"]
+        ),
         caption_fields=tuple(caption["fields"]),
         caption_style=caption["style"],
         longest_caption=None if longest is None else longest["tokens"],
@@ -170,6 +180,7 @@ def _dataset(data: dict[str, Any], root: str, cache: Path) -> Dataset:
         std=tuple(channels["std"]),
         classes=tuple(data["classes"]),
         size=None if data["size"] is None else tuple(data["size"]),
+        source=data["source"]["name"],
     )
 
 
