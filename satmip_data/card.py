@@ -58,7 +58,7 @@ def read_coverage(index: pa.Table) -> Coverage:
     """Return what the rows of an index cover."""
     columns = tuple((field.name, str(field.type)) for field in index.schema)
     footprints = shapely.from_wkb(index["geometry"].drop_null().to_numpy())
-    west, south, east, north = (float(value) for value in shapely.total_bounds(footprints))
+    west, south, east, north = map(float, shapely.total_bounds(footprints)) if len(footprints) else (np.nan,) * 4
     times = [time for time in index["timestamp"].to_pylist() if time is not None]
     gsd = np.array(index["gsd"].drop_null().to_pylist(), np.float64).reshape(-1, 2).mean(axis=1)
     return Coverage(
@@ -150,6 +150,8 @@ import datasets
 
 {first} = datasets.load_dataset("path/to/this/folder", split="{first}")
 ```
+
+(`datasets` keeps what it has loaded by the name of the folder: after a new build pass `download_mode="force_redownload"`.)
 
 ```python
 import geopandas

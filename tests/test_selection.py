@@ -79,7 +79,7 @@ def test_a_wrong_condition_names_the_columns(tree: Path, tmp_path: Path, where: 
 def test_a_wrong_name_or_an_empty_selection_is_refused_with_advice(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(SelectionError, match="--split must be one of train, val; however: test"):
         plan_build(request(tree, tmp_path / "out", selection=Selection(splits=("test",))))
-    with pytest.raises(SelectionError, match="--category must be one of airport, .*; however: port"):
+    with pytest.raises(SelectionError, match=r"--category must be one of airport, .*; however: port"):
         plan_build(request(tree, tmp_path / "out", selection=Selection(categories=("airport", "port"))))
     with pytest.raises(BuildError, match="of 36, --where drops 36"):
         plan_build(request(tree, tmp_path / "out", selection=Selection(where="cloud_cover > 100")))
