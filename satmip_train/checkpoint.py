@@ -12,8 +12,14 @@ from satmip_train.config import Settings
 from satmip_train.errors import UsageError
 
 NAME = "last.pt"
-FREE_SETTINGS = frozenset({"workers", "log_every", "checkpoint_every", "max_steps", "compile"})
-"""Settings that a resumed run may change: they change its speed, its reports and where it stops, not what is learned."""
+FREE_SETTINGS = frozenset(
+    {
+        "workers", "log_every", "checkpoint_every", "max_steps", "compile", "data", "micro_batch", "grad_checkpointing", "attention",
+        "tf32", "trim_tokens", "knn_every", "knn_samples", "report_to",
+    }
+)  # fmt: skip
+"""Settings that a resumed run may change: they change its speed, its memory, its reports and where it stops, not what is learned
+(its numbers may round otherwise)."""
 
 Checkpoint = dict[str, Any]
 """model, optimizer and scaler (state dicts), step (steps done), settings, dataset (fingerprint, mean, std), versions."""

@@ -7,6 +7,18 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+GROUPS = {
+    "objective": "What is learned",
+    "backbone": "Backbone",
+    "metadata_encoder": "Metadata encoder and heads",
+    "coupled": "Losses",
+    "view_size": "Views",
+    "epochs": "Schedule and optimizer",
+    "precision": "Speed and memory",
+    "log_every": "Reports and checkpoints",
+}
+"""The headings under which settings are shown, by the first setting of each group."""
+
 
 class Settings(BaseModel):
     """Every choice of a run. Saved with each checkpoint; the same settings, shards and seed give the same run."""
@@ -19,13 +31,17 @@ class Settings(BaseModel):
 
     backbone: str = Field("vit_small_patch16_224", description="any timm model by name")
     backbone_args: dict[str, Any] = Field(
-        default_factory=lambda: {"num_heads": 12}, description="arguments for timm.create_model, as JSON (MoCo v3's ViT-S has 12 heads)"
+        default_factory=lambda: {"num_heads": 12},
+        description="arguments for timm.create_model, as JSON (MoCo v3's ViT-S has 12 heads)",
     )
-    cls_token_std: float | None = Field(0.02, description="deviation of the CLS token's init (SLIP's era of timm; timm today uses 1e-6)")
+    cls_token_std: float | None = Field(
+        0.02, description="deviation of the CLS token's init (SLIP's era of timm; timm today uses 1e-6)"
+    )
 
     metadata_encoder: Literal["text", "tabular"] = Field("text", description="how metadata are encoded")
     fields: tuple[str, ...] | None = Field(
-        None, description="fields to train on, comma-separated; by default the captions' own (text) or gsd,timestamp,location (tabular)"
+        None,
+        description="fields to train on, comma-separated; by default the captions' own (text) or gsd,timestamp,location (tabular)",
     )
     text_layers: int = Field(3, ge=1, description="layers of the textual metadata encoder")
     text_width: int = Field(512, ge=8, description="width of the textual metadata encoder")
@@ -43,7 +59,9 @@ class Settings(BaseModel):
     simclr_weight: float = Field(1.0, ge=0, description="SatMIPS: lambda, the weight of the image-image loss (paper, eq. 4)")
     temperature: float = Field(0.1, gt=0, description="temperature of the image-image loss")
     metadata_loss: Literal["clip", "siglip"] = Field("clip", description="metadata-image loss: eq. 2 of the paper, or SigLIP's")
-    negatives: Literal["both", "cross"] = Field("both", description="image-image negatives: both views (SLIP) or the other view only (eq. 3)")
+    negatives: Literal["both", "cross"] = Field(
+        "both", description="image-image negatives: both views (SLIP) or the other view only (eq. 3)"
+    )
     loss_gather: Literal["exact", "slip"] = Field("exact", description="gradient of the metadata-image loss across ranks")
 
     view_size: int = Field(224, ge=16, description="side of a view in pixels")
@@ -57,17 +75,48 @@ class Settings(BaseModel):
     lr_end: float = Field(1e-5, ge=0, description="learning rate of the last step, unscaled")
     warmup_epochs: float = Field(1, ge=0, description="epochs of linear warm-up")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's weight decay")
-    wd_policy: Literal["slip", "timm"] = Field("slip", description="which parameters decay: as in SLIP, or as in timm (no positions, no tokens)")
+    wd_policy: Literal["slip", "timm"] = Field(
+        "slip", description="which parameters decay: as in SLIP, or as in timm (no positions, no tokens)"
+    )
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first beta")
     beta2: float = Field(0.98, ge=0, lt=1, description="AdamW's second beta")
     adam_eps: float = Field(1e-8, gt=0, description="AdamW's epsilon")
 
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="of the networks; losses are float32 always. auto: bf16 on a GPU that has it, else fp32")
-    compile: bool = Field(False, description="torch.compile the backbone")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="of the networks; losses are float32 always. auto: bf16 on a GPU that has it, else fp32"
+    )
+    compile: bool = Field(False, description="torch.compile the backbone, forward and backward, and on a GPU the views")
     workers: int = Field(2, ge=0, description="loader processes a rank")
     shuffle_shards: int = Field(16, ge=1, description="shards whose samples are permuted together")
+    data: Literal["auto", "stream", "resident"] = Field(
+        "auto",
+        description="where batches come from: shards, decoded anew each epoch, or the split decoded once onto the device. auto: resident where it is read more than once and fits",
+    )
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        description="rows a pass through backbone and metadata encoder: fits large batches into small memory; same loss, same gradient",
+    )
+    grad_checkpointing: bool = Field(
+        False, description="compute the backbone's activations again in the backward pass instead of keeping them"
+    )
+    attention: Literal["auto", "flash", "cudnn", "efficient", "math"] = Field(
+        "auto", description="implementation of attention to try first; auto: torch's own choice"
+    )
+    tf32: Literal["off", "views", "all"] = Field(
+        "views", description="which float32 matrix products of a GPU may round to TF32; the losses' only with all"
+    )
+    trim_tokens: bool = Field(True, description="cut captions to the longest of the batch, rounded up to a multiple of 8")
+
     log_every: int = Field(10, ge=1, description="steps between two log lines")
     checkpoint_every: int = Field(500, ge=1, description="steps between two checkpoints")
+    knn_every: float = Field(
+        0, ge=0, description="epochs between two kNN evaluations on the split val, the best of which is kept; 0: none"
+    )
+    knn_samples: int = Field(10_000, ge=2, description="samples of each split in these evaluations at most")
+    report_to: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        (), description="where else the log goes, comma-separated: tensorboard, wandb"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
@@ -83,9 +132,21 @@ class Settings(BaseModel):
         return self.lr_base * self.batch_size / 256
 
 
+def grouped_settings() -> dict[str, list[str]]:
+    """Return the names of the settings under their headings, in order."""
+    groups: dict[str, list[str]] = {}
+    for name in Settings.model_fields:
+        if name in GROUPS:
+            groups[GROUPS[name]] = members = []
+        members.append(name)
+    return groups
+
+
 def recipe_names() -> list[str]:
     """Return the names of the recipes that ship with the package."""
-    return sorted(entry.name.removesuffix(".toml") for entry in files("satmip_train.recipes").iterdir() if entry.name.endswith(".toml"))
+    return sorted(
+        entry.name.removesuffix(".toml") for entry in files("satmip_train.recipes").iterdir() if entry.name.endswith(".toml")
+    )
 
 
 def load_recipe(name_or_path: str) -> dict[str, Any]:
