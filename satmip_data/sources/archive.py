@@ -55,12 +55,16 @@ class Archive(ImageFiles):
         raster.parse_stretch(self.stretch)
         splits.parse_shares(self.shares or self.default_shares)
 
-    def deal_splits(self, names: Mapping[str, str], folders: Mapping[str, str | None]) -> dict[str, str | None]:
+    def deal_splits(
+        self, names: Mapping[str, str], folders: Mapping[str, str | None], short: Mapping[str, str] | None = None
+    ) -> dict[str, str | None]:
         """Return the split of each name; None where `split_file` does not name it.
 
         Args:
             names: name (a path or a place) -> its class, of which all splits get their share.
             folders: name -> the split that the archive itself gives it, which counts where there is no `split_file`.
+            short: name -> what its dealing follows from instead, where it differs for all names: of a path the part that is the
+                same wherever the archive lies.
 
         Raises:
             splits.SplitFileError: the lists cannot be read, or name none of `names`.
@@ -74,9 +78,11 @@ class Archive(ImageFiles):
                     f"{self.split_file} are not among them, which are like {next(iter(names))!r}"
                 )
             return found
-        loose = {name: stratum for name, stratum in names.items() if folders[name] is None}
+        if short is None or len(set(short.values())) < len(names):
+            short = {name: name for name in names}
+        loose = {short[name]: stratum for name, stratum in names.items() if folders[name] is None}
         dealt = splits.deal(loose, splits.parse_shares(self.shares or self.default_shares), self.split_seed)
-        return {name: folders[name] or dealt[name] for name in names}
+        return {name: folders[name] or dealt[short[name]] for name in names}
 
     def read_image(self, root: str, path: str) -> "ImageHead":
         """Return size and georeference of an image from its header.

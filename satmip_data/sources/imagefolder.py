@@ -43,7 +43,8 @@ class ImageFolder(Archive):
             wanted = f", the class being one of {', '.join(self.classes)}" if self.classes else ""
             raise LayoutError(f"{self.name} needs images at .../<class>/<image> below its root{wanted}; however: {root!r} has none")
         known = {path: category for path, category in categories.items() if category}
-        split = self.deal_splits(known, {path: _folder_split(path) for path in known})
+        short = {path: f"{category}/{PurePosixPath(path).name}" for path, category in known.items()}
+        split = self.deal_splits(known, {path: _folder_split(path) for path in known}, short)
         return [Item("", path, dump({"split": split.get(path), "category": category})) for path, category in categories.items()]
 
     def _category(self, path: str) -> str | None:
