@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import signal
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapStyle
 
 from satmip_train.errors import UsageError
+from satmip_train.places import Places
 from satmip_train.shards import Dataset, Readers, ShardReader
 from satmip_train.tokens import CaptionReader
 
 Batch = dict[str, Any]
 Position = tuple[int, int]
 DEFAULT_COLUMN_FIELDS = ("gsd", "timestamp", "location")
+PARTNER, HIDE = 3, 4
+"""Uses of the random numbers of a step, beside those of `train`."""
 
 
 def epoch_order(counts: Sequence[int], seed: int, epoch: int, block: int) -> npt.NDArray[np.int64]:
@@ -75,17 +79,31 @@ class Order:
         start = step % self.steps_per_epoch * self.batch_size + self.rank * size
         return order[start : start + size]
 
+    def draws(self, step: int, use: int, columns: int = 1) -> npt.NDArray[np.float64]:
+        """Return random numbers for this rank's samples of a step, uniform in [0, 1).
+
+        They are drawn for the global batch, so the number of ranks changes none. `use` (such as `PARTNER`) tells draws apart.
+
+        Shape:
+            return: (batch_size / ranks, columns)
+        """
+        size = self.batch_size // self.ranks
+        drawn = np.random.default_rng((self.seed, step, use)).random((self.batch_size, columns))
+        return drawn[self.rank * size : (self.rank + 1) * size]
+
 
 @dataclass(frozen=True)
 class Decoder:
-    """What of a sample is read: `image`, `label`, `labels`, `key`, and what an objective asks for in `batch_keys`.
+    """What of a sample is read: `image`, `label`, `labels`, `key`, and what an objective asks for.
 
     Keys:
         image: (B, 3, H, W) uint8, in channels-last memory
+        partner: the like, of another sample of the same place
         tokens: (B, context) int64
         numeric, mask: (B, F) float32, bool; the columns of the chosen fields
         categorical: (B, C) int64
         place: (B,) int64, a hash of the place's name
+        location: (B, 2) float32, longitude and latitude in degrees, NaN where unknown
         label: (B,) int64, -1 where there is none
         labels: (B, classes) uint8, 1 for each class of a sample, in multi-label sets
         key: list of B strings
@@ -96,14 +114,15 @@ class Decoder:
     numeric: tuple[int, ...] = ()
     categorical: tuple[int, ...] = ()
 
-    def batch(self, readers: Readers, positions: Iterable[Position]) -> Batch:
-        """Decode the samples at the given (shard, index) positions.
+    def batch(self, readers: Readers, positions: Iterable[Position], partners: Iterable[Position] = ()) -> Batch:
+        """Decode the samples at the given (shard, index) positions, and the images of their partners where these are asked for.
 
         Raises:
             UsageError: a sample lacks a member or holds a damaged one, or the chips differ in size.
         """
-        samples = [(readers[int(shard)], int(index)) for shard, index in positions]
-        return {key: getattr(self, f"_{key}")(samples) for key in sorted(self.keys)}
+        samples, others = _samples(readers, positions), _samples(readers, partners)
+        decoded = {key: getattr(self, f"_{key}")(samples) for key in sorted(self.keys - {"partner"})}
+        return {**decoded, "partner": self._image(others)} if "partner" in self.keys else decoded
 
     def _image(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
         chips = None
@@ -139,6 +158,10 @@ class Decoder:
     def _place(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
         return torch.tensor([place_id(json.loads(reader.read(index, "json"))["place"]) for reader, index in samples])
 
+    def _location(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
+        records = (json.loads(reader.read(index, "json")) for reader, index in samples)
+        return torch.tensor([record["metadata"]["location"] or (math.nan, math.nan) for record in records], dtype=torch.float32)
+
     def _label(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
         return torch.tensor([int(reader.find(index, "cls") or -1) for reader, index in samples])
 
@@ -147,6 +170,10 @@ class Decoder:
 
     def _key(self, samples: list[tuple[ShardReader, int]]) -> list[str]:
         return [reader.keys[index] for reader, index in samples]
+
+
+def _samples(readers: Readers, positions: Iterable[Position]) -> list[tuple[ShardReader, int]]:
+    return [(readers[int(shard)], int(index)) for shard, index in positions]
 
 
 def place_id(place: str) -> int:
@@ -189,15 +216,18 @@ def column_numbers(dataset: Dataset, fields: tuple[str, ...] | None) -> tuple[tu
 class TrainingStream(MapStyle[Batch]):
     """A rank's batches by global step, so that one loader serves a whole run and a resumed run just starts at its step."""
 
-    def __init__(self, readers: Readers, order: Order, decoder: Decoder) -> None:
-        self._readers, self._order, self._decoder = readers, order, decoder
+    def __init__(self, readers: Readers, order: Order, decoder: Decoder, places: Places | None = None) -> None:
+        """`places`, those of the split, are needed where the decoder's keys hold "partner"."""
+        self._readers, self._order, self._decoder, self._places = readers, order, decoder, places
         self._current: tuple[int, npt.NDArray[np.int64]] | None = None
 
     def __getitem__(self, step: int) -> Batch:
         epoch = step // self._order.steps_per_epoch
         if self._current is None or self._current[0] != epoch:
             self._current = epoch, self._order.epoch(epoch)
-        return self._decoder.batch(self._readers, self._order.share(self._current[1], step))
+        positions = self._order.share(self._current[1], step)
+        partners = () if self._places is None else self._places.partners(positions, self._order.draws(step, PARTNER)[:, 0])
+        return self._decoder.batch(self._readers, positions, partners)
 
 
 class _OrderedStream(MapStyle[Batch]):

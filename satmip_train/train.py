@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from satmip_train.job import Job, StopRequest
 from satmip_train.log import Clock, Line, Reporter, keep_lines
 from satmip_train.objectives import build_objective
 from satmip_train.objectives.base import Objective
+from satmip_train.places import read_places
 from satmip_train.plan import Plan, describe, plan_run
 from satmip_train.shards import Dataset, Readers
 from satmip_train.stream import Batch, TrainingStream, loader
@@ -54,7 +56,9 @@ def build_state(plan: Plan) -> State:
     """
     torch.manual_seed(plan.settings.seed)
     try:
-        objective = build_objective(plan.settings, plan.shape).to(plan.job.device)
+        objective = build_objective(plan.settings, plan.shape)
+        objective.fit(partial(read_places, plan.dataset, plan.settings.split))
+        objective.to(plan.job.device)
     except ValueError as error:
         raise UsageError(str(error)) from error
     if plan.settings.compile:
@@ -132,8 +136,8 @@ class Step:
         # Dropout draws from here, so that a resumed run draws the same.
         torch.manual_seed(seed_of(plan.settings.seed, state.step, _DROPOUT, job.rank))
         inputs: dict[str, Any] = {key: batch[key].to(job.device, non_blocking=True) for key in state.objective.batch_keys}
-        images = batch["image"].to(job.device, non_blocking=True)
-        inputs["views"] = tuple(self._view(images, number) for number in range(state.objective.views))
+        images = {key: batch[key].to(job.device, non_blocking=True) for key in set(state.objective.view_sources)}
+        inputs["views"] = tuple(self._view(images[key], number) for number, key in enumerate(state.objective.view_sources))
         state.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(job.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             parts: dict[str, Tensor] = state.parallel(inputs)
@@ -158,8 +162,9 @@ class Step:
 
 def batches(plan: Plan, state: State) -> Iterable[Batch]:
     """Return this rank's batches from the next step to the last."""
-    decoder = replace(plan.decoder, keys=state.objective.batch_keys | {"image", "key"})
-    stream = TrainingStream(Readers(plan.dataset, plan.settings.split), plan.order, decoder)
+    decoder = replace(plan.decoder, keys=state.objective.batch_keys | {*state.objective.view_sources, "key"})
+    places = read_places(plan.dataset, plan.settings.split) if "partner" in decoder.keys else None
+    stream = TrainingStream(Readers(plan.dataset, plan.settings.split), plan.order, decoder, places)
     steps = range(state.step, plan.last_step)
     return loader(stream, steps, plan.settings.workers, pin=plan.job.device.type == "cuda")
 

@@ -1,7 +1,7 @@
 """What an objective is: the one module that is trained, from a batch to a loss."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from satmip_train.metadata_encoders import MetadataShape, TabularEncoder, TextEncoder
+from satmip_train.places import Places
 
 __all__ = ["MetadataShape", "Objective"]
 
@@ -17,9 +18,9 @@ class Objective(nn.Module, ABC):
     """What is learned: the backbone, the networks that training needs beside it, and the loss."""
 
     batch_keys: frozenset[str]
-    """What the batch must hold beside the views: some of "tokens", "numeric", "mask", "categorical" and "place"."""
-    views: int
-    """Number of views of each sample."""
+    """What the batch must hold beside the views: some of "tokens", "numeric", "mask", "categorical", "place" and "location"."""
+    view_sources: tuple[str, ...]
+    """Of what image each view is made: "image", or "partner", that of another acquisition of the same place (see `stream.Decoder`)."""
     backbone: nn.Module
     """What evaluation keeps: views (B, 3, S, S) -> features (B, width)."""
     metadata_encoder: TextEncoder | TabularEncoder | None
@@ -30,6 +31,18 @@ class Objective(nn.Module, ABC):
         self.batch_keys = frozenset()
         self.metadata_encoder = None
 
+    @property
+    def views(self) -> int:
+        """Number of views of each sample."""
+        return len(self.view_sources)
+
+    def fit(self, places: Callable[[], Places]) -> None:
+        """Fit what follows from the whole split, once, before the first step; it is saved with the weights. By default nothing.
+
+        Args:
+            places: reads the places and locations of the split, which takes time, so it is called only where needed
+        """
+
     @abstractmethod
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the loss and its parts.
@@ -39,6 +52,8 @@ class Objective(nn.Module, ABC):
             batch["tokens"]: (B, L) int64, CLIP BPE with start and end, padded with 0
             batch["numeric"], batch["mask"]: (B, F) float32 and bool
             batch["categorical"]: (B, C) int64
+            batch["place"]: (B,) int64
+            batch["location"]: (B, 2) float32, longitude and latitude in degrees, NaN where unknown
             returns: "loss", and parts to log, each () float32; only "loss" has a gradient
         """
 

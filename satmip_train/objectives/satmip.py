@@ -19,7 +19,7 @@ class SatMIP(Objective):
 
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
         super().__init__()
-        self.views = 1
+        self.view_sources = ("image",)
         self.backbone = create_backbone(settings)
         self.metadata_encoder = create_metadata_encoder(settings, shape)
         self.batch_keys = self.metadata_encoder.batch_keys

@@ -26,7 +26,7 @@ class SatMIPS(Objective):
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
         super().__init__()
         self.settings = settings
-        self.views = 2 if settings.coupled else 3
+        self.view_sources = ("image",) * (2 if settings.coupled else 3)
         self.backbone = create_backbone(settings)
         self.metadata_encoder = create_metadata_encoder(settings, shape)
         self.batch_keys = self.metadata_encoder.batch_keys

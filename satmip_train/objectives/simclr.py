@@ -18,7 +18,7 @@ class SimCLR(Objective):
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
         super().__init__()
         self.settings = settings
-        self.views = 2
+        self.view_sources = ("image", "image")
         self.backbone = create_backbone(settings)
         self.ssl_head = ssl_head(feature_dim(self.backbone), settings.ssl_hidden, settings.ssl_dim)
 

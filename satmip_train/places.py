@@ -1,0 +1,77 @@
+"""Which samples of a split show the same place, and where on Earth they lie."""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from satmip_train.shards import Dataset, Readers
+
+Space = Literal["raw", "sphere"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """The place and the location of each sample of a split, in stored order: about 40 bytes a sample."""
+
+    starts: npt.NDArray[np.int64]
+    """Number of the first sample of each shard, and of all samples at the end: (shards + 1,)."""
+    place: npt.NDArray[np.int64]
+    """Number of each sample's place, from 0: (N,)."""
+    location: npt.NDArray[np.float64]
+    """Longitude and latitude in degrees, NaN where unknown: (N, 2)."""
+
+    @cached_property
+    def _by_place(self) -> tuple[npt.NDArray[np.int64], ...]:
+        """The samples sorted by place; for each place its number of samples and the first's index; for each sample its rank there."""
+        order, counts = np.argsort(self.place, kind="stable"), np.bincount(self.place)
+        firsts = np.cumsum(counts) - counts
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order)) - np.repeat(firsts, counts)
+        return order, counts, firsts, rank
+
+    def partners(self, positions: npt.NDArray[np.int64], draws: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        """Return for each sample another one of its place, or itself where there is none (SimCLR-TP; Ayush et al. 2021).
+
+        All other samples of the place are as likely; the time between the two does not matter.
+
+        Shape:
+            positions: (B, 2), rows (shard, index in the shard)
+            draws: (B,), uniform in [0, 1)
+            return: (B, 2), as positions
+        """
+        order, counts, firsts, rank = self._by_place
+        sample = self.starts[positions[:, 0]] + positions[:, 1]
+        place = self.place[sample]
+        others = counts[place] - 1
+        # One of the others, counted on from the sample itself; a draw just below 1 must not round up to it.
+        step = np.minimum((draws * others).astype(np.int64), np.maximum(others - 1, 0)) + (others > 0)
+        chosen = order[firsts[place] + (rank[sample] + step) % counts[place]]
+        shard = np.searchsorted(self.starts, chosen, side="right") - 1
+        return np.stack([shard, chosen - self.starts[shard]], axis=1)
+
+
+def read_places(dataset: Dataset, split: str) -> Places:
+    """Read the places of a split: one pass over its JSON members, then from memory.
+
+    Raises:
+        UsageError: a sample has no JSON member.
+    """
+    key = (dataset.fingerprint, split)
+    if key not in _PLACES:
+        readers, names, locations = Readers(dataset, split), [], []
+        for number, shard in enumerate(readers.shards):
+            for index in range(shard.samples):
+                record = json.loads(readers[number].read(index, "json"))
+                names.append(record["place"])
+                locations.append(record["metadata"]["location"] or (math.nan, math.nan))
+        starts = np.cumsum([0, *(shard.samples for shard in readers.shards)])
+        _PLACES[key] = Places(starts, np.unique(names, return_inverse=True)[1], np.array(locations, np.float64))
+    return _PLACES[key]
+
+
+_PLACES: dict[tuple[str, str], Places] = {}
