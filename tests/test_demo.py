@@ -17,10 +17,11 @@ from pvlib.solarposition import get_solarposition
 from satmip_data.demo import write_demo
 from satmip_data.demo.draw import View, boxes_in_pixels, draw, make_view, shadow_heights
 from satmip_data.demo.layouts import make_plan
-from satmip_data.demo.physics import season, style, sun_position
+from satmip_data.demo.physics import season, style
 from satmip_data.demo.plan import Plan, Shape, frame, ring
 from satmip_data.demo.world import CLASSES, PLATFORMS, make_acquisitions, make_places
 from satmip_data.geometry import distance, utm_zone
+from satmip_data.sun import sun_position
 
 PLACES = 24
 
