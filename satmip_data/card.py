@@ -258,7 +258,7 @@ def croissant(dataset: dict[str, Any], coverage: Coverage, index: bytes) -> dict
         "distribution": [
             {
                 "@type": "cr:FileObject", "@id": INDEX, "name": INDEX, "contentUrl": INDEX, "contentSize": f"{len(index)} B",
-                "encodingFormat": "application/vnd.apache.parquet", "sha256": digest,
+                "encodingFormat": "application/x-parquet", "sha256": digest,
             },
             *(_shard_object(shard) for shard in dataset["shards"]),
         ],

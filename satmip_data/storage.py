@@ -26,11 +26,19 @@ IN_FLIGHT = 32
 _OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"max_pool_connections": IN_FLIGHT}, "max_concurrency": 1}}
 
 
-@cache
 def _filesystem(url: str) -> tuple[Any, str]:
+    # A relative path follows the working directory, which may change.
+    return _connect(url if "://" in url or "::" in url else os.path.abspath(url))
+
+
+@cache
+def _connect(url: str) -> tuple[Any, str]:
     # Listings are not kept: other processes write while this one looks.
     options = {"use_listings_cache": False, **_OPTIONS.get(get_protocol(url), {})}
-    filesystem, root = fsspec.core.url_to_fs(url, **options)
+    try:
+        filesystem, root = fsspec.core.url_to_fs(url, **options)
+    except ValueError as error:
+        raise OSError(f"a place must be a folder or a URL that fsspec knows, however: {url!r}: {error}") from error
     return filesystem, root.rstrip("/")
 
 

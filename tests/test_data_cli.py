@@ -1,0 +1,182 @@
+"""The commands as typed: examples in every help, advice in every error, the tour in an empty folder."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from click.testing import CliRunner, Result
+from fmow_tree import write_fmow_tree
+
+from satmip_data import cli, tracking
+from satmip_data.progress import Progress
+from satmip_data.tracking import Speeds, describe
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.main, list(arguments))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with an archive beside it."""
+    write_fmow_tree(tmp_path / "fmow")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+def test_build_then_bare_commands_work_as_typed(here: Path) -> None:
+    built = run("build", "../fmow", "--size", "32", "--samples-per-shard", "10", "--workers", "1")
+    assert built.exit_code == 0, built.output
+    assert "18" in built.output
+    assert "Next: satmip-data caption out/shards" in built.output
+    assert (here / "out/shards/dataset.json").exists()
+    for command in (["caption", "--fields", "gsd,time,loc"], ["validate"], ["inspect"]):
+        result = run(*command, *([] if command[0] == "inspect" else ["--workers", "1"]))
+        assert result.exit_code == 0, result.output
+    assert "no problem" in run("validate", "--workers", "1").output
+
+
+def test_captions_differ_after_caption(here: Path) -> None:
+    run("build", "../fmow", "--size", "32", "--workers", "1")
+    assert run("caption", "--fields", "sun_azimuth", "--style", "sentence", "--workers", "1").exit_code == 0
+    assert json.loads((here / "out/shards/dataset.json").read_text())["caption"]["fields"] == ["sun_azimuth_angle"]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in cli.main.commands)])
+def test_every_help_has_an_example_that_parses(command: list[str]) -> None:
+    text = run(*command, "--help").output
+    examples = re.findall(r"^ +satmip-data (\w+)(.*)$", text, re.MULTILINE)
+    assert "Example:" in text
+    assert examples
+    for name, rest in examples:
+        assert name in cli.main.commands
+        options = set(re.findall(r"--[a-z-]+", rest))
+        assert options <= set(re.findall(r"--[a-z-]+", run(name, "--help").output))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["build", "nowhere"], "fMoW needs"),
+        (["build", "../fmow", "--size", "big"], "must be a number of pixels or keep, however: 'big'"),
+        (["build", "../fmow", "--fields", "gds"], "however: 'gds'"),
+        (["build", "../fmow", "--tile", "64"], "--tile is not an option of the source 'fmow'; name another with --source"),
+        (["build", "../fmow", "--quality", "0"], "1 <= quality <= 100"),
+        (["build", "../fmow", "--where", "clouds < 3"], "--where must be an expression over the columns"),
+        (["build", "../fmow", "--split", "test"], "--split must be one of train, val"),
+        (["build", "../fmow", "--ray-address", "auto"], "Add --engine ray"),
+        (["build", "nosuch://bucket/x"], "nosuch"),
+        (["caption"], "Make it with: satmip-data build SOURCE out/shards"),
+        (["validate"], "Make it with: satmip-data build SOURCE out/shards"),
+        (["inspect", "elsewhere"], "Make it with: satmip-data build SOURCE elsewhere"),
+    ],
+)
+def test_errors_say_what_to_do(here: Path, arguments: list[str], advice: str) -> None:
+    result = run(*arguments, *(["--workers", "1"] if arguments[0] != "inspect" else []))
+    assert result.exit_code in (1, 2)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert advice in " ".join(result.output.split())
+
+
+def test_other_settings_are_refused_with_the_difference(here: Path) -> None:
+    run("build", "../fmow", "--size", "32", "--workers", "1")
+    result = run("build", "../fmow", "--size", "64", "--where", "cloud_cover < 50", "--workers", "1")
+    assert result.exit_code == 1
+    assert "settings.size: 32 before, 64 now" in result.output
+    assert "settings.selection.where: '' before, 'cloud_cover < 50' now" in result.output
+    assert "Choose another folder" in result.output
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(here: Path) -> None:
+    Path("../fmow/train/airport/airport_0/airport_0_0_rgb.jpg").write_bytes(b"broken")
+    result = run("build", "../fmow", "--dry-run", "--split", "train", "--where", "cloud_cover < 55", "--workers", "1")
+    assert result.exit_code == 0, result.output
+    assert "Left out by --split: 18 samples" in result.output
+    assert "Left out by --where:" in result.output
+    assert re.search(r"About [\d.,]+ MB of shards in \d:\d\d:\d\d \(measured on \d+ samples\)", result.output)
+    assert "airport_0_0_rgb.jpg: image_unreadable" in result.output
+    assert not list(here.iterdir())
+
+
+def test_retry_rejects_as_typed(here: Path) -> None:
+    image = Path("../fmow/val/airport/airport_0/airport_0_0_rgb.jpg")
+    data = image.read_bytes()
+    image.write_bytes(b"broken")
+    assert "image_unreadable" in run("build", "../fmow", "--size", "32", "--workers", "1").output
+    image.write_bytes(data)
+    assert "Rejects: none" in run("build", "../fmow", "--size", "32", "--workers", "1", "--retry-rejects").output
+
+
+# --- progress ---
+
+
+def progress(samples: int, **others: int) -> Progress:
+    return Progress(**{"stage": "pack", "done": 1, "total": 4, "samples": samples, "rejects": 0, **others})  # type: ignore[arg-type]
+
+
+def test_a_rate_counts_what_this_process_did() -> None:
+    times = iter([10.0, 12.0, 20.0])
+    speeds = Speeds(lambda: next(times))
+    assert speeds.rate(progress(500)) == 0  # of a resumed build
+    assert speeds.rate(progress(600)) == 50
+    assert speeds.rate(progress(1000)) == 50
+
+
+def test_a_line_says_samples_rate_bytes_and_rejects() -> None:
+    assert describe(progress(0), 0.0) == "0 samples"
+    line = describe(progress(1200, bytes=45_200_000, rejects=3, saved=1_000_000), 310.4)
+    assert line == "1,200 samples, 310/s, 45.2 MB, 1.0 MB not fetched, 3 rejects"
+
+
+class FakeRun:
+    def __init__(self) -> None:
+        self.logged: list[dict[str, float]] = []
+        self.finished = False
+
+    def log(self, values: dict[str, float]) -> None:
+        self.logged.append(values)
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeRun:
+    module, fake = ModuleType("wandb"), FakeRun()
+    module.init = lambda **options: fake  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return fake
+
+
+def test_wandb_is_told_everything(here: Path, wandb: FakeRun) -> None:
+    arguments = ["build", "../fmow", "--size", "32", "--samples-per-shard", "10", "--workers", "1", "--wandb", "satmip"]
+    assert run(*arguments).exit_code == 0
+    assert wandb.finished
+    last = wandb.logged[-1]
+    assert (last["pack/done"], last["pack/total"], last["pack/samples"], last["pack/rejects"]) == (4, 4, 36, 0)
+    assert last["pack/bytes"] == sum(path.stat().st_size for path in here.rglob("*.tar"))
+    assert last["pack/samples_per_second"] > 0
+
+
+def test_wandb_is_finished_after_an_error(wandb: FakeRun) -> None:
+    def fail() -> None:
+        with tracking.wandb_run("project", {}, lambda progress: None) as show:
+            show(progress(1))
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
+    assert wandb.finished
+    assert len(wandb.logged) == 1
+
+
+def test_a_missing_wandb_is_advice(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    result = run("build", "../fmow", "--wandb", "satmip", "--workers", "1")
+    assert result.exit_code == 1
+    assert "pip install 'satmip[wandb]'" in result.output
+    assert not list(here.iterdir())
