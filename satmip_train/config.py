@@ -5,7 +5,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from satmip_train.fields import expand_fields
 
 GROUPS = {
     "objective": "What is learned",
@@ -25,7 +27,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    objective: str = Field("satmips", description="what is learned: simclr, satmip or satmips")
+    objective: str = Field(
+        "satmips", description="what is learned: simclr, satmip, satmips, or the baselines simclr-geo, simclr-tp, simclr-geo-tp"
+    )
     split: str = Field("train", description="split of the shards to learn from")
     seed: int = Field(0, ge=0, description="seed of the weights, the order and the views")
 
@@ -37,11 +41,20 @@ class Settings(BaseModel):
     cls_token_std: float | None = Field(
         0.02, description="deviation of the CLS token's init (SLIP's era of timm; timm today uses 1e-6)"
     )
+    init: str = Field(
+        "random",
+        description="the backbone's first weights: random, timm (its published ones), or a file: a run, its backbone, SLIP or CLIP",
+    )
+    init_heads: int | None = Field(
+        None, ge=1, description="attention heads of the network that wrote the init file, where the file does not tell them"
+    )
 
-    metadata_encoder: Literal["text", "tabular"] = Field("text", description="how metadata are encoded")
+    metadata_encoder: Literal["text", "tabular", "pretrained"] = Field(
+        "text", description="how metadata are encoded; pretrained: captions by the sentence encoder text_model"
+    )
     fields: tuple[str, ...] | None = Field(
         None,
-        description="fields to train on, comma-separated; by default the captions' own (text) or gsd,timestamp,location (tabular)",
+        description="fields or aliases (gsd, time, loc, angles, all ...); by default the captions' own, or gsd,time,loc (tabular)",
     )
     text_layers: int = Field(3, ge=1, description="layers of the textual metadata encoder")
     text_width: int = Field(512, ge=8, description="width of the textual metadata encoder")
@@ -54,6 +67,11 @@ class Settings(BaseModel):
     embed_dim: int = Field(512, ge=1, description="size of the joint metadata-image embedding")
     ssl_hidden: int = Field(4096, ge=1, description="hidden width of the image-image projection head")
     ssl_dim: int = Field(256, ge=1, description="size of the image-image embedding")
+    text_model: str | None = Field(
+        None, description="BERT-like model of the Hugging Face hub, or a folder with one, for pretrained"
+    )
+    text_tune: bool = Field(False, description="train the pretrained sentence encoder too, instead of keeping it frozen")
+    metadata_mask: float = Field(0.0, ge=0, lt=1, description="share of the metadata fields hidden at random in each step")
 
     coupled: bool = Field(True, description="SatMIPS: share one view between the two objectives (paper, section 3.2)")
     simclr_weight: float = Field(1.0, ge=0, description="SatMIPS: lambda, the weight of the image-image loss (paper, eq. 4)")
@@ -63,6 +81,12 @@ class Settings(BaseModel):
         "both", description="image-image negatives: both views (SLIP) or the other view only (eq. 3)"
     )
     loss_gather: Literal["exact", "slip"] = Field("exact", description="gradient of the metadata-image loss across ranks")
+    mask_same_place: bool = Field(False, description="leave other acquisitions of a sample's place out of its negatives")
+    geo_clusters: int = Field(100, ge=2, description="Geo: k-means clusters of the split's locations, the classes to predict")
+    geo_space: Literal["raw", "sphere"] = Field(
+        "raw", description="Geo: cluster longitude and latitude as plain numbers, or points on the sphere"
+    )
+    geo_weight: float = Field(1.0, ge=0, description="Geo: weight of the loss of predicting the cluster")
 
     view_size: int = Field(224, ge=16, description="side of a view in pixels")
     policy: Literal["simclr-sat", "crop"] = Field("simclr-sat", description="augmentation policy (supplement B)")
@@ -90,12 +114,12 @@ class Settings(BaseModel):
     shuffle_shards: int = Field(16, ge=1, description="shards whose samples are permuted together")
     data: Literal["auto", "stream", "resident"] = Field(
         "auto",
-        description="where batches come from: shards, decoded anew each epoch, or the split decoded once onto the device. auto: resident where it is read more than once and fits",
+        description="decode the shards anew each epoch (stream) or once, onto the device; auto: resident where that pays and fits",
     )
     micro_batch: int | None = Field(
         None,
         ge=1,
-        description="rows a pass through backbone and metadata encoder: fits large batches into small memory; same loss, same gradient",
+        description="rows a pass through the encoders, so that large batches fit into small memory; same loss, same gradient",
     )
     grad_checkpointing: bool = Field(
         False, description="compute the backbone's activations again in the backward pass instead of keeping them"
@@ -118,12 +142,21 @@ class Settings(BaseModel):
         (), description="where else the log goes, comma-separated: tensorboard, wandb"
     )
 
+    @field_validator("fields")
+    @classmethod
+    def _expand_aliases(cls, fields: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if fields is None else expand_fields(fields)
+
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
         if self.lr_start > self.peak_lr:
             raise ValueError(f"lr_start must not exceed the peak rate {self.peak_lr:g}, however: {self.lr_start=}")
         if self.metadata_loss == "siglip" and self.loss_gather == "slip":
             raise ValueError("loss_gather must be exact with metadata_loss siglip, which SLIP does not have, however: it is slip")
+        if (self.metadata_encoder == "pretrained") != (self.text_model is not None):
+            raise ValueError(
+                f"metadata_encoder pretrained and text_model belong together, however: {self.metadata_encoder=}, {self.text_model=}"
+            )
         return self
 
     @property
@@ -144,21 +177,50 @@ def grouped_settings() -> dict[str, list[str]]:
 
 def recipe_names() -> list[str]:
     """Return the names of the recipes that ship with the package."""
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in files("satmip_train.recipes").iterdir() if entry.name.endswith(".toml")
-    )
+    return _names("")
+
+
+def experiment_names() -> list[str]:
+    """Return the names of the recipes of the paper's experiments, such as "paper/table5-gsd"."""
+    return _names("paper/")
+
+
+def _names(folder: str) -> list[str]:
+    entries = (files("satmip_train.recipes") / folder).iterdir()
+    return sorted(f"{folder}{entry.name.removesuffix('.toml')}" for entry in entries if entry.name.endswith(".toml"))
 
 
 def load_recipe(name_or_path: str) -> dict[str, Any]:
     """Read a recipe by the name of a shipped one or by the path of a TOML file.
 
+    A recipe may say `extends = "satmips"`: the name of another, or the path of one beside it, whose settings hold where its own
+    are silent.
+
     Raises:
-        ValueError: there is no such recipe, or it is not TOML.
+        ValueError: there is no such recipe, it is not TOML, or recipes extend one another in a circle.
     """
+    chain: list[dict[str, Any]] = []
+    names: list[str] = []
+    following: str | None = name_or_path
+    while following is not None:
+        if following in names:
+            raise ValueError(f"a recipe must not extend itself, however: {' -> '.join([*names, following])}")
+        names.append(following)
+        chain.append(_read_recipe(following))
+        following = chain[-1].pop("extends", None)
+        if following is not None and following.endswith(".toml"):
+            following = str(Path(names[-1]).parent / following)
+    return {name: value for recipe in reversed(chain) for name, value in recipe.items()}
+
+
+def _read_recipe(name_or_path: str) -> dict[str, Any]:
     path = Path(name_or_path)
     if path.suffix != ".toml":
-        if name_or_path not in recipe_names():
-            raise ValueError(f"a recipe must be one of {recipe_names()} or the path of a TOML file, however: {name_or_path!r}")
+        if name_or_path not in (*recipe_names(), *experiment_names()):
+            raise ValueError(
+                f"a recipe must be one of {recipe_names()}, an experiment of {experiment_names()} or the path of a TOML file, "
+                f"however: {name_or_path!r}"
+            )
         return tomllib.loads((files("satmip_train.recipes") / f"{name_or_path}.toml").read_text(encoding="utf-8"))
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
