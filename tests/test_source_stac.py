@@ -1,0 +1,148 @@
+"""STAC items: properties by their definitions, assets on their own georeference, whatever is missing a reject."""
+
+import copy
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from satmip_data import validate
+from satmip_data.build import BuildRequest, build
+from satmip_data.engines import Local
+from satmip_data.index import Index, build_index
+from satmip_data.records import REASONS, Sample
+from satmip_data.settings import BuildSettings
+from satmip_data.sources.base import LayoutError
+from satmip_data.sources.stac import Stac
+from tests.data.archives.make import pixels, stac_item, write_raster
+
+KEEP = BuildSettings(size=None)
+ASSET = {"href": "./images/scene.tif", "roles": ["data"]}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    values = pixels(np.random.default_rng(0), 40, 60, 3, 1, 255).astype(np.uint8)
+    write_raster(tmp_path / "images/scene.tif", values)
+    Image.fromarray(values.transpose(1, 2, 0)).save(tmp_path / "images/scene.png")
+    return tmp_path
+
+
+def read(root: Path, *items: Any, **options: Any) -> Index:
+    (root / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": list(items)}))
+    return build_index(Stac(**options), str(root / "items.json"), KEEP, Local())
+
+
+def only(index: Index) -> Sample:
+    assert not index.rejects, index.rejects
+    (sample,) = index.samples
+    return sample
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    item = copy.deepcopy(stac_item(1, ASSET))
+    for name, value in changes.items():
+        (item["properties"] if ":" in name or name in item["properties"] else item)[name] = value
+    return item
+
+
+def test_an_item_becomes_a_sample_with_all_it_knows(root: Path) -> None:
+    sample = only(read(root, stac_item(1, ASSET)))
+    metadata = sample.metadata
+    assert (sample.key, sample.place, sample.path) == ("scene-1", "scene-1", "images/scene.tif")
+    assert metadata.datetime == dt.datetime(2021, 5, 6, 7, 8, 9, tzinfo=dt.UTC)
+    assert (metadata.platform, metadata.cloud_cover, metadata.off_nadir) == ("sentinel-2a", 0.0, 3.5)
+    assert (metadata.sun_azimuth, metadata.sun_elevation) == (150.0, 40.0)
+    assert metadata.target_azimuth == 280.0  # STAC looks from the satellite's foot to the scene
+    assert metadata.gsd == pytest.approx((10, 10), rel=1e-3)  # measured on the raster
+    assert metadata.location == pytest.approx((9.0038, 45.1516), abs=1e-3)  # UTM zone 32, 300 m east of its middle
+
+
+def test_an_asset_without_a_georeference_is_placed_by_the_item(root: Path) -> None:
+    picture = {"href": "images/scene.png"}
+    projected = only(
+        read(root, {**stac_item(1, {**picture, "proj:code": "EPSG:32632", "proj:transform": [20, 0, 500000, 0, -20, 5000000]})})
+    )
+    assert projected.metadata.gsd == pytest.approx((20, 20), rel=1e-3)
+    bounds = only(read(root, stac_item(1, picture)))
+    assert bounds.metadata.gsd == (10.0, 10.0)  # as the item says: its bounds are a guess
+    assert bounds.metadata.location == pytest.approx((11.005, 45.005))
+    assert bounds.footprint is not None
+    longitudes = [lon for lon, _ in bounds.footprint]
+    assert (min(longitudes), max(longitudes)) == pytest.approx((11.0, 11.01))
+    without = {**stac_item(1, picture), "bbox": None}
+    assert only(read(root, without)).footprint == pytest.approx(np.array(bounds.footprint))
+    (reject,) = read(root, {**without, "geometry": None}).rejects
+    assert reject.reason == "metadata_invalid"
+
+
+def test_an_asset_is_cut_on_the_grid_and_proven(root: Path) -> None:
+    (root / "items.json").write_text(
+        json.dumps({"type": "FeatureCollection", "features": [stac_item(1, ASSET), stac_item(2, ASSET)]})
+    )
+    dataset = build(BuildRequest(Stac(tile=20, shares="train=1"), str(root / "items.json"), str(root / "out"), KEEP))
+    assert dataset["splits"]["train"]["samples"] == 12
+    assert validate.validate(str(root / "out")).problems == ()
+
+
+def test_a_folder_of_items_is_the_same_as_their_collection(root: Path) -> None:
+    expected = read(root, *(stac_item(number, ASSET) for number in range(3)), shares="train=1").samples
+    (root / "items.json").unlink()
+    (root / "a").mkdir()
+    (root / "catalog.json").write_text(json.dumps({"type": "Catalog"}))
+    for number in range(3):
+        asset = {**ASSET, "href": "../images/scene.tif"}
+        (root / f"a/{number}.json").write_text(json.dumps(stac_item(number, asset)))
+    index = build_index(Stac(shares="train=1"), str(root), KEEP, Local())
+    assert not index.rejects
+    assert index.samples == expected
+
+
+def test_wavelengths_are_those_of_the_bands_that_are_read(root: Path) -> None:
+    bands = [{"name": "red", "center_wavelength": 0.665}, {"center_wavelength": 0.56}, {"center_wavelength": 0.49}]
+    assert only(read(root, stac_item(1, {**ASSET, "eo:bands": bands}))).metadata.wavelengths == (665, 560, 490)
+    assert only(read(root, stac_item(1, {**ASSET, "eo:bands": bands}), bands="3,2,1")).metadata.wavelengths == (490, 560, 665)
+    newer = [{"eo:center_wavelength": 0.665}, {"eo:center_wavelength": 0.56}, {}]
+    assert only(read(root, stac_item(1, {**ASSET, "bands": newer}))).metadata.wavelengths is None
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "Feature"},
+        {"type": "Feature", "id": "x", "assets": {"a": {}}},
+        {"type": "Feature", "id": "x", "assets": []},
+        changed(**{"eo:cloud_cover": 130}),
+        changed(datetime="once"),
+        changed(**{"view:azimuth": "north"}),
+        changed(properties=[1]),
+        changed(assets={"a": {"href": "x.tif"}, "b": {"href": "y.tif"}}),
+        changed(assets={"a": {"href": 3}}),
+    ],
+)
+def test_an_item_that_is_not_as_it_must_be_is_a_reject(root: Path, item: Any) -> None:
+    (reject,) = read(root, item).rejects
+    assert reject.reason == "metadata_invalid"
+    assert "however" in reject.message
+
+
+def test_a_missing_asset_is_a_reject_and_a_named_one_is_read(root: Path) -> None:
+    item = changed(assets={"a": {"href": "none.tif"}, "b": ASSET})
+    (reject,) = read(root, item, asset="a").rejects
+    assert reject.reason == "image_unreadable"
+    assert reject.reason in REASONS
+    assert only(read(root, item, asset="b")).path == "images/scene.tif"
+
+
+def test_what_is_no_collection_is_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(LayoutError):
+        read(root)
+    (root / "items.json").write_text("{")
+    with pytest.raises(LayoutError, match="readable JSON"):
+        Stac().list_items(str(root / "items.json"))
+    with pytest.raises(LayoutError):
+        Stac().list_items(str(tmp_path / "nothing"))

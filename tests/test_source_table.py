@@ -1,0 +1,268 @@
+"""Tables: every cell becomes what it says or a reject that says why; nothing known is lost without a word."""
+
+import datetime as dt
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pyproj import Geod
+from shapely.geometry import Polygon, box
+
+from satmip_data import cli, validate
+from satmip_data.build import BuildRequest, build
+from satmip_data.engines import Local
+from satmip_data.geometry import WGS84
+from satmip_data.index import Index, build_index
+from satmip_data.records import REASONS, Sample, Window
+from satmip_data.settings import BuildSettings
+from satmip_data.sources.base import InvalidError, LayoutError
+from satmip_data.sources.columns import COLUMNS
+from satmip_data.sources.table import Table
+from satmip_data.storage import Store
+from tests.data.archives.make import pixels, table_rows, write_raster, write_table_images
+
+KEEP = BuildSettings(size=None)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_table_images(tmp_path)
+    return tmp_path
+
+
+def read(root: Path, frame: pd.DataFrame | dict[str, list[Any]], **options: Any) -> Index:
+    pd.DataFrame(frame).to_csv(root / "table.csv", index=False)
+    return build_index(Table(**options), str(root / "table.csv"), KEEP, Local())
+
+
+def only(index: Index) -> Sample:
+    assert not index.rejects, index.rejects
+    (sample,) = index.samples
+    return sample
+
+
+def test_a_csv_becomes_samples_with_all_it_knows(root: Path) -> None:
+    index = read(root, table_rows())
+    assert not index.rejects
+    first, second, third = index.samples
+    assert [sample.key for sample in index.samples] == ["images_one_000000", "images_one_000001", "images_two"]
+    assert [sample.split for sample in index.samples] == ["train", "train", "val"]
+    assert (first.category, second.category) == ("port", None)
+    assert first.place == second.place == "images_one" != third.place
+    assert (first.window, second.window) == (Window(0, 0, 20, 30), Window(20, 10, 20, 20))
+    assert (first.scene_width, first.scene_height) == (40, 50)  # from the image's header
+    metadata = first.metadata
+    assert metadata.gsd == (0.5, 0.5)
+    assert metadata.datetime == dt.datetime(2020, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
+    assert second.metadata.datetime == dt.datetime(2020, 1, 2, 1, 4, 5, tzinfo=dt.UTC)
+    assert (metadata.platform, metadata.off_nadir, metadata.sun_azimuth, metadata.sun_elevation) == (
+        "WORLDVIEW02",
+        0.0,
+        350.0,
+        45.0,
+    )
+    assert metadata.cloud_cover == 0.0  # known, and not missing
+    assert metadata.location == pytest.approx((7.00025, 46.0007))  # the middle of the box, and not of the image
+    for name in ("gsd", "datetime", "platform", "off_nadir", "sun_azimuth", "cloud_cover", "location"):
+        assert getattr(third.metadata, name) is None
+    assert third.footprint is None
+
+
+def test_csv_parquet_and_geoparquet_say_the_same(root: Path) -> None:
+    frame = table_rows()
+    expected = read(root, frame)
+    frame["datetime"] = pd.to_datetime(frame["datetime"], utc=True, format="ISO8601")
+    frame.to_parquet(root / "table.parquet")
+    assert build_index(Table(), str(root / "table.parquet"), KEEP, Local()) == expected
+    shapes = [None if pd.isna(text) else box(*map(float, text.split(","))) for text in frame.pop("bbox")]
+    geopandas.GeoDataFrame(frame, geometry=shapes, crs="EPSG:4326").to_parquet(root / "table.geoparquet")
+    assert build_index(Table(table="table.geoparquet"), str(root), KEEP, Local()) == expected
+    compressed = io.BytesIO()
+    table_rows().to_csv(compressed, index=False, compression="gzip")
+    (root / "table.csv.gz").write_bytes(compressed.getvalue())
+    assert build_index(Table(), str(root / "table.csv.gz"), KEEP, Local()) == expected
+
+
+def test_a_build_from_a_table_is_proven(root: Path) -> None:
+    table_rows().to_csv(root / "table.csv", index=False)
+    build(BuildRequest(Table(), str(root / "table.csv"), str(root / "out"), BuildSettings(size=24)))
+    assert validate.validate(str(root / "out")).problems == ()
+
+
+def test_shapes_in_metres_are_refused(root: Path) -> None:
+    frame = geopandas.GeoDataFrame({"image": ["images/one.png"]}, geometry=[box(0, 0, 9, 9)], crs="EPSG:32632")
+    frame.to_parquet(root / "t.parquet")
+    with pytest.raises(LayoutError, match="UTM zone 32N"):
+        Table().list_items(str(root / "t.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("frame", "options", "message"),
+    [
+        ({"image": ["a"], "sensor": ["x"], "n": [1]}, {}, "sensor, n.*--columns.*--extra-columns ignore"),
+        ({"file": ["a"]}, {"extra_columns": "ignore"}, "a column image"),
+        ({"image": ["a"], "x": [1], "y": [1]}, {}, "box needs the columns"),
+        ({"image": ["a"]}, {"columns": "image=file"}, "'file' is none of image"),
+        ({"image": ["a"], "lat": [1], "latitude": [1]}, {}, "'lat' stands twice"),
+        ({"image": []}, {}, "no row"),
+    ],
+)
+def test_columns_that_are_not_as_they_must_be(root: Path, frame: dict[str, list[Any]], options: Any, message: str) -> None:
+    with pytest.raises(LayoutError, match=message):
+        read(root, frame, **options)
+
+
+def test_other_names_and_extra_columns(root: Path) -> None:
+    frame = {"file": ["images/one.png"], "label": ["port"], "remark": ["nice"]}
+    sample = only(read(root, frame, columns="image=file, category=label", extra_columns="ignore"))
+    assert (sample.path, sample.category) == ("images/one.png", "port")
+    with pytest.raises(ValueError, match="'colour'"):
+        Table(columns="colour=x")
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("gsd", "big"), ("gsd", "0"), ("gsd", "inf"), ("datetime", "yesterday"), ("cloud_cover", "101"), ("off_nadir", "-1"),
+        ("sun_elevation", "95"), ("lat", "91"), ("bbox", "1,2,3"), ("bbox", "1,2,1,2"), ("geometry", "POINT (1 2)"),
+        ("image_width", "3.5"), ("wavelengths", "red"),
+    ],
+)  # fmt: skip
+def test_a_cell_that_cannot_be_is_a_reject(root: Path, column: str, cell: str) -> None:
+    index = read(root, {"image": ["images/one.png", "images/two.png"], column: [cell, ""]})
+    (reject,) = index.rejects
+    assert reject.reason == "metadata_invalid"
+    assert "however" in reject.message
+    assert [sample.path for sample in index.samples] == ["images/two.png"]
+
+
+def test_images_that_cannot_be_read_are_rejects(root: Path) -> None:
+    (root / "images/bad.png").write_bytes(b"bad")
+    index = read(root, {"image": ["images/bad.png", "images/none.png", ""]})
+    assert [reject.reason for reject in index.rejects] == ["image_unreadable", "image_unreadable", "metadata_invalid"]
+    assert {reject.reason for reject in index.rejects} <= REASONS.keys()
+
+
+@given(
+    st.sampled_from(sorted(COLUMNS)), st.one_of(st.text(max_size=8), st.floats(), st.integers(), st.lists(st.floats(), max_size=3))
+)
+def test_no_cell_raises_anything_else_and_no_nan_passes(column: str, cell: Any) -> None:
+    try:
+        value = COLUMNS[column](column, cell)
+    except InvalidError:
+        return
+    numbers = value if isinstance(value, tuple) else (value,)
+    assert not any(isinstance(number, float) and not math.isfinite(number) for number in numbers)
+
+
+@pytest.mark.parametrize("missing", ["", "NaN", "null", "None", "N/A"])
+def test_a_missing_cell_is_missing(root: Path, missing: str) -> None:
+    sample = only(read(root, {"image": ["images/one.png"], "gsd": [missing], "platform": [missing], "sun_azimuth": [missing]}))
+    assert (sample.metadata.gsd, sample.metadata.platform, sample.metadata.sun_azimuth) == (None, None, None)
+
+
+@pytest.mark.parametrize(("lon", "lat"), [(7.0, 46.0), (-70.0, -33.0), (179.9999, 10.0), (-180.0, 0.0)])
+def test_a_centre_with_a_gsd_places_the_whole_image(root: Path, lon: float, lat: float) -> None:
+    sample = only(read(root, {"image": ["images/one.png"], "gsd": [2.0], "lon": [lon], "lat": [lat]}))
+    assert sample.metadata.location == pytest.approx((lon, lat), abs=1e-9)
+    assert sample.metadata.gsd == (2.0, 2.0)
+    assert sample.footprint is not None
+    west, south = sample.footprint[0]
+    east, north = sample.footprint[2]
+    geod = Geod(ellps="WGS84")
+    assert geod.inv(west, lat, east, lat)[2] == pytest.approx(40 * 2.0, rel=1e-5)
+    assert geod.inv(lon, south, lon, north)[2] == pytest.approx(50 * 2.0, rel=1e-3)
+
+
+def test_a_centre_alone_is_a_location_of_the_whole_image_and_of_no_box(root: Path) -> None:
+    frame: dict[str, list[Any]] = {"image": ["images/one.png"], "longitude": [200.0], "latitude": [5.0]}
+    sample = only(read(root, frame))
+    assert sample.metadata.location == (-160.0, 5.0)
+    assert sample.footprint is None
+    build(BuildRequest(Table(), str(root / "table.csv"), str(root / "out"), BuildSettings(size=16)))
+    assert validate.validate(str(root / "out")).problems == ()
+    boxed = only(read(root, {**frame, "x": [0], "y": [0], "width": [9], "height": [9]}))
+    assert boxed.metadata.location is None
+
+
+def test_gsd_is_measured_where_the_sides_are_known_and_said_where_it_is_said(root: Path) -> None:
+    bounds = only(read(root, {"image": ["images/one.png"], "bbox": ["7,46,7.001,46.001"]})).metadata
+    assert bounds.gsd is not None
+    assert bounds.gsd[0] == pytest.approx(WGS84.inv(7, 46.0005, 7.001, 46.0005)[2] / 40)
+    leaning = Polygon([(7.0, 46.0005), (7.0005, 46.0), (7.001, 46.0005), (7.0005, 46.001)]).wkt
+    guessed = only(read(root, {"image": ["images/one.png"], "geometry": [leaning]})).metadata
+    assert guessed.gsd is None  # the bounds of a leaning footprint are not the image's sides
+    assert guessed.location == pytest.approx((7.0005, 46.0005))
+    said = only(read(root, {"image": ["images/one.png"], "bbox": ["7,46,7.001,46.001"], "gsd_x": [0.3], "gsd_y": [0.4]})).metadata
+    assert said.gsd == (0.3, 0.4)
+
+
+def test_a_bbox_across_the_antimeridian_stays_whole(root: Path) -> None:
+    sample = only(read(root, {"image": ["images/one.png"], "bbox": ["179.999,10,-179.999,10.002"]}))
+    assert sample.metadata.location == pytest.approx((-180.0, 10.001))
+    assert sample.footprint is not None
+    assert max(lon for lon, _ in sample.footprint) - min(lon for lon, _ in sample.footprint) == pytest.approx(0.002)
+
+
+def test_rasters_place_themselves(root: Path) -> None:
+    values = pixels(np.random.default_rng(0), 32, 48, 3, 1, 255).astype(np.uint8)
+    write_raster(root / "scene.tif", values)
+    sample = only(read(root, {"image": ["scene.tif"], "image_width": [48], "image_height": [32]}))
+    assert sample.metadata.gsd == pytest.approx((10, 10), rel=1e-3)
+    chip = Table().read_chip(str(root / "table.csv"), sample, (48, 32), 10**6)
+    assert np.array_equal(np.asarray(chip), values.transpose(1, 2, 0))
+
+
+def test_images_may_lie_anywhere(root: Path) -> None:
+    Store("memory://bucket").write("one.png", (root / "images/one.png").read_bytes())
+    index = read(root, {"image": [str(root / "images/two.png"), "memory://bucket/one.png", f"file://{root}/images/one.png"]})
+    assert not index.rejects, index.rejects
+    for sample, name in zip(index.samples, ("two", "one", "one"), strict=True):
+        size = (sample.scene_width, sample.scene_height)
+        chip = Table().read_chip(str(root / "table.csv"), sample, size, 10**6)
+        assert np.array_equal(np.asarray(chip), np.asarray(Image.open(root / f"images/{name}.png")))
+
+
+def test_places_stay_in_one_split(root: Path) -> None:
+    frame = {"image": ["images/one.png"] * 40, "place": [f"p{i // 4}" for i in range(40)], "key": [f"k{i}" for i in range(40)]}
+    samples = read(root, frame, shares="train=50,val=50").samples
+    by_place = {sample.place: {other.split for other in samples if other.place == sample.place} for sample in samples}
+    assert all(len(splits) == 1 for splits in by_place.values())
+    assert sum(sample.split == "val" for sample in samples) == 20
+
+
+def test_labels_become_several_classes(root: Path) -> None:
+    frame = {"image": ["images/one.png", "images/two.png"], "labels": ["sea|port|sea", "port"], "split": ["train", "train"]}
+    pd.DataFrame(frame).to_csv(root / "table.csv", index=False)
+    dataset = build(BuildRequest(Table(), str(root / "table.csv"), str(root / "out"), KEEP))
+    assert dataset["classes"] == ["port", "sea"]
+    assert validate.validate(str(root / "out")).problems == ()
+
+
+def test_the_command_says_which_column_it_does_not_know(root: Path) -> None:
+    (root / "t.csv").write_text("image,angle\nimages/one.png,3\n")
+    arguments = ["build", "--source", "table", str(root / "t.csv"), str(root / "out"), "--workers", "1"]
+    result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == 1
+    assert "angle" in result.output
+    assert "--extra-columns ignore" in result.output
+    result = CliRunner().invoke(cli.main, [*arguments, "--extra-columns", "ignore"])
+    assert result.exit_code == 0, result.output
+
+
+def test_a_footprint_is_the_windows(root: Path) -> None:
+    row = {"image": ["images/one.png"], "x": [10], "y": [0], "width": [20], "height": [25], "bbox": ["7,46,7.004,46.005"]}
+    sample = only(read(root, row))
+    assert sample.footprint is not None
+    lons, lats = zip(*sample.footprint, strict=True)
+    assert (min(lons), max(lons)) == pytest.approx((7.001, 7.003))
+    assert (min(lats), max(lats)) == pytest.approx((46.0025, 46.005))
