@@ -96,7 +96,7 @@ def test_auto_takes_the_papers_recipe_with_a_gpu(call, monkeypatch):
         (1, ["--shards", "nowhere"], "Run the same `satmip-data build` again"),
         (1, ["--shards", "TOY"], "Pass --batch-size 16"),
         (1, ["--shards", "TOY", "--batch-size", "8", "--fields", "cloud_cover"], "Run: satmip-data caption"),
-        (1, ["--shards", "TOY", "--batch-size", "8", "--metadata-encoder", "tabular", "--fields", "height"], "['height']"),
+        (2, ["--shards", "TOY", "--batch-size", "8", "--metadata-encoder", "tabular", "--fields", "height"], "['height']"),
         (1, ["--shards", "TOY", "--batch-size", "8", "--objective", "magic"], "objective must be one of"),
         (1, ["--shards", "TOY", "--batch-size", "8", "--backbone", "magic"], "a timm model"),
         (1, ["--shards", "TOY", "--split", "test"], "the split must be one of ['train']"),
