@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -17,7 +18,7 @@ from satmip_data.index import Index, build_index
 from satmip_data.journal import Journal, OtherSettingsError, differences
 from satmip_data.plan import ShardPlan, plan_shards
 from satmip_data.progress import Progress, Show, no_show
-from satmip_data.records import Reject
+from satmip_data.records import Reject, Sample
 from satmip_data.selection import EVERYTHING, Selection, select
 from satmip_data.serialize import sample_to_json
 from satmip_data.settings import BuildSettings
@@ -261,7 +262,7 @@ def _seal(
     for record in records:
         if not record.samples:
             out.remove(record.name)
-    dataset = _describe(request, plan, whole, rejects)
+    dataset = {**_describe(request, plan, whole, rejects), "flags": count_flags(sample for _, sample in rows)}
     out.write("index.parquet", parquet_bytes(index_table(rows)))
     out.write("rejects.parquet", parquet_bytes(rejects_table(rejects)))
     for split in dataset["splits"]:
@@ -304,6 +305,11 @@ def _describe(request: BuildRequest, plan: Plan, records: list[ShardRecord], rej
         "rejects": dict(sorted(Counter(reject.reason for reject in rejects).items())),
         "dropped": plan.dropped,
     }
+
+
+def count_flags(samples: Iterable[Sample]) -> dict[str, int]:
+    """Return how many samples carry each flag of `checks.FLAGS`."""
+    return dict(sorted(Counter(flag for sample in samples for flag in sample.flags).items()))
 
 
 def write_dataset(out: Store, dataset: dict[str, Any]) -> None:

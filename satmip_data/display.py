@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from satmip_data.build import Plan
+from satmip_data.build import Plan, count_flags
+from satmip_data.checks import FLAGS
 from satmip_data.estimate import Estimate
 from satmip_data.fields import ALIASES, FIELDS
 from satmip_data.records import REASONS
@@ -39,6 +40,7 @@ def show_dataset(console: Console, out: str, dataset: dict[str, Any]) -> None:
     console.print(table)
     show_captions(console, out, dataset)
     show_dropped(console, dataset.get("dropped", {}))
+    show_flags(console, dataset["flags"])
     show_rejects(console, dataset["rejects"])
 
 
@@ -72,6 +74,7 @@ def show_plan(console: Console, plan: Plan, expected: Estimate) -> None:
     console.print(f"Would build, with {len(plan.classes)} classes:")
     console.print(table)
     show_dropped(console, plan.dropped)
+    show_flags(console, count_flags(sample for shard in plan.shards for sample in shard.samples))
     reasons = Counter(reject.reason for reject in plan.index.rejects)
     show_rejects(console, dict(sorted(reasons.items())))
     size, time = f"{expected.bytes / 1e6:,.1f} MB", dt.timedelta(seconds=round(expected.seconds))
@@ -84,6 +87,15 @@ def show_dropped(console: Console, dropped: dict[str, int]) -> None:
     """Print how many samples the selection leaves out."""
     for option, count in dropped.items():
         console.print(f"Left out by --{option}: {count:,} samples", highlight=False)
+
+
+def show_flags(console: Console, flags: dict[str, int]) -> None:
+    """Print the count of every oddity of the records, where there is one."""
+    if flags:
+        table = _table("# flagged", "flag", "meaning")
+        for flag, count in flags.items():
+            table.add_row(f"{count:,}", flag, FLAGS[flag])
+        console.print(table)
 
 
 def show_report(console: Console, report: Report) -> None:

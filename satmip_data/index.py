@@ -117,6 +117,7 @@ def _sample(scene: Scene, aoi: Aoi, key: str, window: Window, settings: BuildSet
         scene_metadata=scene.metadata,
         footprint=None if georeference is None else geometry.footprint(georeference, window),
         labels=aoi.labels,
+        flags=scene.flags,
     )
 
 

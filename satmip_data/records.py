@@ -132,6 +132,8 @@ class Scene:
     """Of the raw image, before any crop."""
     georeference: Georeference | None
     aois: tuple[Aoi, ...]
+    flags: tuple[str, ...] = ()
+    """Codes of `checks.FLAGS`: what is odd about the record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ REASONS = {
     "no_aoi": "no labelled box in the scene",
     "aoi_outside": "the box lies outside the image",
     "aoi_tiny": "the box is smaller than --min-side pixels",
+    "suspect": "the record fails a physical check, and --flagged drop leaves such out",
     "no_georeference": "the scene cannot be placed on Earth and the source requires it",
     "not_in_split_file": "the user's --split-file does not name it",
     "unscaled": "the pixels cannot become 8-bit RGB without --bands or --stretch",
@@ -187,3 +190,5 @@ class Sample:
     """Closed ring of (longitude, latitude), counter-clockwise seen from above, longitudes continuous (they may pass 180)."""
     labels: tuple[str, ...] = ()
     """Classes of a multi-label set; empty where a sample has one `category` or none."""
+    flags: tuple[str, ...] = ()
+    """Of its scene."""

@@ -57,6 +57,7 @@ def index_table(rows: Iterable[tuple[str, Sample]]) -> pa.Table:
         "place": pa.array([s.place for s in samples], pa.string()),
         "category": pa.array([s.category for s in samples], pa.string()),
         "labels": pa.array([list(s.labels) for s in samples], pa.list_(pa.string())),
+        "flags": pa.array([list(s.flags) for s in samples], pa.list_(pa.string())),
         "path": pa.array([s.path for s in samples], pa.string()),
         "scene_width": pa.array([s.scene_width for s in samples], pa.int32()),
         "scene_height": pa.array([s.scene_height for s in samples], pa.int32()),

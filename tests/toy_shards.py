@@ -71,6 +71,7 @@ def write_toy_shards(
         },
         "channels": {"mean": pixels.mean(0).tolist(), "std": pixels.std(0).tolist(), "samples": len(everyone)},
         "rejects": {},
+        "flags": {},
     }
     assert first_error("dataset", dataset) is None, first_error("dataset", dataset)
     (root / "dataset.json").write_text(json.dumps(dataset, indent=1), encoding="utf-8")
