@@ -21,25 +21,11 @@ MAX_KEY = 64
 
 
 @dataclass(frozen=True)
-class Archive(ImageFiles):
-    """Images that Pillow or rasterio reads, in splits that folders, a user's lists or seeded shares name."""
+class DealtSplits:
+    """Splits that folders, a user's lists or seeded shares name."""
 
     default_shares: ClassVar[str] = "train=80,val=20"
 
-    bands: str = field(
-        default="auto",
-        metadata={
-            "help": "bands of a raster for red, green and blue, from 1, as 4,3,2; auto takes those that it names, all of three, "
-            "and 4,3,2 of the 12 or 13 of Sentinel-2"
-        },
-    )
-    stretch: str = field(
-        default="none",
-        metadata={
-            "help": "how a raster's values become 8-bit: none (they are), minmax:LOW,HIGH (the same for all), percentile or "
-            "percentile:LOW,HIGH (of each band over the whole raster; 2,98 where not given)"
-        },
-    )
     shares: str = field(
         default="",
         metadata={"help": "shares of the splits where nothing names them, dealt from --split-seed, as train=60,val=20,test=20"},
@@ -51,8 +37,6 @@ class Archive(ImageFiles):
 
     def __post_init__(self) -> None:
         """Refuse options no build can have."""
-        raster.parse_bands(self.bands)
-        raster.parse_stretch(self.stretch)
         splits.parse_shares(self.shares or self.default_shares)
 
     def deal_splits(
@@ -83,6 +67,32 @@ class Archive(ImageFiles):
         loose = {short[name]: stratum for name, stratum in names.items() if folders[name] is None}
         dealt = splits.deal(loose, splits.parse_shares(self.shares or self.default_shares), self.split_seed)
         return {name: folders[name] or dealt[short[name]] for name in names}
+
+
+@dataclass(frozen=True)
+class Archive(DealtSplits, ImageFiles):
+    """Images of any kind that Pillow or rasterio reads."""
+
+    bands: str = field(
+        default="auto",
+        metadata={
+            "help": "bands of a raster for red, green and blue, from 1, as 4,3,2; auto takes those that it names, all of three, "
+            "and 4,3,2 of the 12 or 13 of Sentinel-2"
+        },
+    )
+    stretch: str = field(
+        default="none",
+        metadata={
+            "help": "how a raster's values become 8-bit: none (they are), minmax:LOW,HIGH (the same for all), percentile or "
+            "percentile:LOW,HIGH (of each band over the whole raster; 2,98 where not given)"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse options no build can have."""
+        super().__post_init__()
+        raster.parse_bands(self.bands)
+        raster.parse_stretch(self.stretch)
 
     def read_image(self, root: str, path: str) -> "ImageHead":
         """Return size and georeference of an image from its header.

@@ -14,7 +14,7 @@ from PIL import Image
 
 from satmip_data import raster
 from satmip_data.records import Aoi, Georeference, Sample, Scene, Window
-from satmip_data.sources.archive import Archive, archive_url, dump, left_out, make_key, placed
+from satmip_data.sources.archive import DealtSplits, archive_url, dump, left_out, make_key, placed
 from satmip_data.sources.base import Found, InvalidError, Item, LayoutError, list_files, parse_time, read_json, reject
 from satmip_data.splits import folder_split
 from satmip_data.storage import Store
@@ -60,7 +60,7 @@ CORINE = {**{old: new for new, olds in CLASSES_OF_19.items() for old in olds}, *
 
 
 @dataclass(frozen=True)
-class BigEarthNet(Archive):
+class BigEarthNet(DealtSplits):
     """BigEarthNet-S2, one sample a patch with all its classes. The key is the patch's name.
 
     NOTE[DIFF]: not a set of the paper. Its authors' lists (which leave out patches under snow and clouds) go in as `split_file`;
@@ -77,6 +77,11 @@ class BigEarthNet(Archive):
         default="minmax:0,2000",
         metadata={"help": "how values become 8-bit; the default is that of ESA's own true-colour images of Level-2A"},
     )
+
+    def __post_init__(self) -> None:
+        """Refuse options no build can have."""
+        super().__post_init__()
+        raster.parse_stretch(self.stretch)
 
     def list_items(self, root: str) -> list[Item]:
         """List the patches, each with its split.
