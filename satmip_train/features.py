@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from satmip_train import augment
 from satmip_train.checkpoint import write_atomically
-from satmip_train.shards import Dataset
+from satmip_train.shards import Dataset, Readers
 from satmip_train.stream import ordered_batches
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -27,8 +27,8 @@ class Features:
 
     vectors: npt.NDArray[np.float32]
     """(N, D)."""
-    labels: npt.NDArray[np.int64]
-    """(N,), class indices; -1 where a sample has none."""
+    labels: npt.NDArray[Any]
+    """(N,) int64, class indices, -1 where a sample has none; in multi-label sets (N, classes) uint8, 1 for each of its classes."""
     keys: npt.NDArray[np.str_]
     """(N,), the samples' keys."""
 
@@ -45,6 +45,11 @@ class Input:
     """Of each channel, in 0..1: what is divided by."""
     precision: Precision = "fp32"
     """Of the backbone's arithmetic; features are float32 always."""
+
+
+def is_multilabel(dataset: Dataset, split: str) -> bool:
+    """Whether the samples of a split have several labels."""
+    return Readers(dataset, split)[0].find(0, "labels.npy") is not None
 
 
 def extract(
@@ -71,11 +76,12 @@ def extract(
     backbone.to(device).eval()
     mean, std = torch.tensor(how.mean, device=device), torch.tensor(how.std, device=device)
     parts, labels, keys = [], [], []
+    label = "labels" if is_multilabel(dataset, split) else "label"
     try:
-        for batch in ordered_batches(dataset, split, {"image", "label", "key"}, batch_size, workers):
+        for batch in ordered_batches(dataset, split, {"image", label, "key"}, batch_size, workers):
             views = resize(batch["image"].to(device), how.image_size).sub_(mean.view(3, 1, 1)).div_(std.view(3, 1, 1))
-            parts.append(_features(backbone, views, how.precision).cpu())
-            labels.append(batch["label"])
+            parts.append(run_frozen(backbone, views, views.device, how.precision).cpu())
+            labels.append(batch[label])
             keys += batch["key"]
             progress(len(views))
     finally:
@@ -99,11 +105,21 @@ def cached(
     The file's name is a hash of all they depend on: the weights, the architecture (heads do not show in weights), the split's
     shards and how chips are brought to the backbone. `options` are those of `extract` that change nothing.
     """
-    path = cache / f"{split}-{_cache_key(fingerprint(backbone, architecture), dataset, split, how)}.npz"
+    depends = [fingerprint(backbone, architecture), how.image_size, how.mean, how.std, how.precision]
+    return keep(cache, dataset, split, depends, lambda: extract(backbone, dataset, split, how, **options))
+
+
+def keep(cache: Path, dataset: Dataset, split: str, depends: Sequence[Any], compute: Callable[[], Features]) -> Features:
+    """Return the features of a split from the folder `cache`, or compute and keep them there.
+
+    The file's name is a hash of the split's shards and of what else the features depend on, which must be JSON.
+    """
+    parts = [[shard.sha256 for shard in dataset.split(split)], *depends]
+    path = cache / f"{split}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.npz"
     if path.exists():
         with np.load(path, allow_pickle=False) as file:
             return Features(file["vectors"], file["labels"], file["keys"])
-    features = extract(backbone, dataset, split, how, **options)
+    features = compute()
     write_atomically(path, lambda file: np.savez(file, **vars(features)))
     return features
 
@@ -117,13 +133,8 @@ def fingerprint(backbone: nn.Module, architecture: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _features(backbone: nn.Module, views: Tensor, precision: Precision) -> Tensor:
-    with torch.inference_mode(), torch.autocast(views.device.type, _AUTOCAST.get(precision), enabled=precision != "fp32"):
-        features: Tensor = backbone(views)
+def run_frozen(network: nn.Module, inputs: Any, device: torch.device, precision: Precision) -> Tensor:
+    """Return the features of a batch as float32, whatever the arithmetic."""
+    with torch.inference_mode(), torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision != "fp32"):
+        features: Tensor = network(inputs)
     return features.float()
-
-
-def _cache_key(weights: str, dataset: Dataset, split: str, how: Input) -> str:
-    shards = [shard.sha256 for shard in dataset.split(split)]
-    parts = [weights, shards, how.image_size, how.mean, how.std, how.precision]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -8,15 +8,10 @@ from rich.table import Table as RichTable
 
 Result = dict[str, Any]
 
-_COLUMNS = {
-    "knn": {
-        "macro_f1": "macro-F1, k={k}",
-        "top1": "top-1, k={k}",
-        "best_macro_f1": "macro-F1, best k",
-        "best_top1": "top-1, best k",
-    },
-    "linear": {"macro_f1": "macro-F1", "top1": "top-1"},
-}
+_METRICS = {"macro_f1": "macro-F1", "top1": "top-1", "macro_map": "mAP, macro", "micro_map": "mAP, micro"}
+_PROBES = {"knn": "kNN", "linear": "Linear probe"}
+_MODALITIES = {"image": "", "metadata": " of metadata", "both": " of image and metadata"}
+_INTERVAL = "  95% interval"
 
 
 @dataclass(frozen=True)
@@ -27,40 +22,68 @@ class Table:
     header: tuple[str, ...]
     models: tuple[tuple[str, ...], ...]
     summaries: tuple[tuple[str, ...], ...]
-    """Mean and standard deviation over the models that differ only in seed."""
+    """Mean and standard deviation over the models that differ only in seed, each followed by a row of its 95% interval."""
     notes: tuple[str, ...]
 
 
 def table(result: Result) -> Table:
     """Return the table of a result of `evaluate`; scores are in percent."""
-    columns = _COLUMNS[result["probe"]]
-    header = tuple(text.format(k=result["settings"].get("fixed_k")) for text in columns.values())
+    columns = _columns(result)
     extra = ("iterations", "gradient") if result["probe"] == "linear" else ()
-    summarised = {name for summary in result["summaries"] for name in summary["models"]}
-    # Single draws of random weights say little; their summary is enough.
-    shown = [model for model in result["models"] if model["objective"] is not None or model["name"] not in summarised]
     return Table(
-        title=f"{'kNN' if result['probe'] == 'knn' else 'Linear probe'} on {result['test']['split']}",
-        header=("model", *header, *extra),
-        models=tuple(_model_row(model, columns, result["probe"]) for model in shown),
-        summaries=tuple(_summary_row(summary, columns, len(extra)) for summary in result["summaries"]),
+        title=f"{_PROBES[result['probe']]}{_MODALITIES[result['modality']]} on {result['test']['split']}",
+        header=("model", *columns.values(), *extra),
+        models=tuple(_model_row(model, columns, result["probe"]) for model in _shown(result)),
+        summaries=tuple(row for summary in result["summaries"] for row in _summary_rows(summary, columns, len(extra))),
         notes=_notes(result),
     )
 
 
+def per_class(result: Result) -> Table:
+    """Return the table of single classes: F1, or average precision in multi-label sets, in percent; a column a model."""
+    shown = _shown(result)
+    kind = "f1_per_class" if "f1_per_class" in shown[0] else "ap_per_class"
+    name = "F1" if kind == "f1_per_class" else "Average precision"
+    rows = [
+        (label, *("" if model[kind][label] is None else f"{100 * model[kind][label]:.1f}" for model in shown))
+        for label in shown[0][kind]
+    ]
+    at = f" at k={result['settings']['fixed_k']}" if result["probe"] == "knn" else ""
+    note = f"{name}{at}, in percent; empty where a class is neither among the labels nor predicted."
+    return Table(f"{name} of each class", ("class", *(model["name"] for model in shown)), tuple(rows), (), (note,))
+
+
+def _columns(result: Result) -> dict[str, str]:
+    """Return the header of each metric, the one the paper prints for the set first."""
+    names = [name for name in _METRICS if name in result["models"][0]["metrics"]]
+    names.sort(key=lambda name: name != result["metric"])
+    if result["probe"] != "knn":
+        return {name: _METRICS[name] for name in names}
+    k = result["settings"]["fixed_k"]
+    fixed, best = {n: f"{_METRICS[n]}, k={k}" for n in names}, {f"best_{n}": f"{_METRICS[n]}, best k" for n in names}
+    return {**fixed, **best}
+
+
+def _shown(result: Result) -> list[Result]:
+    """Return the models that have a row. Single draws of random weights say little; their summary is enough."""
+    summarised = {name for summary in result["summaries"] for name in summary["models"]}
+    return [model for model in result["models"] if model["objective"] is not None or model["name"] not in summarised]
+
+
 def _model_row(model: Result, columns: dict[str, str], probe: str) -> tuple[str, ...]:
-    cells = [f"{100 * model['metrics'][metric]:.1f}" for metric in columns]
-    if probe == "knn":
-        cells[2] += f" (k={model['best_k']['macro_f1']})"
-        cells[3] += f" (k={model['best_k']['top1']})"
-    else:
-        cells += [str(model["iterations"]), f"{model['gradient_norm']:.1e}"]
-    return model["name"], *cells
+    cells = {name: f"{100 * model['metrics'][name]:.1f}" for name in columns}
+    for metric, k in model.get("best_k", {}).items():
+        cells[f"best_{metric}"] += f" (k={k})"
+    fit = [str(model["iterations"]), f"{model['gradient_norm']:.1e}"] if probe == "linear" else []
+    return model["name"], *cells.values(), *fit
 
 
-def _summary_row(summary: Result, columns: dict[str, str], blanks: int) -> tuple[str, ...]:
-    cells = [f"{100 * summary['mean'][metric]:.1f} ± {100 * summary['std'][metric]:.1f}" for metric in columns]
-    return f"{summary['name']}, {len(summary['seeds'])} seeds", *cells, *[""] * blanks
+def _summary_rows(summary: Result, columns: dict[str, str], blanks: int) -> list[tuple[str, ...]]:
+    mean, std, half = summary["mean"], summary["std"], summary["interval"]
+    cells = [f"{100 * mean[metric]:.1f} ± {100 * std[metric]:.1f}" for metric in columns]
+    limits = [f"{100 * (mean[metric] - half[metric]):.1f} to {100 * (mean[metric] + half[metric]):.1f}" for metric in columns]
+    name = f"{summary['name']}, {len(summary['seeds'])} seeds"
+    return [(name, *cells, *[""] * blanks), (_INTERVAL, *limits, *[""] * blanks)]
 
 
 def _notes(result: Result) -> tuple[str, ...]:
@@ -76,13 +99,14 @@ def _notes(result: Result) -> tuple[str, ...]:
             f"Best k: of {ks}, chosen on the test split, as the paper does."
         )
     else:
+        scaled = " of standardized features" if settings["standardize"] else ""
         notes.append(
-            f"Logistic regression without regularisation, at most {settings['max_iterations']} iterations of L-BFGS; "
+            f"Logistic regression{scaled} without regularisation, at most {settings['max_iterations']} iterations of L-BFGS; "
             f"a gradient above {settings['tolerance']:.0e} means that the fit was stopped before it converged."
         )
     if result["summaries"]:
-        notes.append("±: standard deviation over seeds (n - 1).")
-    return tuple(notes)
+        notes.append("±: standard deviation over seeds (n - 1); the interval is Student's, for the mean of runs with other seeds.")
+    return (*notes, *result["notes"])
 
 
 def rich_table(table: Table) -> RichTable:
@@ -94,5 +118,5 @@ def rich_table(table: Table) -> RichTable:
         shown.add_row(*map(escape, row))
     shown.add_section()
     for row in table.summaries:
-        shown.add_row(*map(escape, row), style="bold")
+        shown.add_row(*map(escape, row), style="" if row[0] == _INTERVAL else "bold")
     return shown

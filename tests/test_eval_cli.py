@@ -10,39 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from click.testing import CliRunner, Result
+from eval_world import COMMON, call, write_run
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
 from toy_shards import write_toy_shards
 
 from satmip_train import checkpoint, evaluate, features
-from satmip_train.backbones import create_backbone
-from satmip_train.config import Settings
-from satmip_train.eval_cli import main
-from satmip_train.export import export_backbone
 from satmip_train.shards import open_dataset
-
-SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 2}
-COMMON = ["--workers", "0", "--device", "cpu"]
-
-
-def write_run(folder: Path, shards: Path, **settings: object) -> Path:
-    """Write what a finished run leaves, with random weights drawn from its seed."""
-    chosen = Settings.model_validate({"backbone_args": SMALL, "view_size": 32, **settings})
-    torch.manual_seed(100 + 10 * len(chosen.objective) + chosen.seed)
-    weights = {f"backbone.{name}": value for name, value in create_backbone(chosen).state_dict().items()}
-    dataset = open_dataset(shards)
-    state = {
-        "model": weights, "optimizer": {}, "scaler": {}, "step": 7, "settings": chosen.model_dump(mode="json"),
-        "dataset": {"root": dataset.root, "fingerprint": dataset.fingerprint, "mean": dataset.mean, "std": dataset.std},
-        "versions": checkpoint.versions(),
-    }  # fmt: skip
-    checkpoint.save(folder, state)
-    export_backbone(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +31,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = write_run(root / "runs" / "simclr-seed0", shards, objective="simclr")
     Image.new("RGB", (60, 40), "white").save(run / "curves.png")
     return root
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 def runs(world: Path) -> list[Path]:
@@ -93,6 +66,38 @@ def test_knn_prints_and_writes_what_scikit_learn_finds(world: Path, tmp_path: Pa
         assert list(model["f1_per_class"]) == list(open_dataset(world / "shards").classes)
 
 
+def test_a_k_above_the_train_samples_becomes_their_number(world: Path, tmp_path: Path) -> None:
+    run = runs(world)[0]
+    got = call("knn", run, "--shards", world / "shards", "--k", "1,60,70,100", "--fixed-k", "61", "--out", tmp_path, *COMMON)
+    assert got.exit_code == 0, got.output
+    assert "k=100 was asked for; there are 60 samples" in " ".join(got.output.split())
+    result = json.loads((tmp_path / "knn.json").read_text())
+    assert (result["settings"]["ks"], result["settings"]["fixed_k"]) == ([1, 60], 60)
+    assert list(result["models"][0]["by_k"]) == ["1", "60"]
+
+
+def test_controls_need_no_run(world: Path, tmp_path: Path) -> None:
+    chosen = ["--backbone", "pixels", "--backbone", "tiny", "--random-seeds", "4"]
+    got = call("knn", *chosen, "--shards", world / "shards", "--k", "1", "--out", tmp_path, *COMMON)
+    assert got.exit_code == 0, got.output
+    pixels, network = json.loads((tmp_path / "knn.json").read_text())["models"]
+    assert (pixels["kind"], pixels["features"], network["kind"], network["seed"]) == ("pixels", 3 * 32 * 32, "random", 4)
+    dataset = open_dataset(world / "shards")
+    train, test = (
+        features.extract(nn.Flatten(), dataset, split, features.Input(32, dataset.mean, dataset.std)) for split in ("train", "val")
+    )
+    neighbours = KNeighborsClassifier(1, metric="cosine", algorithm="brute").fit(train.vectors, train.labels)
+    assert pixels["by_k"]["1"]["top1"] == pytest.approx(neighbours.score(test.vectors, test.labels))
+
+
+def test_single_classes_are_a_table(world: Path, tmp_path: Path) -> None:
+    got = call("linear", runs(world)[0], "--shards", world / "shards", "--per-class", "--out", tmp_path, *COMMON)
+    rows = got.output[got.output.index("F1 of each class") :]
+    result = json.loads((tmp_path / "linear.json").read_text())
+    for label, value in result["models"][0]["f1_per_class"].items():
+        assert re.search(rf"{label} .*{100 * value:.1f}", rows)
+
+
 def test_runs_that_differ_only_in_seed_are_summarised(world: Path, tmp_path: Path) -> None:
     call("knn", *runs(world), "--shards", world / "shards", "--k", "1", "--out", tmp_path, *COMMON)
     result = json.loads((tmp_path / "knn.json").read_text())
@@ -103,6 +108,8 @@ def test_runs_that_differ_only_in_seed_are_summarised(world: Path, tmp_path: Pat
     a, b = (model["metrics"]["top1"] for model in result["models"][:2])
     assert result["summaries"][0]["mean"]["top1"] == pytest.approx((a + b) / 2)
     assert result["summaries"][0]["std"]["top1"] == pytest.approx(abs(a - b) / 2**0.5)
+    # Student's 97.5% point for one degree of freedom is 12.706.
+    assert result["summaries"][0]["interval"]["top1"] == pytest.approx(12.7062 * abs(a - b) / 2, rel=1e-4)
 
 
 def test_another_setting_is_another_summary(world: Path, tmp_path: Path) -> None:
@@ -182,8 +189,12 @@ def other_classes(world: Path, tmp_path: Path) -> list[object]:
     return [runs(world)[0], "--shards", world / "shards", "--test-shards", other]
 
 
-def too_many_neighbours(world: Path, tmp_path: Path) -> list[object]:
-    return [runs(world)[0], "--shards", world / "shards"]
+def nothing_to_evaluate(world: Path, tmp_path: Path) -> list[object]:
+    return ["--shards", world / "shards"]
+
+
+def no_such_backbone(world: Path, tmp_path: Path) -> list[object]:
+    return ["--backbone", "resnet", "--shards", world / "shards"]
 
 
 def no_shards(world: Path, tmp_path: Path) -> list[object]:
@@ -198,7 +209,8 @@ def no_shards(world: Path, tmp_path: Path) -> list[object]:
         (same_split, r"has not seen, however: 2 shards are in both.*Pass another --test-split"),
         (no_such_split, r"must be one of .*'train', 'val'.*however: 'test'"),
         (other_classes, r"same classes, however: 4 in .*, 2 in .*Pass other --test-shards"),
-        (too_many_neighbours, r"must not exceed.*however: k=100 of 60.*Pass smaller --k"),
+        (nothing_to_evaluate, r"something to evaluate, however: no run.*Pass folders of satmip-train, or --backbone"),
+        (no_such_backbone, r"--backbone must be 'pixels' or a recipe, however: .*'resnet'"),
         (no_shards, r"must hold dataset.json"),
     ],
 )

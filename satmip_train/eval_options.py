@@ -1,0 +1,144 @@
+"""What the commands of satmip-eval share: options, errors, the protocol, the bar of progress."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from satmip_train.errors import UsageError
+from satmip_train.evaluate import Protocol
+from satmip_train.features import Precision
+from satmip_train.job import join_job
+from satmip_train.shards import open_dataset
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+RUN = click.Path(exists=True, path_type=Path)
+
+
+class Integers(click.ParamType[tuple[int, ...]]):
+    """A comma-separated list of integers, as "1,5,20"."""
+
+    name = "N,N,..."
+
+    def __init__(self, smallest: int, empty: bool = False) -> None:
+        self._smallest, self._empty = smallest, empty
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Return the numbers the list stands for."""
+        if isinstance(value, tuple):
+            return value
+        words = [word.strip() for word in value.split(",") if word.strip()]
+        if not all(word.isdigit() and int(word) >= self._smallest for word in words) or not (words or self._empty):
+            self.fail(f"must be integers from {self._smallest} up, with commas between them, however: {value!r}", param, ctx)
+        return tuple(int(word) for word in words)
+
+
+SHARDS = click.option("--shards", required=True, help="Shard directory: a local path or an fsspec URL.")
+RUNNING = [
+    click.option(
+        "--precision",
+        type=click.Choice(get_args(Precision)),
+        default="fp32",
+        show_default=True,
+        help="Of the networks' arithmetic.",
+    ),
+    click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Chips a batch."),
+    click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that decode chips."),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ..."),
+]
+SPLITS = [
+    click.option("--shards", required=True, help="Shard directory to learn from: a local path or an fsspec URL."),
+    click.option("--test-shards", help="Shard directory to test on.  [default: that of --shards]"),
+    click.option("--train-split", default="train", show_default=True, help="Split to learn from."),
+    click.option("--test-split", default="val", show_default=True, help="Split to test on."),
+]
+PROTOCOL = [
+    *SPLITS,
+    click.option(
+        "--random-seeds",
+        type=Integers(0, empty=True),
+        default="0,1,2",
+        show_default=True,
+        help='Seeds of the random weights shown beside the runs; "" for none.',
+    ),
+    *RUNNING,
+]
+BACKBONES = click.option(
+    "--backbone",
+    "backbones",
+    multiple=True,
+    metavar="pixels|RECIPE",
+    help='Measure this too, without a run: "pixels" (the chip, resized to 32 pixels) or the untrained network of a recipe.',
+)
+KNN = [
+    click.option("--k", "ks", type=Integers(1), default="1,5,20,100", show_default=True, help="Numbers of neighbours to try."),
+    click.option("--fixed-k", type=click.IntRange(1), default=5, show_default=True, help="Neighbours of the main columns."),
+    click.option(
+        "--temperature", type=click.FloatRange(0, min_open=True), default=0.07, show_default=True, help="Of a neighbour's weight."
+    ),
+]
+PER_CLASS = click.option("--per-class", is_flag=True, help="Print a table of single classes too.")
+
+
+def options(*chosen: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Give a command several options, in the order in which its help lists them."""
+
+    def give(command: Command) -> Command:
+        for option in reversed(chosen):
+            command = option(command)
+        return command
+
+    return give
+
+
+def out_folder(default: str) -> Callable[[Command], Command]:
+    """Return the option --out of a command that writes a folder."""
+    return click.option(
+        "--out", type=click.Path(file_okay=False, path_type=Path), default=default, show_default=True, help="Folder to write to."
+    )
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Let what the user can put right become the command's error."""
+    try:
+        yield
+    except UsageError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def make_protocol(shards: str, test_shards: str | None, device: str, **others: Any) -> Iterator[Protocol]:
+    """Give the protocol that the options describe, on the device they name."""
+    with join_job(device) as job:
+        dataset = open_dataset(shards)
+        test = dataset if test_shards is None else open_dataset(test_shards)
+        yield Protocol(dataset, test, device=str(job.device), **others)
+
+
+@contextmanager
+def show_progress(total: int | None, what: str = "features of") -> Iterator[Callable[[str, int], None]]:
+    """Give a function that shows of how many samples a model's features are computed, on standard error."""
+    columns = (TextColumn(f"{what} {{task.description}}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task: TaskID | None = None
+
+        def show(name: str, samples: int) -> None:
+            nonlocal task
+            if task is None or not samples:
+                if task is not None:
+                    bar.remove_task(task)
+                task = bar.add_task(name, total=total)
+            bar.update(task, advance=samples)
+
+        yield show
+
+
+def samples_of(protocol: Protocol) -> int:
+    """Return the samples of both splits."""
+    return protocol.train.splits[protocol.train_split] + protocol.test.splits[protocol.test_split]

@@ -1,0 +1,147 @@
+"""What is evaluated: the networks of runs, and the controls beside them."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from satmip_train import features, metadata_features
+from satmip_train.backbones import create_backbone
+from satmip_train.config import Settings, load_recipe
+from satmip_train.errors import UsageError
+from satmip_train.export import load_backbone
+from satmip_train.metadata_features import MetadataModel
+from satmip_train.shards import Dataset
+
+ARCHITECTURE = ("backbone", "backbone_args", "cls_token_std", "view_size")
+"""Settings that make a backbone, without its weights."""
+PIXELS = "pixels"
+PIXELS_SIDE = 32
+
+Modality = Literal["image", "metadata", "both"]
+Kind = Literal["run", "random", "pixels", "identity"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What turns samples into features."""
+
+    name: str
+    kind: Kind
+    """A run; its architecture with random weights; the pixels themselves; the tabular features themselves."""
+    folder: Path
+    """Below it features are kept; of a run, its own."""
+    settings: Settings
+    """Those of the run; of a random model only the architecture counts, and `seed` is that of its weights."""
+    backbone: nn.Module
+    metadata: MetadataModel | None = None
+    """Where metadata are evaluated."""
+    trained: dict[str, Any] | None = None
+    """Shards and step of the training, where it was trained."""
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The settings that make the networks."""
+        if self.kind == "pixels":
+            return {"backbone": PIXELS, "view_size": self.settings.view_size}
+        image = self.settings.model_dump(mode="json", include=set(ARCHITECTURE))
+        return image if self.metadata is None else {**image, "metadata": self.metadata.architecture}
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of architecture and weights of the backbone."""
+        return features.fingerprint(self.backbone, self.backbone_architecture)
+
+    @property
+    def backbone_architecture(self) -> dict[str, Any]:
+        """The settings that make the backbone alone."""
+        return {name: value for name, value in self.architecture.items() if name != "metadata"}
+
+
+class Pixels(nn.Module):
+    """The backbone that learns nothing: a view's values, one after the other."""
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Shape: (B, 3, S, S) -> (B, 3 S S)."""
+        return views.flatten(1)
+
+
+def load_model(run: Path, modality: Modality = "image", at_hand: Sequence[Dataset] = ()) -> Model:
+    """Load the backbone that a finished run exported and, where metadata are evaluated, the metadata encoder of its checkpoint.
+
+    Raises:
+        UsageError: the run has no exported backbone, or it is damaged; it has no metadata encoder.
+    """
+    backbone, config = load_backbone(run)
+    trained = {"shards": config["dataset"]["fingerprint"], "step": config["step"]}
+    metadata = None if modality == "image" else metadata_features.load_metadata_encoder(run, at_hand)
+    return Model(run.resolve().name, "run", run, Settings.model_validate(config["settings"]), backbone, metadata, trained)
+
+
+def random_model(like: Model, seed: int) -> Model:
+    """Return the architecture of a model with random weights, drawn from `seed`."""
+    settings = like.settings.model_copy(update={"seed": seed})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = create_backbone(settings)
+    metadata = None if like.metadata is None else metadata_features.with_random_weights(like.metadata, seed)
+    name = "random weights" if like.kind == "run" else f"random weights of {like.name}"
+    return replace(like, name=name, kind="random", settings=settings, backbone=backbone, metadata=metadata, trained=None)
+
+
+def control(name: str, folder: Path) -> Model:
+    """Return a model without a run: "pixels", the chip itself resized to 32 pixels, or the architecture of a recipe, untrained.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    if name == PIXELS:
+        settings = Settings.model_validate({"view_size": PIXELS_SIDE})
+        return Model(f"raw pixels, {PIXELS_SIDE} x {PIXELS_SIDE}", "pixels", folder, settings, Pixels())
+    try:
+        settings = Settings.model_validate(load_recipe(name))
+        return Model(name, "random", folder, settings, create_backbone(settings))
+    except ValueError as error:
+        raise UsageError(f"--backbone must be {PIXELS!r} or a recipe, however: {error}") from error
+
+
+def models(
+    runs: Sequence[Path],
+    random_seeds: Sequence[int],
+    backbones: Sequence[str] = (),
+    *,
+    folder: Path = Path("."),
+    modality: Modality = "image",
+    at_hand: Sequence[Dataset] = (),
+) -> Iterator[Model]:
+    """Give the runs' models, all loaded first, then what they are compared with.
+
+    That is the tabular features as they are (where metadata alone are evaluated), the pixels (where asked for), and each
+    architecture with random weights, kept with its first run.
+    """
+    loaded = [load_model(run, modality, at_hand) for run in runs]
+    controls = [control(name, folder) for name in backbones]
+    yield from loaded
+    if modality == "metadata":
+        yield from _identities(loaded)
+    yield from (model for model in controls if model.kind == "pixels")
+    architectures: dict[str, Model] = {}
+    for model in (*loaded, *(model for model in controls if model.kind == "random")):
+        architectures.setdefault(json.dumps(model.architecture, sort_keys=True), model)
+    for model in architectures.values():
+        yield from (random_model(model, seed) for seed in random_seeds)
+
+
+def _identities(loaded: Sequence[Model]) -> Iterator[Model]:
+    """Give one control for each choice of fields."""
+    seen = set()
+    for model in loaded:
+        assert model.metadata is not None
+        if model.metadata.fields not in seen:
+            seen.add(model.metadata.fields)
+            name = f"tabular features as they are ({', '.join(model.metadata.fields)})"
+            yield replace(model, name=name, kind="identity", trained=None)
