@@ -8,23 +8,28 @@ from torch import Tensor, nn
 from satmip_train.config import Settings
 
 
-def create_backbone(settings: Settings) -> nn.Module:
+def create_backbone(settings: Settings, *, pretrained: bool = False, any_size: bool = False) -> nn.Module:
     """Return the backbone without a classifier: views (B, 3, S, S) -> features (B, `feature_dim`).
 
     A ViT gives the CLS token of its last layer (supplement B), other networks what they pool by default.
 
+    Args:
+        pretrained: start from timm's published weights, which are downloaded, instead of random ones
+        any_size: do not check that the backbone takes views of `view_size`
+
     Raises:
         ValueError: timm has no such model, it does not take the arguments, or it wants another size of views.
     """
-    backbone = _create(settings, settings.backbone_args)
+    backbone = _create(settings, {**settings.backbone_args, "pretrained": pretrained})
     # A ViT that averages by default has its last norm elsewhere, so it is built anew rather than switched.
     if getattr(backbone, "cls_token", None) is not None and getattr(backbone, "global_pool", "token") != "token":
-        backbone = _create(settings, {"global_pool": "token", **settings.backbone_args})
+        backbone = _create(settings, {"global_pool": "token", **settings.backbone_args, "pretrained": pretrained})
     cls_token = getattr(backbone, "cls_token", None)
     # NOTE[DIFF] timm starts the CLS token with deviation 1e-6 today; when SLIP was written it was 0.02.
-    if isinstance(cls_token, Tensor) and settings.cls_token_std is not None:
+    if isinstance(cls_token, Tensor) and settings.cls_token_std is not None and not pretrained:
         nn.init.trunc_normal_(cls_token, std=settings.cls_token_std)
-    _check_view_size(backbone, settings.view_size)
+    if not any_size:
+        _check_view_size(backbone, settings.view_size)
     return backbone
 
 
@@ -37,7 +42,7 @@ def feature_dim(backbone: nn.Module) -> int:
 def _create(settings: Settings, arguments: dict[str, Any]) -> nn.Module:
     try:
         model: nn.Module = timm.create_model(settings.backbone, num_classes=0, **arguments)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, OSError) as error:
         raise ValueError(
             f"backbone must be a timm model that takes backbone_args, however: {settings.backbone=}, {arguments=}: {error}"
         ) from error

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from satmip_train.distributed import gather, rank
+from satmip_train.distributed import gather, rank, world_size
 
 Negatives = Literal["both", "cross"]
 
@@ -28,8 +28,25 @@ def contrastive_loss(logits: Tensor, first: int = 0) -> Tensor:
     return F.cross_entropy(logits, positives)
 
 
+def same_place(places: Tensor) -> Tensor:
+    """Return which candidates show the place of an anchor and are not the anchor's own sample: what losses may leave out.
+
+    NOTE[DIFF] The paper counts another acquisition of a place as a negative; `excluded` of the losses is an option.
+
+    Shape:
+        places: (B,) int64, a number for each place
+        returns: (B, K) bool
+    """
+    candidates = gather(places)
+    return (places[:, None] == candidates) & ~_diagonal(len(places), len(candidates), places.device)
+
+
 def metadata_image_loss(
-    image: Tensor, metadata: Tensor, scale: Tensor | float, loss_gather: Literal["exact", "slip"] = "exact"
+    image: Tensor,
+    metadata: Tensor,
+    scale: Tensor | float,
+    loss_gather: Literal["exact", "slip"] = "exact",
+    excluded: Tensor | None = None,
 ) -> Tensor:
     """Return L^MI, eq. 2: the symmetrized contrastive loss between images and their metadata. `scale` is 1 / tau.
 
@@ -39,18 +56,19 @@ def metadata_image_loss(
 
     Shape:
         image, metadata: (B, D), need not be normalized
+        excluded: (B, K) bool, candidates that are left out; never an anchor's own
         returns: () float32
     """
     with torch.autocast(image.device.type, enabled=False):
         image, metadata = _unit_rows(image), _unit_rows(metadata)
         images, all_metadata = _gather(image, loss_gather), _gather(metadata, loss_gather)
         first = rank() * len(image)
-        from_image = contrastive_loss(scale * image @ all_metadata.T, first)
-        from_metadata = contrastive_loss(scale * metadata @ images.T, first)
+        from_image = contrastive_loss(_without(scale * image @ all_metadata.T, excluded), first)
+        from_metadata = contrastive_loss(_without(scale * metadata @ images.T, excluded), first)
         return (from_image + from_metadata) / 2
 
 
-def sigmoid_loss(image: Tensor, metadata: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+def sigmoid_loss(image: Tensor, metadata: Tensor, scale: Tensor, bias: Tensor, excluded: Tensor | None = None) -> Tensor:
     """Return SigLIP's loss in place of eq. 2: for each image and each metadata, whether they belong together.
 
     It is the sum over the candidates of -log sigmoid(+-(scale s(a_i, b_j) + bias)), plus where j = i, averaged over the anchors.
@@ -58,16 +76,20 @@ def sigmoid_loss(image: Tensor, metadata: Tensor, scale: Tensor, bias: Tensor) -
     Shape:
         image, metadata: (B, D), need not be normalized
         scale, bias: ()
+        excluded: (B, K) bool, candidates that are left out; never an anchor's own
         returns: () float32
     """
     with torch.autocast(image.device.type, enabled=False):
         image, metadata = _unit_rows(image), gather(_unit_rows(metadata))
         logits = scale * image @ metadata.T + bias
-        together = torch.eye(*logits.shape, device=logits.device).roll(rank() * len(image), dims=1)
-        return F.binary_cross_entropy_with_logits(logits, together, reduction="sum") / len(image)
+        together = _diagonal(len(image), len(metadata), logits.device).float()
+        counted = None if excluded is None else ~excluded
+        return F.binary_cross_entropy_with_logits(logits, together, counted, reduction="sum") / len(image)
 
 
-def view_loss(one: Tensor, two: Tensor, temperature: float, negatives: Negatives = "both") -> Tensor:
+def view_loss(
+    one: Tensor, two: Tensor, temperature: float, negatives: Negatives = "both", excluded: Tensor | None = None
+) -> Tensor:
     """Return L^Sim, eq. 3: the symmetrized contrastive loss between two views of the same images.
 
     NOTE[DIFF] `negatives="cross"` is eq. 3 as printed: the negatives of an anchor are the other view's K - 1 other rows.
@@ -75,18 +97,34 @@ def view_loss(one: Tensor, two: Tensor, temperature: float, negatives: Negatives
 
     Shape:
         one, two: (B, D), need not be normalized
+        excluded: (B, K) bool, samples that are left out of the negatives; never an anchor's own
         returns: () float32
     """
     with torch.autocast(one.device.type, enabled=False):
         one, two = _unit_rows(one), _unit_rows(two)
         ones, twos = gather(one), gather(two)
         first = rank() * len(one)
-        from_one, from_two = one @ twos.T / temperature, two @ ones.T / temperature
+        from_one, from_two = (_without(a @ b.T / temperature, excluded) for a, b in ((one, twos), (two, ones)))
         if negatives == "both":
-            itself = torch.eye(len(one), len(ones), dtype=torch.bool, device=one.device).roll(first, dims=1)
-            from_one = torch.cat([from_one, (one @ ones.T / temperature).masked_fill(itself, -math.inf)], dim=1)
-            from_two = torch.cat([from_two, (two @ twos.T / temperature).masked_fill(itself, -math.inf)], dim=1)
+            itself = _diagonal(len(one), len(ones), one.device)
+            itself = itself if excluded is None else itself | excluded
+            from_one = torch.cat([from_one, _without(one @ ones.T / temperature, itself)], dim=1)
+            from_two = torch.cat([from_two, _without(two @ twos.T / temperature, itself)], dim=1)
         return (contrastive_loss(from_one, first) + contrastive_loss(from_two, first)) / 2
+
+
+def cluster_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of predicted clusters, the mean over the samples of all ranks that have a label.
+
+    Shape:
+        logits: (B, C)
+        labels: (B,) int64, -1 where there is none
+        returns: () float32
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        # Ranks may have different numbers of labels, so the mean over the ranks of their own means would be another one.
+        labelled = gather((labels >= 0).float()).sum().clamp(min=1)
+        return F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum") * (world_size() / labelled)
 
 
 def chance_level(batch_size: int, negatives: Negatives = "cross") -> float:
@@ -101,6 +139,15 @@ def sigmoid_chance_level(batch_size: int) -> float:
     """
     others = batch_size - 1
     return math.log(batch_size) + (others * math.log(batch_size / others) if others else 0.0)
+
+
+def _diagonal(rows: int, candidates: int, device: torch.device) -> Tensor:
+    """Return where a candidate is the anchor's own sample: (B, K) bool."""
+    return torch.eye(rows, candidates, dtype=torch.bool, device=device).roll(rank() * rows, dims=1)
+
+
+def _without(logits: Tensor, excluded: Tensor | None) -> Tensor:
+    return logits if excluded is None else logits.masked_fill(excluded, -math.inf)
 
 
 def _unit_rows(embeddings: Tensor) -> Tensor:

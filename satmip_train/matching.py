@@ -29,13 +29,20 @@ class MetadataImageMatching(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if siglip else 1 / 0.07)))
         self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if siglip else None
 
-    def forward(self, image: Tensor, metadata: Tensor) -> Tensor:
-        """Return the metadata-image loss of features. Shape: (B, image_width), (B, metadata_width) -> () float32."""
+    def forward(self, image: Tensor, metadata: Tensor, excluded: Tensor | None = None) -> Tensor:
+        """Return the metadata-image loss of features, without the excluded candidates.
+
+        Shape:
+            image: (B, image_width)
+            metadata: (B, metadata_width)
+            excluded: (B, K) bool, see `losses.same_place`
+            returns: () float32
+        """
         image, metadata = self.image_projection(image), self.metadata_projection(metadata)
         scale = self.logit_scale.exp()
         if self.logit_bias is not None:
-            return sigmoid_loss(image, metadata, scale, self.logit_bias)
-        return metadata_image_loss(image, metadata, scale, self.settings.loss_gather)
+            return sigmoid_loss(image, metadata, scale, self.logit_bias, excluded)
+        return metadata_image_loss(image, metadata, scale, self.settings.loss_gather, excluded)
 
     def temperature(self) -> Tensor:
         """Return tau of eq. 1, to log. Shape: ()."""

@@ -27,7 +27,7 @@ class Places:
 
     @cached_property
     def _by_place(self) -> tuple[npt.NDArray[np.int64], ...]:
-        """The samples sorted by place; for each place its number of samples and the first's index; for each sample its rank there."""
+        """The samples sorted by place, each place's number of samples and first index among these, each sample's rank in its place."""
         order, counts = np.argsort(self.place, kind="stable"), np.bincount(self.place)
         firsts = np.cumsum(counts) - counts
         rank = np.empty(len(order), np.int64)
@@ -53,6 +53,39 @@ class Places:
         chosen = order[firsts[place] + (rank[sample] + step) % counts[place]]
         shard = np.searchsorted(self.starts, chosen, side="right") - 1
         return np.stack([shard, chosen - self.starts[shard]], axis=1)
+
+
+def cluster_centres(locations: npt.NDArray[np.float64], clusters: int, space: Space, seed: int) -> npt.NDArray[np.float64]:
+    """Return the k-means centres of the known locations, the same for the same arguments.
+
+    "raw" takes longitude and latitude as plain numbers, as Ayush et al. 2021 do, so clusters end at the date line and are narrow
+    near the poles; "sphere" takes points on the unit sphere.
+
+    Shape:
+        locations: (N, 2), longitude and latitude in degrees, NaN where unknown
+        return: (clusters, 2), or (clusters, 3) on the sphere (inside it, as means of points)
+
+    Raises:
+        ValueError: there are fewer different locations than clusters.
+    """
+    # Imported late: it takes a second and few runs need it.
+    from sklearn.cluster import KMeans
+
+    known = locations[~np.isnan(locations).any(axis=1)]
+    if (different := len(np.unique(known, axis=0))) < clusters:
+        raise ValueError(
+            f"a split must have as many different locations as clusters, however: {different} locations and {clusters} clusters. "
+            f"Pass --geo-clusters {max(different, 2)}"
+        )
+    return np.asarray(
+        KMeans(clusters, n_init=1, random_state=seed).fit(sphere(known) if space == "sphere" else known).cluster_centers_
+    )
+
+
+def sphere(locations: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return locations as points on the unit sphere. Shape: (N, 2), longitude and latitude in degrees -> (N, 3)."""
+    lon, lat = np.radians(locations).T
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
 
 
 def read_places(dataset: Dataset, split: str) -> Places:

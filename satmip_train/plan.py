@@ -113,6 +113,7 @@ def describe(plan: Plan, objective: Objective) -> dict[str, Any]:
         "peak_lr": plan.settings.peak_lr,
         "parameters": sum(parameter.numel() for parameter in objective.parameters()),
         "backbone_parameters": sum(parameter.numel() for parameter in objective.backbone.parameters()),
+        "start": objective.start,
         "chance": objective.chance(),
         "versions": versions(),
     }

@@ -7,8 +7,18 @@ from satmip_train.objectives.base import MetadataShape, Objective
 from satmip_train.objectives.satmip import SatMIP
 from satmip_train.objectives.satmips import SatMIPS
 from satmip_train.objectives.simclr import SimCLR
+from satmip_train.objectives.simclr_geo import SimCLRGeo
+from satmip_train.objectives.simclr_geo_tp import SimCLRGeoTP
+from satmip_train.objectives.simclr_tp import SimCLRTP
 
-OBJECTIVES: dict[str, Callable[[Settings, MetadataShape], Objective]] = {"simclr": SimCLR, "satmip": SatMIP, "satmips": SatMIPS}
+OBJECTIVES: dict[str, Callable[[Settings, MetadataShape], Objective]] = {
+    "simclr": SimCLR,
+    "simclr-geo": SimCLRGeo,
+    "simclr-tp": SimCLRTP,
+    "simclr-geo-tp": SimCLRGeoTP,
+    "satmip": SatMIP,
+    "satmips": SatMIPS,
+}
 
 
 def build_objective(settings: Settings, shape: MetadataShape) -> Objective:

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from satmip_train.config import Settings
+from satmip_train.distributed import world_size
+from satmip_train.losses import same_place
 from satmip_train.metadata_encoders import MetadataShape, TabularEncoder, TextEncoder
 from satmip_train.places import Places
 
-__all__ = ["MetadataShape", "Objective"]
+__all__ = ["MetadataShape", "Objective", "masked_pairs"]
 
 
 class Objective(nn.Module, ABC):
@@ -20,15 +23,18 @@ class Objective(nn.Module, ABC):
     batch_keys: frozenset[str]
     """What the batch must hold beside the views: some of "tokens", "numeric", "mask", "categorical", "place" and "location"."""
     view_sources: tuple[str, ...]
-    """Of what image each view is made: "image", or "partner", that of another acquisition of the same place (see `stream.Decoder`)."""
+    """Of what image each view is made: "image", or "partner", that of another acquisition of the place (see `stream.Decoder`)."""
     backbone: nn.Module
     """What evaluation keeps: views (B, 3, S, S) -> features (B, width)."""
+    start: str
+    """Of what weights the backbone started, in words."""
     metadata_encoder: TextEncoder | TabularEncoder | None
     """Batch -> features (B, width); None where metadata are not learned from."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__()
-        self.batch_keys = frozenset()
+        self.settings = settings
+        self.batch_keys = frozenset({"place"} if settings.mask_same_place else ())
         self.metadata_encoder = None
 
     @property
@@ -61,6 +67,10 @@ class Objective(nn.Module, ABC):
     def chance(self) -> dict[str, float]:
         """Return the loss and its parts as a model has them that tells no sample of a global batch from another."""
 
+    def excluded(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """Return which candidates the losses leave out, (B, K) bool; None where they leave out none."""
+        return same_place(batch["place"]) if "place" in self.batch_keys else None
+
     def after_step(self) -> None:
         """Bring the parameters back into their bounds; called after each step of the optimizer."""
 
@@ -82,3 +92,8 @@ class Objective(nn.Module, ABC):
             return tuple(self.backbone(view) for view in views)
         features: Tensor = self.backbone(torch.cat(tuple(views)))
         return features.chunk(len(views))
+
+
+def masked_pairs(excluded: Tensor | None) -> dict[str, Tensor]:
+    """Return the number of pairs of the global batch that the losses leave out, to log: {} or {"masked_pairs": ()}."""
+    return {} if excluded is None else {"masked_pairs": excluded.sum().float() * world_size()}

@@ -5,11 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
-from satmip_train.backbones import create_backbone, feature_dim
+from satmip_train.backbones import feature_dim
 from satmip_train.config import Settings
 from satmip_train.matching import MetadataImageMatching
 from satmip_train.metadata_encoders import TabularEncoder, TextEncoder, create_metadata_encoder
-from satmip_train.objectives.base import MetadataShape, Objective
+from satmip_train.objectives.base import MetadataShape, Objective, masked_pairs
+from satmip_train.pretrained import start_backbone
 
 
 class SatMIP(Objective):
@@ -18,18 +19,20 @@ class SatMIP(Objective):
     metadata_encoder: TextEncoder | TabularEncoder
 
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
-        super().__init__()
+        super().__init__(settings)
         self.view_sources = ("image",)
-        self.backbone = create_backbone(settings)
+        self.backbone, self.start = start_backbone(settings)
         self.metadata_encoder = create_metadata_encoder(settings, shape)
-        self.batch_keys = self.metadata_encoder.batch_keys
+        self.batch_keys |= self.metadata_encoder.batch_keys
         self.matching = MetadataImageMatching(feature_dim(self.backbone), self.metadata_encoder.width, settings)
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return "loss", "loss_metadata", the same, and "temperature" (tau of eq. 1)."""
         (features,) = self.encode(batch["views"])
-        loss = self.matching(features, self.metadata_encoder(batch))
-        return {"loss": loss, "loss_metadata": loss.detach(), "temperature": self.matching.temperature()}
+        excluded = self.excluded(batch)
+        loss = self.matching(features, self.metadata_encoder(batch), excluded)
+        parts = {"loss": loss, "loss_metadata": loss.detach(), "temperature": self.matching.temperature()}
+        return {**parts, **masked_pairs(excluded)}
 
     def chance(self) -> dict[str, float]:
         """See `Objective.chance`."""

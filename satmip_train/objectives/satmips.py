@@ -5,13 +5,14 @@ from typing import Any
 
 from torch import Tensor
 
-from satmip_train.backbones import create_backbone, feature_dim
+from satmip_train.backbones import feature_dim
 from satmip_train.config import Settings
 from satmip_train.heads import ssl_head
 from satmip_train.losses import chance_level, view_loss
 from satmip_train.matching import MetadataImageMatching
 from satmip_train.metadata_encoders import TabularEncoder, TextEncoder, create_metadata_encoder
-from satmip_train.objectives.base import MetadataShape, Objective
+from satmip_train.objectives.base import MetadataShape, Objective, masked_pairs
+from satmip_train.pretrained import start_backbone
 
 
 class SatMIPS(Objective):
@@ -24,27 +25,28 @@ class SatMIPS(Objective):
     metadata_encoder: TextEncoder | TabularEncoder
 
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings)
         self.view_sources = ("image",) * (2 if settings.coupled else 3)
-        self.backbone = create_backbone(settings)
+        self.backbone, self.start = start_backbone(settings)
         self.metadata_encoder = create_metadata_encoder(settings, shape)
-        self.batch_keys = self.metadata_encoder.batch_keys
+        self.batch_keys |= self.metadata_encoder.batch_keys
         self.matching = MetadataImageMatching(feature_dim(self.backbone), self.metadata_encoder.width, settings)
         self.ssl_head = ssl_head(feature_dim(self.backbone), settings.ssl_hidden, settings.ssl_dim)
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return "loss", its parts "loss_metadata" and "loss_views" (without their weight), and "temperature" (tau of eq. 1)."""
         features = self.encode(batch["views"])
-        loss_metadata = self.matching(features[0], self.metadata_encoder(batch))
+        excluded = self.excluded(batch)
+        loss_metadata = self.matching(features[0], self.metadata_encoder(batch), excluded)
         # The head's batch norms see each view separately.
         one, two = (self.ssl_head(view) for view in features[-2:])
-        loss_views = view_loss(one, two, self.settings.temperature, self.settings.negatives)
+        loss_views = view_loss(one, two, self.settings.temperature, self.settings.negatives, excluded)
         return {
             "loss": loss_metadata + self.settings.simclr_weight * loss_views,
             "loss_metadata": loss_metadata.detach(),
             "loss_views": loss_views.detach(),
             "temperature": self.matching.temperature(),
+            **masked_pairs(excluded),
         }
 
     def chance(self) -> dict[str, float]:

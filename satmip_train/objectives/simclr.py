@@ -5,29 +5,38 @@ from typing import Any
 
 from torch import Tensor
 
-from satmip_train.backbones import create_backbone, feature_dim
+from satmip_train.backbones import feature_dim
 from satmip_train.config import Settings
 from satmip_train.heads import ssl_head
 from satmip_train.losses import chance_level, view_loss
-from satmip_train.objectives.base import MetadataShape, Objective
+from satmip_train.objectives.base import MetadataShape, Objective, masked_pairs
+from satmip_train.pretrained import start_backbone
 
 
 class SimCLR(Objective):
     """Image-image learning alone. Metadata are not read."""
 
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings)
         self.view_sources = ("image", "image")
-        self.backbone = create_backbone(settings)
+        self.backbone, self.start = start_backbone(settings)
         self.ssl_head = ssl_head(feature_dim(self.backbone), settings.ssl_hidden, settings.ssl_dim)
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return "loss", and "loss_views", the same."""
+        return self.contrast(batch, *self.project(batch))
+
+    def project(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the projections of the two views, not normalized. Shape: each (B, ssl_dim)."""
         one, two = self.encode(batch["views"])
         # The head's batch norms see each view separately.
-        loss = view_loss(self.ssl_head(one), self.ssl_head(two), self.settings.temperature, self.settings.negatives)
-        return {"loss": loss, "loss_views": loss.detach()}
+        return self.ssl_head(one), self.ssl_head(two)
+
+    def contrast(self, batch: Mapping[str, Any], one: Tensor, two: Tensor) -> dict[str, Tensor]:
+        """Return the loss of the projections and its parts."""
+        excluded = self.excluded(batch)
+        loss = view_loss(one, two, self.settings.temperature, self.settings.negatives, excluded)
+        return {"loss": loss, "loss_views": loss.detach(), **masked_pairs(excluded)}
 
     def chance(self) -> dict[str, float]:
         """See `Objective.chance`."""
