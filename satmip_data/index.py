@@ -10,7 +10,7 @@ from satmip_data.engines import Engine
 from satmip_data.progress import Progress, Show, no_show
 from satmip_data.records import Aoi, Reject, Sample, Scene, Window
 from satmip_data.settings import BuildSettings
-from satmip_data.sources.base import Found, Item, Source
+from satmip_data.sources.base import Found, Item, LocatedElsewhere, Source
 from satmip_data.storage import IN_FLIGHT, Store
 
 ITEMS_A_TASK = 64
@@ -48,6 +48,8 @@ def build_index(
         show: is told of every batch of items.
     """
     items = source.list_items(root)[:limit]
+    if isinstance(source, LocatedElsewhere) and ("location" in settings.fields or settings.gsd == "ground"):
+        source.check_location(root, items)
     tasks = [_Task(source, root, tuple(items[i : i + ITEMS_A_TASK]), settings) for i in range(0, len(items), ITEMS_A_TASK)]
     return _without_duplicates(_shown(engine.ordered(_run, tasks), len(tasks), show))
 

@@ -291,8 +291,8 @@ def test_a_tree_is_listed_by_product_and_split(tmp_path: Path) -> None:
     other = tmp_path / "val/airport/airport_0/airport_0_0_msrgb.jpg"
     other.touch()
     (tmp_path / "train" / "README.json").touch()
-    (tmp_path / "test").mkdir()
-    (tmp_path / "test" / "0000001_0_rgb.jpg").touch()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "0000001_0_rgb.jpg").touch()
     items = Fmow().list_items(str(tmp_path))
     assert [item.image for item in items] == relative
     assert [item.metadata for item in items] == [path.replace(".jpg", ".json") for path in relative]
@@ -324,7 +324,7 @@ def test_a_tree_of_ground_truth_is_laid_over_the_images(tmp_path: Path) -> None:
         overlay.parent.mkdir(parents=True)
         overlay.write_text(json.dumps(record_))
         path.write_text(json.dumps({key: value for key, value in record_.items() if key != "raw_location"}))
-    for source, placed in ((Fmow(), False), (Fmow(ground_truth=str(truth)), True)):
+    for source, placed in ((Fmow(), False), (Fmow(metadata=str(truth)), True)):
         scenes = [scene_of(f) for item in source.list_items(str(images)) for f in source.read_item(str(images), item)]
         assert [scene.georeference is not None for scene in scenes] == [placed, placed]
         assert all((images / scene.path).exists() for scene in scenes)

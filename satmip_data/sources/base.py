@@ -5,8 +5,8 @@ import datetime as dt
 import json
 import math
 import os
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 from shapely import GEOSException, from_wkt
@@ -66,6 +66,18 @@ class Source(Protocol):
 
         Raises:
             imagery.ImageError: the image gives no chip; it carries the reason code.
+        """
+
+
+@runtime_checkable
+class LocatedElsewhere(Protocol):
+    """A source whose scenes have locations only with an option that the user may have forgotten."""
+
+    def check_location(self, root: str, items: Sequence[Item]) -> None:
+        """Refuse to go on where no scene has a location; asked before any work where captions or the GSD need them.
+
+        Raises:
+            LayoutError: no item has a location; the message says what to pass.
         """
 
 

@@ -1,43 +1,54 @@
-"""fMoW, Functional Map of the World (Christie et al., CVPR 2018), as its authors published it: JPEG images beside JSON records.
+"""fMoW, Functional Map of the World (Christie et al., CVPR 2018), as its authors published it: images beside JSON records.
 
-Layout: `<root>/{train,val}/<category>/<category>_<n>/<category>_<n>_<T>_{rgb,msrgb}.{jpg,json}`, where `<category>_<n>` is one
-place and `<T>` one acquisition of it. Records come in two forms: the ground-truth form knows where the image lies, the challenge
-form beside the published images does not; `ground_truth` lays a tree of the former over the images.
+Layout: `<root>/{train,val}/<category>/<category>_<n>/<category>_<n>_<T>_<product>.{jpg,tif,json}`, where `<category>_<n>` is one
+place and `<T>` one acquisition of it, and `<root>/{test,seq}/<number>/<number>_<T>_<product>...`, whose labels lie in the ground
+truth. Records come in two forms: the ground-truth form knows where the image lies, the challenge form beside the published images
+does not; `metadata` lays the former over the images.
 """
 
-import re
-from dataclasses import dataclass, field, replace
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
+from PIL import Image
 from satmip_schemas import first_error
 
-from satmip_data.geometry import georeference_from_bounds, window_centre
-from satmip_data.records import Aoi, Georeference, Metadata, Scene, Window
+from satmip_data import checks, imagery, raster
+from satmip_data.records import Reject, Sample, Scene
+from satmip_data.remote import ImageFile
 from satmip_data.sources.base import (
     Found,
     ImageFiles,
     InvalidError,
     Item,
     LayoutError,
-    azimuth,
     list_files,
     pair,
-    parse_lonlat_ring,
-    parse_time,
     read_json,
     reject,
     unpaired,
 )
+from satmip_data.sources.fmow_names import SPLITS, SUFFIXES, FmowName, parse_name
+from satmip_data.sources.fmow_records import aois_of, findings, georeference_of, metadata_of
+from satmip_data.sources.fmow_truth import read_truth
+from satmip_data.storage import Store
 
-SPLITS = ("train", "val")
-# Read from the right: categories themselves hold hyphens, underscores and could hold digits.
-NAME = re.compile(r"(?P<place>[^.]+_\d+)_\d+_(?P<product>rgb|msrgb)")
+BANDS = {8: (5, 3, 2), 4: (3, 2, 1), 3: (1, 2, 3)}
+"""Number of bands of a TIFF -> those of red, green and blue: WorldView's 8 begin with coastal, blue, green, yellow, red; the 4 of
+QuickBird and GeoEye are blue, green, red, near infrared; 3 are a pansharpened picture."""
+
+PROBED = 64
+"""Records, spread over all, that are asked for a location before any work begins."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Fmow(ImageFiles):
-    """fMoW-rgb, splits train and val.
+    """fMoW-rgb and fMoW-full, splits train, val, test and seq.
 
     The key of a scene is `<split>_<name>`, as "train_fountain_514_1_rgb", and its place `<split>_<category>_<n>`, because the
     numbers of places start again in each split.
@@ -46,34 +57,87 @@ class Fmow(ImageFiles):
     name: ClassVar[str] = "fmow"
     licence: ClassVar[str] = "Functional Map of the World Challenge Public License (non-commercial use)"
 
-    product: Literal["rgb", "msrgb"] = field(
-        default="rgb", metadata={"help": "rgb is pansharpened (the paper's), msrgb the multispectral grid, about 4 times coarser"}
+    product: Literal["rgb", "msrgb", "ms"] = field(
+        default="rgb",
+        metadata={"help": "rgb is pansharpened (the paper's), msrgb (JPEG) and ms (TIFF) the multispectral grid, 4 times coarser"},
     )
     boxes: Literal["one", "all"] = field(
         default="one", metadata={"help": "samples of an image with several boxes: one (the largest box) or all"}
     )
-    ground_truth: str = field(
-        default="", metadata={"help": "root of the tree of ground-truth records, where they do not lie beside the images"}
+    metadata: str = field(
+        default="",
+        metadata={"help": "ground truth to lay over the images: groundtruth.tar.bz2 as it is, or a tree of its records"},
+    )
+    false_detections: Literal["drop", "keep"] = field(
+        default="drop", metadata={"help": "boxes of the category false_detection: drop, or keep as a class of their own"}
+    )
+    flagged: Literal["keep", "drop"] = field(
+        default="keep", metadata={"help": "records that fail a physical check: keep, flagged in the index, or drop as rejects"}
+    )
+    tiff_stretch: str = field(
+        default="percentile:2,98",
+        metadata={"help": "how a TIFF of more than 8 bits becomes 8-bit: percentile:LOW,HIGH of each band, or minmax:LOW,HIGH"},
     )
 
+    def __post_init__(self) -> None:
+        """Refuse options no build can have."""
+        if raster.parse_stretch(self.tiff_stretch).kind == "none":
+            raise ValueError("tiff-stretch must be percentile:LOW,HIGH or minmax:LOW,HIGH, however: 'none'")
+
     def list_items(self, root: str) -> list[Item]:
-        """List the records and images of the product in `train` and `val`, paired by name.
+        """List the images of the product in every split with their records.
+
+        Without `metadata` the records lie beside the images, and one without the other becomes a reject. With it the images alone
+        say what there is: a ground truth holds all of fMoW, and the records of images that are not here are only counted.
 
         Raises:
-            LayoutError: there is neither a `train` nor a `val` folder with files of this product.
+            LayoutError: there is nothing of this product, or `metadata` is not what it must be.
         """
-        records = self._named_files(self.ground_truth or root, ".json")
-        images = self._named_files(root, ".jpg")
-        if not records and not images:
-            raise LayoutError(
-                f"fMoW needs train/<category>/<place>/*_{self.product}.jpg (or val/...) below its root, however: {root!r} has none"
-            )
-        return pair(records, images)
+        images: dict[str, str] = {}
+        for suffix in SUFFIXES[self.product]:
+            images |= self._named_files(root, suffix)
+        if not self.metadata:
+            records = self._named_files(root, ".json")
+            if not records and not images:
+                raise self._nothing(root)
+            return pair(records, images)
+        if not images:
+            raise self._nothing(root)
+        truth = read_truth(self.metadata, _names(images))
+        if truth.unused:
+            _log.warning("%s: %s records of this product have no image here", self.metadata, f"{truth.unused:,}")
+        nothing = ("", "")
+        return [
+            Item(truth.records.get(stem, nothing)[0], images[stem], truth.records.get(stem, nothing)[1]) for stem in sorted(images)
+        ]
+
+    def _nothing(self, root: str) -> LayoutError:
+        suffix = SUFFIXES[self.product][-1]
+        return LayoutError(
+            f"fMoW needs train/<category>/<place>/*_{self.product}{suffix} (or val/..., test/<place>/..., seq/<place>/...) below "
+            f"its root, however: {root!r} has none"
+        )
 
     def _named_files(self, root: str, suffix: str) -> dict[str, str]:
         ending = f"_{self.product}{suffix}"
         paths = (path for split in SPLITS for path in list_files(root, split) if path.endswith(ending))
         return {path.removesuffix(suffix): path for path in paths}
+
+    def check_location(self, root: str, items: Sequence[Item]) -> None:
+        """Refuse records of the challenge form where locations are wanted. See `LocatedElsewhere`."""
+        step = max(1, len(items) // PROBED)
+        scenes = 0
+        for item in items[::step]:
+            for found in self.read_item(root, item):
+                if isinstance(found, Scene):
+                    scenes += 1
+                    if found.georeference is not None:
+                        return
+        if scenes:
+            raise LayoutError(
+                f"locations need records with GPS, however: none of {scenes} records tried has raw_location; those beside the "
+                "published images never have. Add: --metadata groundtruth.tar.bz2   or leave locations out: --fields gsd,time"
+            )
 
     def read_item(self, root: str, item: Item) -> list[Found]:
         """Return the scene of one record, or its reject."""
@@ -82,101 +146,73 @@ class Fmow(ImageFiles):
         path = PurePosixPath(item.image)
         key = f"{path.parts[0]}_{path.stem}".lower()
         try:
-            record = read_json(self.ground_truth or root, item.metadata)
+            record = json.loads(item.record, parse_constant=str) if item.record else self._read_record(root, item)
         except (OSError, ValueError) as error:
             return [reject(item, "metadata_unreadable", f"a record must be readable JSON, however: {error}", key)]
         try:
-            scene = self._scene(key, path, record)
+            return [self._scene(key, item, record)]
         except (ValueError, ArithmeticError) as error:
             return [reject(item, "metadata_invalid", str(error), key)]
-        if not scene.aois:
-            message = "a record must have a labelled box (ID other than -1), however: there is none"
-            return [reject(item, "no_aoi", message, key)]
-        return [scene]
 
-    def _scene(self, key: str, path: PurePosixPath, record: Any) -> Scene:
-        if (match := NAME.fullmatch(path.stem)) is None:
-            raise InvalidError(f"a name must be <category>_<n>_<T>_<product>, however: {path.stem!r}")
+    def _read_record(self, root: str, item: Item) -> Any:
+        return read_json(self.metadata or root, item.metadata)
+
+    def _scene(self, key: str, item: Item, record: Any) -> Scene | Reject:
+        name = parse_name(item.image)
         if (error := first_error("fmow", record)) is not None:
             raise InvalidError(f"a record must fit the schema 'fmow', however: {error}")
-        georeference = _georeference(record)
-        width, height = record["img_width"], record["img_height"]
+        georeference = georeference_of(record)
+        metadata = metadata_of(record, georeference)
+        aois = aois_of(record, self.boxes, self.false_detections)
+        if not aois:
+            message = "a record must have a labelled box (ID other than -1), however: there is none"
+            return reject(item, "no_aoi", message, key)
+        found = findings(record, metadata, georeference)
+        if self.flagged == "drop" and (doubts := [message for flag, message in found.items() if flag in checks.SUSPECT]):
+            return reject(item, "suspect", "; ".join(doubts), key)
         return Scene(
             key=key,
-            split=path.parts[0],
-            place=f"{path.parts[0]}_{match['place']}".lower(),
-            path=str(path),
-            width=width,
-            height=height,
-            metadata=_metadata(record, georeference, Window(0, 0, width, height)),
+            split=name.split,
+            place=f"{name.split}_{name.place}".lower(),
+            path=item.image,
+            width=record["img_width"],
+            height=record["img_height"],
+            metadata=metadata,
             georeference=georeference,
-            aois=_one(_aois(record)) if self.boxes == "one" else _aois(record),
+            aois=aois,
+            flags=tuple(found),
         )
 
+    def fetch(self, root: str, sample: Sample) -> ImageFile:
+        """Return the bytes of a JPEG; of a TIFF nothing, whose window alone is read when its turn comes. See `ImageFiles.fetch`."""
+        if not sample.path.endswith(".tif"):
+            return super().fetch(root, sample)
+        return ImageFile(Store(root), sample.path, 0, b"", 0)
 
-def _georeference(record: dict[str, Any]) -> Georeference | None:
-    """Return the affine of the whole image from `raw_location`; None in records of the challenge form, which have no GPS."""
-    if (text := record.get("raw_location")) is None:
-        return None
-    found = georeference_from_bounds(parse_lonlat_ring("raw_location", text), record["img_width"], record["img_height"])
-    if found.affine[0] <= 0.0 or found.affine[4] >= 0.0:
-        raise InvalidError(f"raw_location must span an area, however: {text!r}")
-    return found
-
-
-def _metadata(record: dict[str, Any], georeference: Georeference | None, whole: Window) -> Metadata:
-    gsd, platform, time = record.get("gsd"), record.get("sensor_platform_name"), record.get("timestamp")
-    direction, utm = record.get("scan_direction"), record.get("utm")
-    width, height = record.get("mean_pixel_width"), record.get("mean_pixel_height")
-    return Metadata(
-        # The nominal resolution of the product in hand, and not the size of its pixels on the ground, which are square in degrees.
-        gsd=None if gsd is None else (gsd, gsd),
-        multispectral_gsd=record.get("multi_resolution_dbl"),
-        pixel_size=None if width is None or height is None else (abs(width), abs(height)),
-        datetime=None if time is None else parse_time("timestamp", time),
-        location=None if georeference is None else window_centre(georeference, whole),
-        utm_zone=None if utm is None else utm.lstrip("0"),
-        country_code=_country(record.get("country_code")),
-        cloud_cover=record.get("cloud_cover"),
-        scan_direction=None if direction is None else direction.capitalize(),
-        wavelengths=tuple(round(value) for value in record.get("approximate_wavelengths") or ()) or None,
-        target_azimuth=azimuth(record.get("target_azimuth_dbl")),
-        sun_azimuth=azimuth(record.get("sun_azimuth_dbl")),
-        sun_elevation=record.get("sun_elevation_dbl"),
-        off_nadir=record.get("off_nadir_angle_dbl"),
-        platform=platform or None,
-    )
+    def chip_of(self, image: ImageFile, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
+        """Return the chip of a fetched JPEG, or of a TIFF by `BANDS` and `tiff_stretch`. See `Source.read_chip`."""
+        if not sample.path.endswith(".tif"):
+            return super().chip_of(image, sample, size, max_pixels)
+        window = sample.window
+        if window.width * window.height > max_pixels:
+            raise imagery.ImageError("image_too_large", f"a window must have at most {max_pixels} pixels, however: {window!r}")
+        header = raster.read_header(image.store, sample.path)
+        if header.count not in BANDS:
+            message = f"a TIFF of fMoW must have {', '.join(map(str, BANDS))} bands, however: {header.count}"
+            raise imagery.ImageError("image_unreadable", message)
+        # Pictures of 8 bits are as their makers wanted them.
+        stretch = raster.Stretch("none") if header.dtype == "uint8" else raster.parse_stretch(self.tiff_stretch)
+        expected = (sample.scene_width, sample.scene_height)
+        layers = raster.read_layers(image.store, sample.path, BANDS[header.count], stretch, window, expected)
+        return raster.compose(layers, size)
 
 
-def _country(code: str | None) -> str | None:
-    """Return the ISO 3166-1 alpha-3 code.
-
-    "KO-" becomes "XKX", the code that is in common use for Kosovo (from the user-assigned range). What else is not three letters
-    names no country and is missing: "CA-" stands for the Caspian Sea.
-    """
-    if code == "KO-":
-        return "XKX"
-    return code if code is not None and re.fullmatch("[A-Z]{3}", code) else None
-
-
-def _aois(record: dict[str, Any]) -> tuple[Aoi, ...]:
-    """Return the labelled boxes: neither the annotators' own entry (ID -1) nor a false detection, which is no class."""
-    entries = record["bounding_boxes"] if isinstance(record["bounding_boxes"], list) else [record["bounding_boxes"]]
-    labelled = [entry for entry in entries if entry.get("ID") != -1 and entry.get("category") != "false_detection"]
-    ids = [entry.get("ID") for entry in labelled]
-    named_by_id = None not in ids and len(set(ids)) == len(ids)
-    names = [f"b{ids[index] if named_by_id else index}" for index in range(len(labelled))]
-    boxes = [(*entry["box"], entry.get("category"), name) for entry, name in zip(labelled, names, strict=True)]
-    return tuple(Aoi(x, y, width, height, category, name) for x, y, width, height, category, name in boxes)
-
-
-def _one(aois: tuple[Aoi, ...]) -> tuple[Aoi, ...]:
-    """Return the largest box alone, the first of equals, without a name.
-
-    The counts of the paper (Table S1) are those of images, not of boxes; it does not say which box of several is read.
-    NOTE[DIFF]: we take the largest, which shows most of the scene and never depends on the order of the annotations' IDs.
-    """
-    if not aois:
-        return ()
-    largest = max(aois, key=lambda aoi: max(aoi.width, 0.0) * max(aoi.height, 0.0))
-    return (replace(largest, name=""),)
+def _names(images: dict[str, str]) -> dict[str, FmowName]:
+    """Return what the names of images tell; those of another form are left out, and become rejects later."""
+    names = {}
+    for stem, path in images.items():
+        try:
+            names[stem] = parse_name(path)
+        except InvalidError:
+            continue
+    return names
