@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import numpy as np
-from PIL import Image
 
-from satmip_train import probes, tables
+from satmip_train import tables
 from satmip_train.checkpoint import write_atomically
 from satmip_train.evaluate import Protocol, Result, load_model, split_features
-from satmip_train.shards import Dataset, Readers
+from satmip_train.neighbours import Chip, Gallery, find_neighbours, read_chips
+from satmip_train.shards import Dataset
 
 _CHIPS = 12
 _QUERIES = 6
 _NEIGHBOURS = 6
-_THUMBNAIL = 160  # pixels
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --good: #2a8a4a; --bad: #c0453a; }
@@ -52,17 +50,6 @@ class Evaluated:
     result: Result
 
 
-@dataclass(frozen=True)
-class Chip:
-    """What of a sample is shown."""
-
-    key: str
-    picture: str
-    """A PNG as a data URI."""
-    caption: str
-    label: str | None
-
-
 def write_report(dataset: Dataset, evaluated: Evaluated | None, runs: Sequence[Path], folder: Path) -> Path:
     """Write `index.html` of the shards and the runs into a folder and return its path.
 
@@ -89,27 +76,10 @@ def write_report(dataset: Dataset, evaluated: Evaluated | None, runs: Sequence[P
     return path
 
 
-def read_chips(dataset: Dataset, split: str, indices: Iterable[int]) -> list[Chip]:
-    """Return samples of a split by their place in stored order."""
-    readers = Readers(dataset, split)
-    starts = np.cumsum([0, *(shard.samples for shard in readers.shards)])
-    chips = []
-    for index in indices:
-        number = int(np.searchsorted(starts, index, side="right")) - 1
-        reader, row = readers[number], int(index - starts[number])
-        label = reader.find(row, "cls")
-        caption = reader.read(row, "txt").decode()
-        name = None if label is None else dataset.classes[int(label)]
-        chips.append(Chip(reader.keys[row], _thumbnail(reader.read(row, "jpg")), caption, name))
-    return chips
-
-
-def _thumbnail(encoded: bytes) -> str:
-    with Image.open(io.BytesIO(encoded)) as image:
-        small = image.convert("RGB")
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+def _picture(chip: Chip) -> str:
+    """Return a chip as a data URI."""
     png = io.BytesIO()
-    small.save(png, "PNG", optimize=True)
+    chip.image.save(png, "PNG", optimize=True)
     return _data_uri(png.getvalue())
 
 
@@ -168,7 +138,7 @@ def _chips(dataset: Dataset) -> str:
 
 
 def _figure(chip: Chip, caption: str, kind: str = "") -> str:
-    picture = f'<img src="{chip.picture}" alt="{escape(chip.key)}" title="{escape(chip.key)}">'
+    picture = f'<img src="{_picture(chip)}" alt="{escape(chip.key)}" title="{escape(chip.key)}">'
     return f'<figure class="{kind}">{picture}<figcaption>{caption}</figcaption></figure>'
 
 
@@ -194,14 +164,13 @@ def _neighbours(evaluated: Evaluated) -> str:
     """Return a few test chips, each with the train chips that are nearest under the best run."""
     protocol = evaluated.protocol
     best = max((m for m in evaluated.result["models"] if m["run"] is not None), key=lambda m: m["metrics"]["macro_f1"])
-    train, test = split_features(load_model(Path(best["run"])), protocol, lambda samples: None)
-    shown = range(min(_QUERIES, len(test.vectors)))
-    count = min(_NEIGHBOURS, len(train.vectors))
-    indices, similarities = probes.neighbours(train.vectors, test.vectors[: len(shown)], count, protocol.device)
+    features = split_features(load_model(Path(best["run"])), protocol, lambda samples: None)
+    found = Gallery(*features, protocol.train, protocol.test, protocol.train_split, protocol.test_split)
     rows = []
-    for query, nearest, values in zip(read_chips(protocol.test, protocol.test_split, shown), indices, similarities, strict=True):
+    for row in find_neighbours(found, range(min(_QUERIES, len(features[1].vectors))), _NEIGHBOURS, protocol.device):
+        query = row.query
         figures = [_figure(query, f"<b>{escape(query.label or '')}</b><br>from {escape(protocol.test_split)}", "query")]
-        for chip, similarity in zip(read_chips(protocol.train, protocol.train_split, nearest), values, strict=True):
+        for chip, similarity in row.nearest:
             kind = "same" if chip.label == query.label else "other"
             figures.append(_figure(chip, f"{escape(chip.label or '')}<br>{similarity:.3f}", kind))
         rows.append(f"<div class=row>{''.join(figures)}</div>")

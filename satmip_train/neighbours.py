@@ -1,0 +1,139 @@
+"""The chips that a network takes for the most similar ones, to look at."""
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from satmip_train import probes
+from satmip_train.errors import UsageError
+from satmip_train.features import Features
+from satmip_train.shards import Dataset, Readers
+
+_THUMBNAIL = 160  # pixels, as are the following
+_GAP, _LINE, _FRAME = 12, 15, 4
+_INK, _PAPER, _SAME, _OTHER = "#1c1c1c", "#ffffff", "#2a8a4a", "#c0453a"
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What of a sample is shown."""
+
+    key: str
+    image: Image.Image
+    caption: str
+    label: str | None
+    """Its class; of a multi-label set the classes with commas between them; None where there is none."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What is searched, what is searched for, and where the chips of both lie."""
+
+    found: Features
+    queries: Features
+    dataset: Dataset
+    query_dataset: Dataset
+    split: str
+    query_split: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A query and the nearest chips with their cosine similarity, nearest first."""
+
+    query: Chip
+    nearest: tuple[tuple[Chip, float], ...]
+
+
+def find_neighbours(gallery: Gallery, queries: Sequence[int], count: int, device: str = "cpu") -> list[Row]:
+    """Return for some queries, given by number, the most similar chips.
+
+    Where the queries are of the searched split itself, a chip is not its own neighbour.
+    """
+    same = (gallery.dataset.root, gallery.split) == (gallery.query_dataset.root, gallery.query_split)
+    k = min(count + same, len(gallery.found.vectors))
+    vectors = gallery.queries.vectors[list(queries)]
+    indices, similarities = probes.neighbours(gallery.found.vectors, vectors, k, device)
+    rows = []
+    chips = read_chips(gallery.query_dataset, gallery.query_split, queries)
+    for number, query, nearest, values in zip(queries, chips, indices, similarities, strict=True):
+        kept = [place for place in range(k) if not (same and nearest[place] == number)][:count]
+        near = read_chips(gallery.dataset, gallery.split, nearest[kept])
+        rows.append(Row(query, tuple(zip(near, map(float, values[kept]), strict=True))))
+    return rows
+
+
+def numbers_of(features: Features, keys: Sequence[str]) -> list[int]:
+    """Return the numbers of samples given by key.
+
+    Raises:
+        UsageError: there is no such sample.
+    """
+    place = {str(key): number for number, key in enumerate(features.keys)}
+    if missing := [key for key in keys if key not in place]:
+        raise UsageError(
+            f"a query must be the key of a sample, such as {features.keys[0]!s}, however: {missing}. Pass another --query"
+        )
+    return [place[key] for key in keys]
+
+
+def read_chips(dataset: Dataset, split: str, indices: Iterable[int]) -> list[Chip]:
+    """Return samples of a split by their place in stored order."""
+    readers = Readers(dataset, split)
+    starts = np.cumsum([0, *(shard.samples for shard in readers.shards)])
+    chips = []
+    for index in indices:
+        number = int(np.searchsorted(starts, index, side="right")) - 1
+        reader, row = readers[number], int(index - starts[number])
+        label, labels = reader.find(row, "cls"), reader.find(row, "labels.npy")
+        name = None if label is None else dataset.classes[int(label)]
+        if labels is not None:
+            hot = np.load(io.BytesIO(labels), allow_pickle=False)
+            name = ", ".join(dataset.classes[i] for i in np.flatnonzero(hot))
+        caption = reader.read(row, "txt").decode()
+        chips.append(Chip(reader.keys[row], _thumbnail(reader.read(row, "jpg")), caption, name))
+    return chips
+
+
+def contact_sheet(rows: Sequence[Row], title: str) -> Image.Image:
+    """Return one picture: a row a query, the query first, then its neighbours.
+
+    A green frame means the class of the query, a red one another class.
+    """
+    columns = 1 + max(len(row.nearest) for row in rows)
+    cell = (_THUMBNAIL + 2 * _FRAME + _GAP, _THUMBNAIL + 2 * _FRAME + 2 * _LINE + _GAP)
+    head = _LINE + 2 * _GAP
+    sheet = Image.new("RGB", (columns * cell[0] + _GAP, head + len(rows) * cell[1] + _GAP), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    draw.text((_GAP, _GAP), title, _INK, font)
+    for y, row in enumerate(rows):
+        top = head + y * cell[1]
+        _paste(sheet, row.query, "query", _INK, (_GAP, top), font)
+        for x, (chip, similarity) in enumerate(row.nearest, start=1):
+            frame = _INK if row.query.label is None else _SAME if chip.label == row.query.label else _OTHER
+            _paste(sheet, chip, f"{similarity:.3f}", frame, (_GAP + x * cell[0], top), font)
+    return sheet
+
+
+def _paste(
+    sheet: Image.Image, chip: Chip, line: str, frame: str, at: tuple[int, int], font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> None:
+    draw, side = ImageDraw.Draw(sheet), _THUMBNAIL + 2 * _FRAME
+    draw.rectangle((at[0], at[1], at[0] + side - 1, at[1] + side - 1), frame)
+    fitted = chip.image.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC)
+    sheet.paste(fitted, (at[0] + _FRAME, at[1] + _FRAME))
+    text = chip.label or chip.key
+    while text and draw.textlength(text, font) > side:
+        text = text[:-1]
+    draw.text((at[0], at[1] + side + 2), text, _INK, font)
+    draw.text((at[0], at[1] + side + 2 + _LINE), line, _INK, font)
+
+
+def _thumbnail(encoded: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(encoded)) as image:
+        small = image.convert("RGB")
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    return small
