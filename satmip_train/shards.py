@@ -167,7 +167,7 @@ def _dataset(data: dict[str, Any], root: str, cache: Path) -> Dataset:
         root=root,
         cache=cache,
         splits={name: split["samples"] for name, split in data["splits"].items()},
-        shards=tuple(Shard(**entry) for entry in data["shards"]),
+        shards=tuple(Shard(e["name"], e["split"], e["samples"], e["bytes"], e["sha256"]) for e in data["shards"]),
         numeric=tuple(Column(c["name"], c["field"], 0, c["mean"], c["std"]) for c in data["numeric"]),
         categorical=tuple(
             Column(c["name"], c["field"], len(c["values"]) + 1, values=tuple(c["values"])) for c in data["categorical"]

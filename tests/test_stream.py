@@ -124,6 +124,15 @@ def test_an_opened_dataset_says_what_it_holds(toy):
     )
 
 
+def test_what_the_schema_adds_to_a_shard_is_read_past(copy, toy):
+    def counted(data):
+        for entry in data["shards"]:
+            entry["captions"] = {"longest": {"tokens": 9, "key": "a"}, "empty": 0}
+            entry["channels"] = {"pixels": 4, "total": [1, 2, 3], "squares": [1, 4, 9]}
+
+    assert open_dataset(copy(counted)).shards == open_dataset(toy).shards
+
+
 def test_an_unfinished_build_is_refused_with_advice(copy):
     root = copy()
     (root / "dataset.json").unlink()
