@@ -1,10 +1,13 @@
 """Metadata encoders: captions or tabular features of a batch -> features (supplement B)."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from open_clip.hf_configs import arch_dict
+from open_clip.hf_model import HFTextEncoder
 from open_clip.transformer import TextTransformer
 from rtdl_revisiting_models import FTTransformer
 from torch import Tensor, nn
@@ -27,37 +30,19 @@ class MetadataShape:
     """For each chosen categorical column the number of its codes, 0 = unknown included."""
 
 
-class TextEncoder(nn.Module):
-    """BERT-style Transformer over the tokens of a caption: pre-norm, bidirectional, learned positions, output at the start token.
-
-    It is open_clip's text tower without the causal mask, which starts its weights as SLIP does.
-
-    NOTE[DIFF] the paper takes "the CLS token" of a sequence that has none in CLIP's BPE; the start token stands for it. It
-    does not say whether attention sees padding either; here it does not, so features do not depend on the padding.
-    """
+class CaptionEncoder(nn.Module):
+    """What reads the token ids of captions."""
 
     batch_keys = frozenset({"tokens"})
+    width: int
+    """Of the features."""
 
-    def __init__(self, settings: Settings, shape: MetadataShape) -> None:
+    def __init__(self, shape: MetadataShape) -> None:
         """Raise ValueError where the shards' captions were not measured."""
         super().__init__()
         if shape.context is None:
             raise ValueError(f"a textual metadata encoder needs the length of the longest caption, however: {shape.context=}")
-        self.width = settings.text_width
         self.context = shape.context
-        self.transformer = TextTransformer(
-            context_length=shape.context,
-            vocab_size=VOCABULARY,
-            width=settings.text_width,
-            heads=settings.text_heads,
-            layers=settings.text_layers,
-            mlp_ratio=4.0,
-            no_causal_mask=True,
-            use_pad_mask=True,
-            pad_id=0,
-            pool_type="first",
-            proj_type="none",
-        )
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the features of the captions of a batch.
@@ -72,8 +57,102 @@ class TextEncoder(nn.Module):
         tokens = batch["tokens"]
         if tokens.shape[1] > self.context:
             raise ValueError(f"captions must fit the context of {self.context} tokens, however: {tuple(tokens.shape)=}")
+        return self.features(tokens)
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """Return the features of token rows that fit. Shape: (B, L) int64 -> (B, width)."""
+        raise NotImplementedError
+
+
+class TextEncoder(CaptionEncoder):
+    """BERT-style Transformer over the tokens of a caption: pre-norm, bidirectional, learned positions, output at the start token.
+
+    It is open_clip's text tower without the causal mask, which starts its weights as SLIP does.
+
+    NOTE[DIFF] the paper takes "the CLS token" of a sequence that has none in CLIP's BPE; the start token stands for it. It
+    does not say whether attention sees padding either; here it does not, so features do not depend on the padding.
+    """
+
+    def __init__(self, settings: Settings, shape: MetadataShape) -> None:
+        """Raise ValueError where the shards' captions were not measured."""
+        super().__init__(shape)
+        self.width = settings.text_width
+        self.transformer = TextTransformer(
+            context_length=self.context,
+            vocab_size=VOCABULARY,
+            width=settings.text_width,
+            heads=settings.text_heads,
+            layers=settings.text_layers,
+            mlp_ratio=4.0,
+            no_causal_mask=True,
+            use_pad_mask=True,
+            pad_id=0,
+            pool_type="first",
+            proj_type="none",
+        )
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """See `CaptionEncoder.features`."""
         features: Tensor = self.transformer(tokens)
         return features
+
+
+class PretrainedTextEncoder(CaptionEncoder):
+    """A BERT-like sentence encoder of the Hugging Face hub in open_clip's text tower: the mean of its last states over the tokens.
+
+    NOTE[DIFF] The paper trains its encoders from scratch; a pretrained one is that of the work on which its captions are
+    modelled (Zheng et al. 2023, "EXIF as Language"). Frozen, it also keeps its dropout off.
+    """
+
+    caption_length: Tensor
+
+    def __init__(self, settings: Settings, shape: MetadataShape) -> None:
+        """Raise ValueError where there is no such model, open_clip cannot hold it, or captions are longer than it takes."""
+        super().__init__(shape)
+        name, self.frozen = str(settings.text_model), not settings.text_tune
+        config = _pretrained_config(name)
+        self.width = int(config.hidden_size if hasattr(config, "hidden_size") else config.d_model)
+        self.padding = int(config.pad_token_id)
+        if self.context > (limit := _longest_input(config)):
+            raise ValueError(
+                f"captions must fit into {name}, however: the longest has {self.context} tokens and it takes {limit}. "
+                "Train on fewer --fields, or take --metadata-encoder text"
+            )
+        # An evaluation learns from the weights alone what the encoder was built for.
+        self.register_buffer("caption_length", torch.tensor(self.context))
+        self.tower = HFTextEncoder(name, output_dim=self.width, pooler_type="mean_pooler")
+        self.tower.requires_grad_(settings.text_tune)
+
+    def train(self, mode: bool = True) -> "PretrainedTextEncoder":
+        """Switch to training mode; a frozen encoder stays in evaluation mode."""
+        super().train(mode and not self.frozen)
+        return self
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """See `CaptionEncoder.features`; ids count from 1 here, 0 is padding."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features: Tensor = self.tower(torch.where(tokens == 0, self.padding, tokens - 1))
+        return features
+
+
+def _pretrained_config(name: str) -> Any:
+    try:
+        from transformers import AutoConfig
+    except ImportError as error:
+        raise ValueError(f"text_model needs transformers, however: {error}. Run: pip install 'satmip[train,hf]'") from error
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"text_model must be a model of the hub or a folder with one, however: {name!r}: {error}") from error
+    if config.model_type not in arch_dict or config.pad_token_id is None:
+        raise ValueError(f"text_model must be of {sorted(arch_dict)} with padding, however: {name!r} is {config.model_type!r}")
+    return config
+
+
+def _longest_input(config: Any) -> int:
+    positions = getattr(config, "max_position_embeddings", None) or sys.maxsize
+    # RoBERTa numbers its positions from behind the id of padding.
+    return int(positions - config.pad_token_id - 1 if "roberta" in config.model_type else positions)
 
 
 class TabularEncoder(nn.Module):
@@ -126,6 +205,8 @@ class TabularEncoder(nn.Module):
         return {name for name, _ in self.named_parameters() if name.startswith(tokenizer)}
 
 
-def create_metadata_encoder(settings: Settings, shape: MetadataShape) -> TextEncoder | TabularEncoder:
+def create_metadata_encoder(settings: Settings, shape: MetadataShape) -> CaptionEncoder | TabularEncoder:
     """Return the metadata encoder that the settings ask for."""
-    return TextEncoder(settings, shape) if settings.metadata_encoder == "text" else TabularEncoder(settings, shape)
+    if settings.metadata_encoder == "tabular":
+        return TabularEncoder(settings, shape)
+    return (TextEncoder if settings.metadata_encoder == "text" else PretrainedTextEncoder)(settings, shape)

@@ -14,7 +14,7 @@ from satmip_train.checkpoint import Checkpoint
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
 from satmip_train.features import Features, Precision, fingerprint, is_multilabel, keep, run_frozen
-from satmip_train.metadata_encoders import MetadataShape, TabularEncoder, TextEncoder, create_metadata_encoder
+from satmip_train.metadata_encoders import CaptionEncoder, MetadataShape, TabularEncoder, create_metadata_encoder
 from satmip_train.shards import Column, Dataset, open_dataset
 from satmip_train.stream import DEFAULT_COLUMN_FIELDS, Batch, column_numbers, ordered_batches
 from satmip_train.tokens import caption_reader
@@ -38,7 +38,7 @@ class Running:
 class MetadataModel:
     """A metadata encoder under evaluation, and what it must know of the shards it was trained on."""
 
-    encoder: TextEncoder | TabularEncoder
+    encoder: CaptionEncoder | TabularEncoder
     settings: Settings
     shape: MetadataShape
     fields: tuple[str, ...]
@@ -167,8 +167,8 @@ def _extract(model: MetadataModel, dataset: Dataset, split: str, running: Runnin
     keys = {"key", label := _label_key(dataset, split), *encoder.batch_keys}
     columns, source = _matching_columns(dataset, model)
     captions = None
-    if isinstance(encoder, TextEncoder):
-        captions = replace(caption_reader(dataset, model.fields), context=encoder.context)
+    if isinstance(encoder, CaptionEncoder):
+        captions = replace(caption_reader(dataset, model.fields, model.settings.text_model), context=encoder.context)
     parts, labels, names = [], [], []
     for batch in ordered_batches(dataset, split, keys, running.batch_size, running.workers, captions=captions, columns=columns):
         inputs = recode(batch, source, model)
@@ -186,7 +186,7 @@ def _label_key(dataset: Dataset, split: str) -> str:
 
 def _reading(dataset: Dataset, model: MetadataModel) -> list[Any]:
     """Return what features depend on beside shards and weights: how the shards are to be read."""
-    if isinstance(model.encoder, TextEncoder):
+    if isinstance(model.encoder, CaptionEncoder):
         return [list(dataset.caption_fields), dataset.caption_style]
     return [[c.name, c.mean, c.std, list(c.values)] for part in _matching_columns(dataset, model)[1] for c in part]
 
@@ -210,11 +210,11 @@ def _matching_columns(
 
 def _shape(weights: dict[str, Tensor]) -> MetadataShape:
     """Read off the weights what the encoder was built for."""
-    positions = weights.get("transformer.positional_embedding")
+    positions, measured = weights.get("transformer.positional_embedding"), weights.get("caption_length")
     numeric = weights.get("transformer.cont_embeddings.weight")
     tables = [name for name in weights if name.startswith("transformer.cat_embeddings.embeddings.")]
     return MetadataShape(
-        None if positions is None else len(positions),
+        int(measured) if measured is not None else None if positions is None else len(positions),
         0 if numeric is None else len(numeric),
         tuple(len(weights[f"transformer.cat_embeddings.embeddings.{i}.weight"]) for i in range(len(tables))),
     )

@@ -27,7 +27,7 @@ class Places:
 
     @cached_property
     def _by_place(self) -> tuple[npt.NDArray[np.int64], ...]:
-        """The samples sorted by place, each place's number of samples and first index among these, each sample's rank in its place."""
+        """The samples sorted by place; of each place its size and the index of its first; of each sample its rank in its place."""
         order, counts = np.argsort(self.place, kind="stable"), np.bincount(self.place)
         firsts = np.cumsum(counts) - counts
         rank = np.empty(len(order), np.int64)

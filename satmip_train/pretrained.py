@@ -18,7 +18,7 @@ from satmip_train.config import Settings
 
 _SLIP, _OURS = "visual.", "backbone."
 _PREFIXES = ("visual.trunk.", _SLIP, _OURS, "base_encoder.")
-"""What stands before the backbone's names in files of open_clip (timm backbones), SLIP (also its CLIP and SimCLR), ours, MoCo v3."""
+"""What stands before timm's names in files of open_clip, SLIP (also its CLIP and SimCLR), satmip-train and MoCo v3."""
 _TWELVE_HEADS = (_SLIP, "base_encoder.")
 """Files of code whose ViT-S and ViT-B have 12 heads both."""
 

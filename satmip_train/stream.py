@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapStyle
 
 from satmip_train.errors import UsageError
+from satmip_train.metadata_mask import Hidden, MetadataMask
 from satmip_train.places import Places
 from satmip_train.shards import Dataset, Readers, ShardReader
 from satmip_train.tokens import CaptionReader
@@ -113,16 +114,28 @@ class Decoder:
     captions: CaptionReader | None = None
     numeric: tuple[int, ...] = ()
     categorical: tuple[int, ...] = ()
+    hiding: MetadataMask | None = None
+    """What of the metadata training hides."""
 
-    def batch(self, readers: Readers, positions: Iterable[Position], partners: Iterable[Position] = ()) -> Batch:
-        """Decode the samples at the given (shard, index) positions, and the images of their partners where these are asked for.
+    def batch(
+        self, readers: Readers, positions: Iterable[Position], partners: Iterable[Position] = (), hidden: Hidden | None = None
+    ) -> Batch:
+        """Decode the samples at the given (shard, index) positions.
+
+        Args:
+            partners: positions of their partners, where these are asked for
+            hidden: (B, fields), the fields that `hiding` leaves out of each sample's metadata
 
         Raises:
             UsageError: a sample lacks a member or holds a damaged one, or the chips differ in size.
         """
         samples, others = _samples(readers, positions), _samples(readers, partners)
-        decoded = {key: getattr(self, f"_{key}")(samples) for key in sorted(self.keys - {"partner"})}
-        return {**decoded, "partner": self._image(others)} if "partner" in self.keys else decoded
+        decoded = {key: getattr(self, f"_{key}")(samples) for key in sorted(self.keys - {"partner", "tokens"})}
+        if "tokens" in self.keys:
+            decoded["tokens"] = self._tokens(samples, hidden)
+        if "partner" in self.keys:
+            decoded["partner"] = self._image(others)
+        return decoded if hidden is None or self.hiding is None else self.hiding.hide(decoded, hidden)
 
     def _image(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
         chips = None
@@ -141,10 +154,11 @@ class Decoder:
         # Decoders give rows of pixels; permuting the strides saves a copy.
         return chips.permute(0, 3, 1, 2)
 
-    def _tokens(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
+    def _tokens(self, samples: list[tuple[ShardReader, int]], hidden: Hidden | None) -> torch.Tensor:
         assert self.captions is not None
-        rows = [self.captions.tokens(reader.read(index, "txt").decode()) for reader, index in samples]
-        return torch.from_numpy(np.stack(rows))
+        without = [()] * len(samples) if hidden is None else hidden.tolist()
+        texts = (reader.read(index, "txt").decode() for reader, index in samples)
+        return torch.from_numpy(np.stack([self.captions.tokens(text, out) for text, out in zip(texts, without, strict=True)]))
 
     def _numeric(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
         return _columns(samples, "num.npy", self.numeric)
@@ -227,7 +241,9 @@ class TrainingStream(MapStyle[Batch]):
             self._current = epoch, self._order.epoch(epoch)
         positions = self._order.share(self._current[1], step)
         partners = () if self._places is None else self._places.partners(positions, self._order.draws(step, PARTNER)[:, 0])
-        return self._decoder.batch(self._readers, positions, partners)
+        hiding = self._decoder.hiding
+        hidden = None if hiding is None else hiding.hidden(self._order.draws(step, HIDE, len(hiding.fields)))
+        return self._decoder.batch(self._readers, positions, partners, hidden)
 
 
 class _OrderedStream(MapStyle[Batch]):

@@ -1,7 +1,7 @@
-"""Captions to token ids: CLIP's byte pair encoding, as open_clip ships it."""
+"""Captions to token ids: CLIP's byte pair encoding, as open_clip ships it, or the tokenizer of a pretrained sentence encoder."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,8 +21,32 @@ def _tokenizer() -> Any:
     return SimpleTokenizer()
 
 
-def token_ids(text: str) -> list[int]:
-    """Return the ids of a text between start and end of text; the empty text gives just these two."""
+@cache
+def pretrained_tokenizer(model: str) -> Any:
+    """Return the tokenizer of a model of the Hugging Face hub, or of a folder with one.
+
+    Raises:
+        UsageError: there is none, or the package transformers is missing.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise UsageError(f"text_model needs transformers, however: {error}. Run: pip install 'satmip[train,hf]'") from error
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"text_model must be a model of the hub or a folder with one, however: {model!r}: {error}") from error
+
+
+def token_ids(text: str, model: str | None = None) -> list[int]:
+    """Return the ids of a text between start and end of text; the empty text gives just these two.
+
+    Args:
+        model: pretrained sentence encoder whose tokenizer is used; None: CLIP's. Its ids count from 1, so that 0 is padding
+            whatever its own is.
+    """
+    if model is not None:
+        return [number + 1 for number in pretrained_tokenizer(model)(text, verbose=False)["input_ids"]]
     tokenizer = _tokenizer()
     return [tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id]
 
@@ -37,28 +61,40 @@ class CaptionReader:
     """Fields that the stored captions hold."""
     context: int = 0
     """Length of the token rows."""
+    sentences: bool = False
+    """Whether captions are sentences, one a field, instead of `field: value`."""
+    model: str | None = None
+    """Pretrained sentence encoder that reads the captions; None: one over CLIP's tokens."""
 
-    def text(self, caption: str) -> str:
+    def text(self, caption: str, hidden: Sequence[bool] = ()) -> str:
         """Return the caption cut down to the fields that are kept, in its own order.
+
+        Args:
+            hidden: for each of these fields whether it is left out; of sentences, whether the first is left out, the second ...
 
         Raises:
             UsageError: the caption does not start with a field's name.
         """
-        if self.keep == self.stored or not caption:
+        out = {name for name, hide in zip(self.keep, hidden, strict=False) if hide}
+        if (self.keep == self.stored and not out) or not caption:
             return caption
+        if self.sentences:
+            # A sentence does not name its field, but fields are hidden all alike. Inside a sentence no capital follows a full stop.
+            sentences = re.split(r"(?<=\.) (?=[A-Z])", caption)
+            return " ".join(sentence for sentence, hide in zip(sentences, hidden, strict=False) if not hide)
         # Values hold commas and colons of their own, so the cut is at the known names only.
         parts = re.split(rf"(?:^|, )(?=(?:{'|'.join(map(re.escape, self.stored))}): )", caption)
         if parts[0]:
             raise UsageError(f"a caption must read `field: value, field: value` with fields of {self.stored}, however: {caption!r}")
-        return ", ".join(part for part in parts[1:] if part.split(": ", 1)[0] in self.keep)
+        return ", ".join(part for part in parts[1:] if (name := part.split(": ", 1)[0]) in self.keep and name not in out)
 
-    def tokens(self, caption: str) -> npt.NDArray[np.int64]:
-        """Return the token ids of a caption, padded with 0 to (context,) int64.
+    def tokens(self, caption: str, hidden: Sequence[bool] = ()) -> npt.NDArray[np.int64]:
+        """Return the token ids of a caption without its hidden fields (see `text`), padded with 0 to (context,) int64.
 
         Raises:
             UsageError: the caption is longer than the context; it is never cut.
         """
-        ids = token_ids(self.text(caption))
+        ids = token_ids(self.text(caption, hidden), self.model)
         if len(ids) > self.context:
             raise UsageError(
                 f"a caption must fit into the context of {self.context} tokens, however: {len(ids)} tokens in {caption!r}"
@@ -68,15 +104,18 @@ class CaptionReader:
         return row
 
 
-def caption_reader(dataset: Dataset, fields: tuple[str, ...] | None) -> CaptionReader:
+def caption_reader(dataset: Dataset, fields: tuple[str, ...] | None, model: str | None = None) -> CaptionReader:
     """Return what reads the given fields out of the shards' captions (None: all of them); its context is still 0.
+
+    `model` is the pretrained sentence encoder that shall read them, if one shall.
 
     Raises:
         UsageError: the captions lack a field, or are sentences, out of which a field cannot be cut.
     """
     stored = dataset.caption_fields
+    sentences = dataset.caption_style == "sentence"
     if fields is None or set(fields) == set(stored):
-        return CaptionReader(stored, stored)
+        return CaptionReader(stored, stored, sentences=sentences, model=model)
     advice = f"Run: satmip-data caption {dataset.root} --fields {','.join(fields)}"
     if missing := [name for name in fields if name not in stored]:
         raise UsageError(
@@ -87,7 +126,7 @@ def caption_reader(dataset: Dataset, fields: tuple[str, ...] | None) -> CaptionR
             f"only key-value captions can be cut down to the fields {list(fields)}, however: these are of style "
             f"{dataset.caption_style!r} with fields {list(stored)}. {advice}"
         )
-    return CaptionReader(tuple(name for name in stored if name in fields), stored)
+    return CaptionReader(tuple(name for name in stored if name in fields), stored, model=model)
 
 
 def captions(dataset: Dataset, split: str) -> Iterable[str]:
@@ -111,13 +150,13 @@ class CaptionStatistics:
 
 def caption_statistics(dataset: Dataset, split: str, reader: CaptionReader) -> CaptionStatistics:
     """Return the statistics: those of all splits from `dataset.json` where it has them, else by one pass over the split."""
-    if reader.keep == reader.stored and dataset.longest_caption is not None:
+    if reader.keep == reader.stored and dataset.longest_caption is not None and reader.model is None:
         return CaptionStatistics(dataset.longest_caption, dataset.empty_captions)
-    key = (dataset.fingerprint, split, reader.keep)
+    key = (dataset.fingerprint, split, reader)
     if key not in _STATISTICS:
-        lengths = [len(token_ids(reader.text(caption))) for caption in captions(dataset, split)]
-        _STATISTICS[key] = CaptionStatistics(max(lengths), lengths.count(2))
+        texts = [reader.text(caption) for caption in captions(dataset, split)]
+        _STATISTICS[key] = CaptionStatistics(max(len(token_ids(text, reader.model)) for text in texts), texts.count(""))
     return _STATISTICS[key]
 
 
-_STATISTICS: dict[tuple[str, str, tuple[str, ...]], CaptionStatistics] = {}
+_STATISTICS: dict[tuple[str, str, CaptionReader], CaptionStatistics] = {}

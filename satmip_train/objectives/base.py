@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from satmip_train.config import Settings
 from satmip_train.distributed import world_size
 from satmip_train.losses import same_place
-from satmip_train.metadata_encoders import MetadataShape, TabularEncoder, TextEncoder
+from satmip_train.metadata_encoders import CaptionEncoder, MetadataShape, TabularEncoder
 from satmip_train.places import Places
 
 __all__ = ["MetadataShape", "Objective", "masked_pairs"]
@@ -28,7 +28,7 @@ class Objective(nn.Module, ABC):
     """What evaluation keeps: views (B, 3, S, S) -> features (B, width)."""
     start: str
     """Of what weights the backbone started, in words."""
-    metadata_encoder: TextEncoder | TabularEncoder | None
+    metadata_encoder: CaptionEncoder | TabularEncoder | None
     """Batch -> features (B, width); None where metadata are not learned from."""
 
     def __init__(self, settings: Settings) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from satmip_train.backbones import feature_dim
 from satmip_train.config import Settings
 from satmip_train.matching import MetadataImageMatching
-from satmip_train.metadata_encoders import TabularEncoder, TextEncoder, create_metadata_encoder
+from satmip_train.metadata_encoders import CaptionEncoder, TabularEncoder, create_metadata_encoder
 from satmip_train.objectives.base import MetadataShape, Objective, masked_pairs
 from satmip_train.pretrained import start_backbone
 
@@ -16,7 +16,7 @@ from satmip_train.pretrained import start_backbone
 class SatMIP(Objective):
     """Metadata-image learning alone, from one view."""
 
-    metadata_encoder: TextEncoder | TabularEncoder
+    metadata_encoder: CaptionEncoder | TabularEncoder
 
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
         super().__init__(settings)

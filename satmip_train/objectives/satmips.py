@@ -10,7 +10,7 @@ from satmip_train.config import Settings
 from satmip_train.heads import ssl_head
 from satmip_train.losses import chance_level, view_loss
 from satmip_train.matching import MetadataImageMatching
-from satmip_train.metadata_encoders import TabularEncoder, TextEncoder, create_metadata_encoder
+from satmip_train.metadata_encoders import CaptionEncoder, TabularEncoder, create_metadata_encoder
 from satmip_train.objectives.base import MetadataShape, Objective, masked_pairs
 from satmip_train.pretrained import start_backbone
 
@@ -22,7 +22,7 @@ class SatMIPS(Objective):
     first of three, as in SLIP.
     """
 
-    metadata_encoder: TextEncoder | TabularEncoder
+    metadata_encoder: CaptionEncoder | TabularEncoder
 
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
         super().__init__(settings)
