@@ -9,6 +9,7 @@ from satmip_train.checkpoint import versions
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
 from satmip_train.job import Job
+from satmip_train.metadata_mask import MetadataMask
 from satmip_train.objectives.base import MetadataShape, Objective
 from satmip_train.shards import Dataset
 from satmip_train.stream import Decoder, Order, column_numbers
@@ -71,15 +72,21 @@ def _metadata(settings: Settings, dataset: Dataset, job: Job) -> tuple[Decoder, 
     job.wait()
     if settings.metadata_encoder == "tabular":
         columns = column_numbers(dataset, settings.fields)
-        cardinalities = tuple(dataset.categorical[i].cardinality for i in columns[1])
-        return Decoder(frozenset(), None, *columns), MetadataShape(None, len(columns[0]), cardinalities), 0
-    reader = caption_reader(dataset, settings.fields)
+        numeric, categorical = [dataset.numeric[i] for i in columns[0]], [dataset.categorical[i] for i in columns[1]]
+        fields = tuple(column.field for column in numeric), tuple(column.field for column in categorical)
+        hiding = _hiding(settings, tuple(dict.fromkeys([*fields[0], *fields[1]])), *fields)
+        shape = MetadataShape(None, len(numeric), tuple(column.cardinality for column in categorical))
+        return Decoder(frozenset(), None, *columns, hiding), shape, 0
+    reader = caption_reader(dataset, settings.fields, settings.text_model)
     statistics = caption_statistics(dataset, settings.split, reader)
-    return (
-        Decoder(frozenset(), replace(reader, context=statistics.longest)),
-        MetadataShape(statistics.longest, 0, ()),
-        statistics.empty,
-    )
+    decoder = Decoder(frozenset(), replace(reader, context=statistics.longest), hiding=_hiding(settings, reader.keep))
+    return decoder, MetadataShape(statistics.longest, 0, ()), statistics.empty
+
+
+def _hiding(
+    settings: Settings, fields: tuple[str, ...], numeric: tuple[str, ...] = (), categorical: tuple[str, ...] = ()
+) -> MetadataMask | None:
+    return MetadataMask(settings.metadata_mask, fields, numeric, categorical) if settings.metadata_mask else None
 
 
 def _precision(settings: Settings, job: Job) -> str:
