@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 
 from satmip_train import eval_options as common
-from satmip_train import report, tables
+from satmip_train import paper_cli, report, tables
 from satmip_train.classifiers import Knn, Linear, Probe
 from satmip_train.eval_options import options
 from satmip_train.evaluate import evaluate, write_result
@@ -119,6 +119,9 @@ def report_command(
             path = report.write_report(dataset, None, chosen, out)
     click.echo(path)
 
+
+for paper_command in paper_cli.COMMANDS:
+    main.add_command(paper_command)
 
 if __name__ == "__main__":
     main()

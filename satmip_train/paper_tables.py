@@ -1,4 +1,4 @@
-"""The paper's tables filled from scores and trainings: which model belongs into which row, and what its cell says. Opens no file."""
+"""The paper's tables filled from scores and trainings: which model belongs into which row, what its cell says. Opens no file."""
 
 import json
 import math
@@ -165,7 +165,8 @@ class _Filler:
 
     def _belongs(self, row: Row, score: Score, wanted: Mapping[str, Any]) -> bool:
         if row.control is not None:
-            return score.kind == row.control
+            encoder = (score.settings.get("metadata") or {}).get("metadata_encoder")
+            return score.kind == row.control and wanted.get("encoder", encoder) == encoder
         if row.external is not None:
             return score.kind == "run" and score.settings["objective"] == row.external
         return score.kind == "run" and self._trains(row.settings or {}, score.settings, wanted["epochs"])
@@ -181,7 +182,7 @@ class _Filler:
     def _trained(self, row: Row) -> list[Training]:
         if row.settings is None or not any(column.kind in COST_KINDS for column in self._layout.columns):
             return []
-        epochs = self._layout.cell["epochs"]
+        epochs = {**self._layout.cell, **row.cell}["epochs"]
         return [t for t in self._trainings if t.cost is not None and self._trains(row.settings, t.settings, epochs)]
 
     def _difference(self, row: Row, column: Column, group: str) -> Cell | None:
@@ -211,8 +212,9 @@ class _Filler:
         values = {t.seed: _Value(value, (str(t.folder),)) for t in ours if (value := _cost_value(t, column.kind)) is not None}
         if column.kind not in ("time_ratio", "memory_ratio") or not values:
             return _cell(values)
-        assert self._layout.baseline is not None
-        base = [t for t in self._trainings if self._trains(self._layout.baseline, t.settings, wanted["epochs"])]
+        baseline = self._layout.baseline
+        assert baseline is not None
+        base = [t for t in self._trainings if self._trains(baseline, t.settings, baseline.get("epochs", wanted["epochs"]))]
         known = {str(t.folder): value for t in base if (value := _cost_value(t, column.kind)) is not None}
         if not known:
             return None

@@ -13,7 +13,7 @@ from rich.table import Table as RichTable
 from satmip_train.paper_tables import Cell, Filled
 from satmip_train.published import ColumnKind, Number
 
-MISSING = "–"
+MISSING = "\N{EN DASH}"
 OURS, PAPER = "ours", "paper"
 _DECIMALS: dict[ColumnKind, str] = {
     "time_ratio": ".2f",
@@ -121,8 +121,9 @@ def as_csv(table: Filled) -> str:
     """Return one line a cell, also of the missing ones: our mean, deviation, seeds and files beside the paper's."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["table", *(name or "label" for name in table.layout.labels), "column", "mean", "std", "seeds", "note", "files"]
-                    + ["paper_mean", "paper_std", "paper_source"])  # fmt: skip
+    labels = [name or "label" for name in table.layout.labels]
+    ours_names, paper_names = ["mean", "std", "seeds", "note", "files"], ["paper_mean", "paper_std", "paper_source"]
+    writer.writerow(["table", *labels, "column", *ours_names, *paper_names])
     for number, row in enumerate(table.layout.rows):
         for column in table.layout.columns:
             cell, paper = table.cells.get((number, column.id)), row.published.get(column.id)
@@ -152,7 +153,7 @@ def as_latex(table: Filled) -> str:
 
 _LATEX = {
     "±": r"$\pm$",
-    "–": "--",
+    MISSING: "--",
     "✓": r"$\checkmark$",
     "Δ": r"$\Delta$",
     "λ": r"$\lambda$",

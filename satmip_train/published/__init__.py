@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 TABLES = ("2", "3", "4", "5", "6", "s4", "s5", "s6", "s8")
 """The tables of results, by the paper's numbers."""
+FIGURE_3 = "figure3"
+"""The points of Figure 3 as a table."""
 FULL_EPOCHS = 200
 """Epochs of the paper's longest runs."""
 
@@ -105,16 +107,16 @@ class TableLayout:
     cell: dict[str, Any]
     """Probe, dataset, modality and epochs of a cell, where neither row nor column says otherwise."""
     baseline: dict[str, Any] | None
-    """Settings of the training that times and memories are relative to."""
+    """Settings of the training that times and memories are relative to, and its epochs where they are not the cell's."""
     notes: tuple[str, ...] = field(default=())
 
     @property
     def name(self) -> str:
         """As the paper calls it."""
-        return f"Table {self.id.upper()}"
+        return "Figure 3" if self.id == FIGURE_3 else f"Table {self.id.upper()}"
 
     def cell_of(self, row: Row, column: Column) -> dict[str, Any]:
-        """Return probe, dataset, modality and epochs of a cell; the image alone unless the table says otherwise."""
+        """Return probe, dataset, modality and epochs of a cell, of a control also the encoder; the image alone by default."""
         return {"modality": "image", **self.cell, **row.cell, **column.cell}
 
 
@@ -132,8 +134,8 @@ def set_named(name: str) -> EvaluationSet | None:
 
 @cache
 def table_layout(number: str) -> TableLayout:
-    """Return a table of the paper by its number, one of `TABLES`."""
-    data = _read(f"table{number}")
+    """Return a table of the paper by its number, one of `TABLES`, or the points of Figure 3."""
+    data = _read(number if number == FIGURE_3 else f"table{number}")
     return TableLayout(
         id=number,
         title=data["title"],
