@@ -70,6 +70,8 @@ class Plan:
     standardizer: tabular.Standardizer
     dropped: dict[str, int]
     """Samples that the selection leaves out, by the choice that does."""
+    fingerprint: str
+    """SHA-256 over all samples and their shards."""
 
     def tasks(self, request: BuildRequest) -> list[PackTask]:
         """Return the task of every shard, in the order of the plan."""
@@ -98,7 +100,7 @@ def plan_build(request: BuildRequest, show: Show = no_show) -> Plan:
     classes = tuple(sorted({name for s in samples for name in (s.category, *s.labels) if name is not None}))
     shards = plan_shards(samples, request.settings.seed, request.settings.samples_per_shard)
     train = [sample.metadata for shard in shards if shard.split == TRAIN for sample in shard.samples]
-    return Plan(index, shards, classes, tabular.fit(train), dropped)
+    return Plan(index, shards, classes, tabular.fit(train), dropped, _fingerprint(shards))
 
 
 def _nothing_found(request: BuildRequest, index: Index) -> str:
@@ -168,7 +170,7 @@ def _finished(request: BuildRequest, out: Store) -> dict[str, Any] | None:
 
 def _begin(request: BuildRequest, plan: Plan, journal: Journal) -> None:
     try:
-        journal.begin({**_intent(request), "plan": _fingerprint(plan)})
+        journal.begin({**_intent(request), "plan": plan.fingerprint})
     except OtherSettingsError as error:
         raise BuildError(
             f"{request.out} holds an unfinished build with other settings:\n{error}\n"
@@ -193,7 +195,7 @@ def _with_standing_captions(request: BuildRequest, finished: dict[str, Any] | No
 
 def _reopen(request: BuildRequest, plan: Plan, finished: dict[str, Any], out: Store, journal: Journal) -> None:
     """Make a finished build one that only lacks the shards with packing rejects."""
-    if _fingerprint(plan) != finished["plan"]:
+    if plan.fingerprint != finished["plan"]:
         raise BuildError(
             f"--retry-rejects needs the metadata that the build was planned with, however: those of {request.root} have changed "
             "since. Build into another folder."
@@ -216,9 +218,9 @@ def _intent(request: BuildRequest) -> dict[str, Any]:
     }
 
 
-def _fingerprint(plan: Plan) -> str:
+def _fingerprint(shards: tuple[ShardPlan, ...]) -> str:
     digest = hashlib.sha256()
-    for shard in plan.shards:
+    for shard in shards:
         for sample in shard.samples:
             digest.update(shard.name.encode() + dump_json(sample_to_json(sample)))
     return digest.hexdigest()
@@ -298,7 +300,7 @@ def _describe(request: BuildRequest, plan: Plan, records: list[ShardRecord], rej
         },
         "classes": list(plan.classes),
         "shards": [record.entry() for record in records],
-        "plan": _fingerprint(plan),
+        "plan": plan.fingerprint,
         **plan.standardizer.to_json(),
         "caption": {"fields": list(settings.fields), "style": settings.style, **captions.to_json()},
         "channels": {"mean": mean, "std": std, "samples": train},

@@ -5,9 +5,8 @@ Tasks and results are small picklable values.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
@@ -64,46 +63,54 @@ class Ray:
     """Cores of a cluster that is started here."""
 
     def ordered(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
-        """Yield the results in the order of the tasks."""
-        with self._session(function) as (ray, submit, ahead):
-            waiting: deque[Any] = deque()
+        """Yield the results in the order of the tasks. An exception of a task ends the run; the tasks under way are dropped."""
+        ray, submit, ahead = self._connect(function)
+        waiting: deque[Any] = deque()
+        try:
             for task in tasks:
                 waiting.append(submit(task))
                 if len(waiting) >= ahead:
                     yield ray.get(waiting.popleft())
             while waiting:
                 yield ray.get(waiting.popleft())
+        finally:
+            _cancel(ray, waiting)
 
     def unordered(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
-        """Yield each result as soon as it is there. An exception of a task ends the run."""
-        with self._session(function) as (ray, submit, ahead):
-            following = iter(tasks)
-            waiting = [submit(task) for task in islice(following, ahead)]
+        """Yield each result as soon as it is there. An exception of a task ends the run; the tasks under way are dropped."""
+        ray, submit, ahead = self._connect(function)
+        following = iter(tasks)
+        waiting = [submit(task) for task in islice(following, ahead)]
+        try:
             while waiting:
                 done, waiting = ray.wait(waiting, num_returns=1)
                 yield ray.get(done[0])
                 waiting += [submit(task) for task in islice(following, 1)]
+        finally:
+            _cancel(ray, waiting)
 
-    @contextmanager
-    def _session(self, function: Callable[[Task], Result]) -> Iterator[tuple[Any, Callable[[Task], Any], int]]:
-        """Give Ray, what submits a task, and how many tasks to have under way; the session ends with the block."""
+    def _connect(self, function: Callable[[Task], Result]) -> tuple[Any, Callable[[Task], Any], int]:
+        """Return Ray, what submits a task, and how many tasks to have under way; one session serves the whole process."""
         try:
             import ray
         except ImportError as error:
             raise EngineError("--engine ray needs Ray, however: it is not installed. Type: pip install 'satmip[ray]'") from error
         here = {"num_cpus": self.workers, "include_dashboard": False} if self.address == "local" else {}
         try:
-            ray.init(address=self.address, log_to_driver=False, logging_level=logging.WARNING, **here)
+            if not ray.is_initialized():
+                ray.init(address=self.address, log_to_driver=False, logging_level=logging.WARNING, **here)
         except ConnectionError as error:
             raise EngineError(
                 f"there must be a Ray cluster at {self.address!r}, however: {error}\n"
                 "Start one with: ray start --head   and pass --ray-address auto; without --ray-address one is started here."
             ) from error
-        try:
-            cores = int(ray.cluster_resources().get("CPU", 1))
-            yield ray, ray.remote(num_cpus=1)(function).remote, 2 * cores
-        finally:
-            ray.shutdown()
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        return ray, ray.remote(num_cpus=1)(function).remote, 2 * cores
+
+
+def _cancel(ray: Any, references: Iterable[Any]) -> None:
+    for reference in references:
+        ray.cancel(reference)
 
 
 Engine = Local | Ray

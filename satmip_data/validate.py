@@ -89,7 +89,8 @@ def validate(out: str, workers: int = 1, show: Show = no_show) -> Report:
     tasks = [_Task(store, entry, dataset) for entry in dataset["shards"] if store.exists(entry["name"])]
     for report in Local(workers).unordered(_check_shard, tasks):
         reports[report.name] = report
-        samples, size = sum(len(r.keys) for r in reports.values()), sum(task.entry["bytes"] for task in tasks if task.entry["name"] in reports)
+        samples = sum(len(r.keys) for r in reports.values())
+        size = sum(task.entry["bytes"] for task in tasks if task.entry["name"] in reports)
         show(Progress("validate", len(reports), len(tasks), samples, 0, size))
     problems += [problem for name in sorted(reports) for problem in reports[name].problems]
     problems += _check_index(store, dataset, reports)
@@ -115,7 +116,9 @@ def _check_folder(store: Store, dataset: dict[str, Any]) -> Iterator[Problem]:
             yield Problem("dataset.json", "counts", f"split {split} must have {entry['samples']} samples, however: {samples}")
     for split in dataset["splits"]:
         name = f"{split}/sizes.json"
-        listed_sizes = {shard["name"].rpartition("/")[2]: shard["samples"] for shard in dataset["shards"] if shard["split"] == split}
+        listed_sizes = {
+            shard["name"].rpartition("/")[2]: shard["samples"] for shard in dataset["shards"] if shard["split"] == split
+        }
         if (json.loads(store.read(name)) if name in names else None) != listed_sizes:
             yield Problem(name, "counts", f"{name} must hold the counts of dataset.json, however: it does not")
 

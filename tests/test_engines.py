@@ -52,7 +52,7 @@ def test_an_error_drops_the_tasks_that_wait() -> None:
 
 @needs_ray
 def test_ray_gives_the_bytes_of_local_processes(tmp_path: Path) -> None:
-    """In a process of its own: Ray's threads and warnings outlive it."""
+    """In a process of its own: Ray's threads and warnings outlive a test."""
     write_fmow_tree(tmp_path / "fmow")
     root, local, ray = (str(tmp_path / name) for name in ("fmow", "local", "ray"))
     build(BuildRequest(SOURCES["fmow"](), root, local, SETTINGS))
@@ -71,7 +71,7 @@ def test_ray_keeps_order_and_passes_errors_on() -> None:
         "tasks = [[float(i)] for i in range(9)]\n"
         "assert list(Ray('local', 2).ordered(statistics.fmean, tasks)) == [float(i) for i in range(9)]\n"
         "try:\n"
-        "    list(Ray('local', 2).unordered(statistics.fmean, [[1.0], []]))\n"
+        "    list(Ray('local', 2).unordered(statistics.fmean, [[1.0], [], *tasks]))\n"
         "except statistics.StatisticsError as error:\n"
         "    print('raised')\n"
     )
@@ -87,6 +87,10 @@ def test_ray_is_asked_for_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_cluster_is_named_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     class NoCluster:
+        @staticmethod
+        def is_initialized() -> bool:
+            return False
+
         @staticmethod
         def init(**options: Any) -> None:
             raise ConnectionError("could not find any running Ray instance")

@@ -58,6 +58,20 @@ def test_dataset_and_every_sample_fit_their_schemas(built: Path, missing: Path) 
                 assert satmip_schemas.first_error("sample", json.loads(members["json"])) is None
 
 
+@pytest.mark.parametrize("value", [None, -1, 0, 1.5, "x", [], {}, [1, 2], float("nan"), float("inf"), 10**30])
+def test_both_validators_give_one_verdict(built: Path, value: object) -> None:
+    """The compiled validator decides alone that a record fits."""
+    record = json.loads(next(iter(truth(built, "val").values()))["json"])
+    for name in [*record, "other"]:
+        changed = {**record, name: value}
+        slow = next(satmip_schemas.validator("sample").iter_errors(changed), None)
+        assert (satmip_schemas.first_error("sample", changed) is None) == (slow is None), name
+    for name in record["metadata"]:
+        changed = {**record, "metadata": {**record["metadata"], name: value}}
+        slow = next(satmip_schemas.validator("sample").iter_errors(changed), None)
+        assert (satmip_schemas.first_error("sample", changed) is None) == (slow is None), name
+
+
 def test_geopandas_reads_the_index(built: Path, missing: Path) -> None:
     for shards, known in ((built, 36), (missing, 8)):
         frame = geopandas.read_parquet(shards / "index.parquet")

@@ -20,9 +20,7 @@ from fmow_tree import record
 
 from satmip_data import build
 from satmip_data.progress import no_show
-from satmip_data.serialize import sample_to_json
 from satmip_data.settings import BuildSettings
-from satmip_data.shards import dump_json
 from satmip_data.sources import SOURCES
 
 CATEGORIES = [f"category_{i:02d}" for i in range(62)]
@@ -49,16 +47,22 @@ def peak_mb(who: int = resource.RUSAGE_SELF) -> float:
     return resource.getrusage(who).ru_maxrss / unit
 
 
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and of its workers that have ended."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
 def measure(root: Path, workers: int) -> None:
-    """Print one line a stage: seconds, and the peak memory of this process so far."""
+    """Print one line a stage: seconds on the clock and of CPU, and the peak memory of this process so far."""
     request = build.BuildRequest(SOURCES["fmow"](), str(root), str(root / "out"), BuildSettings(), workers)
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), cpu_seconds()
 
     def lap(stage: str) -> None:
-        nonlocal start
-        now = time.perf_counter()
-        print(f"{stage:<28} {now - start:8.1f} s   peak {peak_mb():8.0f} MB")
-        start = time.perf_counter()
+        nonlocal start, busy
+        now, used = time.perf_counter(), cpu_seconds()
+        print(f"{stage:<24} {now - start:8.1f} s, {used - busy:8.1f} s of CPU   peak {peak_mb():8.0f} MB")
+        start, busy = now, used
 
     print(f"{platform.python_implementation()} {platform.python_version()}, {platform.machine()}, {workers} workers")
     lap("imports")
@@ -66,8 +70,6 @@ def measure(root: Path, workers: int) -> None:
     lap(f"list {len(items):,} items")
     plan = build.plan_build(request, no_show)
     lap("index and plan")
-    size = sum(len(dump_json(sample_to_json(sample))) for sample in plan.index.samples)
-    lap(f"records as JSON ({size / 1e6:.0f} MB)")
     print(f"{len(plan.index.samples):,} samples in {len(plan.shards)} shards, {len(plan.index.rejects)} rejects")
     print(f"largest worker: peak {peak_mb(resource.RUSAGE_CHILDREN):.0f} MB")
 
