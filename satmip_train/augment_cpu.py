@@ -1,4 +1,4 @@
-"""Random views on a CPU, one at a time: a view and its scratch stay in the core's cache, and a step that was not drawn costs nothing.
+"""Random views on a CPU, one at a time: a view stays in the core's cache, and a step that was not drawn costs nothing.
 
 The numbers are those of `augment.batched`, which a GPU runs, to a few millionths of the range: the tests compare the two.
 """
@@ -97,7 +97,7 @@ def blur(x: Tensor, sigma: float, radius: int) -> Tensor:
     rows = padded[:, :size] * taps[0]
     for i in range(1, len(taps)):
         rows.add_(padded[:, i : i + size], alpha=taps[i])
-    out = rows[:, :, :size] * taps[0]
+    out: Tensor = rows[:, :, :size] * taps[0]
     for i in range(1, len(taps)):
         out.add_(rows[:, :, i : i + size], alpha=taps[i])
     return out

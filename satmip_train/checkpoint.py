@@ -11,18 +11,20 @@ import torch
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
 
-NAME = "last.pt"
+NAME, BEST = "last.pt", "best.pt"
 FREE_SETTINGS = frozenset(
     {
-        "workers", "log_every", "checkpoint_every", "max_steps", "compile", "data", "micro_batch", "grad_checkpointing", "attention",
-        "tf32", "trim_tokens", "knn_every", "knn_samples", "report_to",
+        "workers", "log_every", "checkpoint_every", "max_steps", "compile", "data", "micro_batch", "grad_checkpointing",
+        "attention", "tf32", "trim_tokens", "knn_every", "knn_samples", "report_to",
     }
 )  # fmt: skip
 """Settings that a resumed run may change: they change its speed, its memory, its reports and where it stops, not what is learned
 (its numbers may round otherwise)."""
 
 Checkpoint = dict[str, Any]
-"""model, optimizer and scaler (state dicts), step (steps done), settings, dataset (fingerprint, mean, std), versions."""
+"""model, optimizer and scaler (state dicts), step (steps done), ranks, settings, metadata (what of them is read), dataset (source,
+fingerprint, mean, std), best (kNN so far, or None), versions."""
+_PARTS = ("model", "optimizer", "scaler", "step", "ranks", "settings", "metadata", "dataset", "best", "versions")
 
 
 def versions() -> dict[str, str]:
@@ -30,9 +32,9 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("satmip", "torch", "timm", "numpy", "open_clip_torch")}
 
 
-def save(run: Path, checkpoint: Checkpoint) -> None:
-    """Write `last.pt` of a run. A crash at any moment leaves the one before it whole."""
-    write_atomically(run / NAME, lambda temporary: torch.save(checkpoint, temporary))
+def save(run: Path, checkpoint: Checkpoint, name: str = NAME) -> None:
+    """Write `last.pt` or `best.pt` of a run. A crash at any moment leaves the one before it whole."""
+    write_atomically(run / name, lambda temporary: torch.save(checkpoint, temporary))
 
 
 def write_atomically(path: Path, write: Any) -> None:
@@ -50,18 +52,18 @@ def write_atomically(path: Path, write: Any) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
-def load(run: Path) -> Checkpoint | None:
-    """Read `last.pt` of a run, onto the CPU; None where there is none.
+def load(run: Path, name: str = NAME) -> Checkpoint | None:
+    """Read `last.pt` or `best.pt` of a run, onto the CPU; None where there is none.
 
     Raises:
         UsageError: the file is not a checkpoint.
     """
-    path = run / NAME
+    path = run / name
     if not path.exists():
         return None
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: checkpoint[key] for key in ("model", "optimizer", "scaler", "step", "settings", "dataset", "versions")}
+        return {key: checkpoint[key] for key in _PARTS}
     except Exception as error:  # torch raises many kinds for damaged files
         raise UsageError(
             f"{path} must be a checkpoint of satmip-train, however: {error!r}. Delete it, or pass another --out"

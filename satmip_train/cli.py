@@ -10,26 +10,42 @@ import torch
 from pydantic import ValidationError
 from rich.console import Console
 
-from satmip_train.config import Settings, recipe_names, resolve
+from satmip_train.config import Settings, grouped_settings, recipe_names, resolve
 from satmip_train.curves import draw_curves
 from satmip_train.dry_run import dry_run
 from satmip_train.errors import UsageError
-from satmip_train.export import export_backbone
+from satmip_train.export import export_run, push
 from satmip_train.job import join_job
 from satmip_train.plan import Plan, plan_run
+from satmip_train.run_page import write_run_page
 from satmip_train.shards import open_dataset
 from satmip_train.train import train
 
-_LISTS, _JSON = ("fields",), ("backbone_args",)
+_LISTS, _JSON = ("fields", "report_to"), ("backbone_args",)
 _OWN = ("shards", "out", "device", "threads", "cache_dir", "rehearse")
-_EPILOG = """\b
-Examples:
+_HELP = """Train a backbone on the chips and metadata of a shard directory.
+
+\b
   satmip-train --shards out/shards
   satmip-train --shards out/shards --recipe satmip --metadata-encoder tabular --fields gsd,timestamp,location
   torchrun --nproc-per-node 8 -m satmip_train --shards out/shards --recipe satmips
   satmip-train export out/runs/satmips-seed0
 
-The same command goes on with a run that was interrupted."""
+Settings come from the recipe; options given here win over it. The same command goes on with a run that was interrupted."""
+
+
+class _GroupedHelp(click.Group):
+    """Help whose options stand under the headings of the settings, after those of the command itself."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options by group, then the commands."""
+        records = {p.name: p.get_help_record(ctx) for p in self.get_params(ctx)}
+        of_settings = grouped_settings()
+        own = [name for name in records if name not in Settings.model_fields]
+        for heading, names in {"Run": own, **of_settings}.items():
+            with formatter.section(heading):
+                formatter.write_dl([record for name in names if (record := records[name]) is not None])
+        self.format_commands(ctx, formatter)
 
 
 def _setting_options(command: Any) -> Any:
@@ -82,8 +98,19 @@ def _settings(recipe: str, flags: dict[str, Any]) -> Settings:
         raise click.UsageError(str(error)) from error
 
 
+def _refuse_accumulation(context: click.Context, parameter: click.Parameter, value: int | None) -> None:
+    if value is not None:
+        raise click.UsageError(
+            "gradients of a contrastive loss must come from the whole batch, however: accumulated over parts, a sample is told "
+            "from those of its own part alone, which is another loss. Pass --micro-batch N: the same memory, the exact loss"
+        )
+
+
 @click.group(
-    invoke_without_command=True, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+    cls=_GroupedHelp,
+    invoke_without_command=True,
+    help=_HELP,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 @click.option("--shards", help="Shard directory: a local path or an fsspec URL.")
 @click.option(
@@ -102,19 +129,18 @@ def _settings(recipe: str, flags: dict[str, Any]) -> Settings:
 @click.option(
     "--dry-run", "rehearse", is_flag=True, help="Take one batch through everything, print memory and time, write nothing."
 )
+@click.option("--accumulate", type=int, hidden=True, callback=_refuse_accumulation, expose_value=False)
 @_setting_options
 @click.version_option(package_name="satmip")
 @click.pass_context
 def main(context: click.Context, /, recipe: str, print_config: bool, **options: Any) -> None:
-    """Train a backbone on the chips and metadata of a shard directory.
-
-    Settings come from the recipe; options given here win over it.
-    """
+    """Train, or go on training."""
     if context.invoked_subcommand is not None:
         return
     shards, out, device, threads, cache_dir, rehearse = (options.pop(name) for name in _OWN)
     flags = _flags(options)
-    settings = _settings(_choose_recipe(recipe, device), flags)
+    recipe = _choose_recipe(recipe, device)
+    settings = _settings(recipe, flags)
     if print_config:
         click.echo(settings.model_dump_json(indent=1))
         return
@@ -130,7 +156,7 @@ def main(context: click.Context, /, recipe: str, print_config: bool, **options: 
             if rehearse:
                 _show_dry_run(plan_run(settings, dataset, job), console)
                 return
-            stopped_by = train(settings, dataset, run, job, console)
+            stopped_by = train(settings, dataset, run, job, console, recipe)
     except UsageError as error:
         raise click.ClickException(str(error)) from error
     if stopped_by:
@@ -163,14 +189,19 @@ def _show_dry_run(plan: Plan, console: Console) -> None:
 
 @main.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def export(run: Path) -> None:
-    """Write the backbone of RUN for timm, from its last checkpoint.
+@click.option("--push", "repository", metavar="REPO", help="Upload the files to this model repository of the Hugging Face hub.")
+def export(run: Path, repository: str | None) -> None:
+    """Write backbone, metadata encoder and model card of RUN, from its last checkpoint.
 
     \b
     Example: satmip-train export out/runs/satmips-seed0
     """
     try:
-        click.echo(export_backbone(run))
+        files = export_run(run)
+        for path in files:
+            click.echo(path)
+        if repository is not None:
+            click.echo(push(run, files, repository))
     except UsageError as error:
         raise click.ClickException(str(error)) from error
 
@@ -178,13 +209,14 @@ def export(run: Path) -> None:
 @main.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def curves(run: Path) -> None:
-    """Draw the curves of RUN, also while it goes.
+    """Draw the curves of RUN and write its page, also while it goes.
 
     \b
     Example: satmip-train curves out/runs/satmips-seed0
     """
     try:
         click.echo(draw_curves(run))
+        click.echo(write_run_page(run))
     except UsageError as error:
         raise click.ClickException(str(error)) from error
 

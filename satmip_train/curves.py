@@ -7,7 +7,7 @@ from satmip_train.log import Line, measured, read_log
 
 
 def draw_curves(run: Path) -> Path:
-    """Draw loss parts against chance, temperature, learning rate, speed and data wait into `curves.png` of a run; return its path.
+    """Draw losses against chance, temperature, learning rate, kNN, speed and data wait into `curves.png` of a run; return its path.
 
     Raises:
         UsageError: the run has logged nothing.
@@ -32,6 +32,10 @@ def draw_curves(run: Path) -> Path:
     axes[1].plot(epochs, [line["lr"] / max(entry["lr"] for entry in lines) for line in lines], color="C7", label="lr / its largest")
     axes[2].plot(epochs, [line["samples_per_second"] for line in lines], color="C0", label="samples/s")
     axes[3].plot(epochs, [100 * line["data_wait"] for line in lines], color="C3", label="waiting for data, % of the time")
+    if evaluated := [line for line in lines if "knn" in line]:
+        for number, name in enumerate(evaluated[0]["knn"]):
+            values = [100 * line["knn"][name] for line in evaluated]
+            axes[3].plot([line["epoch"] for line in evaluated], values, f"C{number}o-", label=f"kNN {name}, %")
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)

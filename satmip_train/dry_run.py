@@ -1,15 +1,13 @@
 """One batch through everything, to learn what a run will cost before it starts."""
 
-import resource
-import sys
 import time
 from dataclasses import dataclass, replace
 
-import torch
-
-from satmip_train.job import Job
+from satmip_train import resident
+from satmip_train.meter import peak_bytes
 from satmip_train.plan import Plan
-from satmip_train.train import Step, batches, build_state
+from satmip_train.resident import DataPath
+from satmip_train.train import Step, batch_keys, build_state
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,8 @@ def dry_run(plan: Plan, steps: int = 2) -> Estimate:
     settings = plan.settings.model_copy(update={"workers": 0})
     plan = replace(plan, settings=settings, total_steps=max(plan.total_steps, steps + 1))
     start = time.perf_counter()
-    batch = next(iter(batches(plan, state)))
+    source = resident.batches(plan, batch_keys(state), range(1), DataPath(False, "a single batch"), lambda samples: None)
+    batch = next(iter(source))
     load = time.perf_counter() - start
     step = Step(plan, state)
     first = float(step(batch)["loss"])
@@ -40,11 +39,4 @@ def dry_run(plan: Plan, steps: int = 2) -> Estimate:
         loss = step(batch)["loss"]
     float(loss)
     seconds = (time.perf_counter() - start) / steps
-    return Estimate(first, state.objective.chance()["loss"], load, seconds, _peak_bytes(plan.job))
-
-
-def _peak_bytes(job: Job) -> int:
-    if job.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(job.device)
-    # Linux counts in KiB, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Estimate(first, state.objective.chance()["loss"], load, seconds, peak_bytes(plan.job))

@@ -1,6 +1,7 @@
-"""The backbone of a run as files that timm loads, and back."""
+"""The networks of a run as files that others load: the backbone for timm, the metadata encoder, and a card; and back."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +12,51 @@ from torch import nn
 
 from satmip_train import checkpoint
 from satmip_train.backbones import create_backbone, feature_dim
+from satmip_train.card import model_card
+from satmip_train.checkpoint import Checkpoint
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
+from satmip_train.metadata_encoders import MetadataShape, create_metadata_encoder
 
 WEIGHTS, CONFIG = "backbone.safetensors", "backbone.json"
-_PREFIX = "backbone."
+BEST_WEIGHTS = "backbone-best.safetensors"
+METADATA_WEIGHTS, METADATA_CONFIG = "metadata.safetensors", "metadata.json"
+CARD = "README.md"
+_BACKBONE, _ENCODER = "backbone.", "metadata_encoder."
 
 
-def export_backbone(run: Path) -> Path:
-    """Write `backbone.safetensors` (timm's names) and `backbone.json` from the checkpoint of a run; return the path of the weights.
+def export_run(run: Path) -> list[Path]:
+    """Write all that a run has to give and return the paths; what is exported is the last checkpoint.
 
-    `timm.create_model(model, **args, num_classes=0, checkpoint_path=...)` with `model` and `args` of `backbone.json` loads it.
+    `backbone.safetensors` with `backbone.json`; `backbone-best.safetensors` with `backbone-best.json`, where kNN was evaluated;
+    `metadata.safetensors` with `metadata.json`, where metadata were learned from; `README.md`, a model card.
 
     Raises:
         UsageError: the run has no checkpoint.
     """
-    saved = checkpoint.load(run)
-    if saved is None:
-        raise UsageError(
-            f"a run must have a checkpoint to be exported, however: there is no {checkpoint.NAME} in {run}. Train first"
-        )
+    saved = _load(run, checkpoint.NAME)
+    made = [export_backbone(run)]
+    if (run / checkpoint.BEST).exists():
+        made.append(export_backbone(run, best=True))
+    if weights := _weights(saved, _ENCODER):
+        _write(run / METADATA_WEIGHTS, weights, {**saved["metadata"], **_provenance(saved)})
+        made.append(run / METADATA_WEIGHTS)
+    card = model_card(run, saved, [path.name for path in made]).encode()
+    checkpoint.write_atomically(run / CARD, lambda file: file.write(card))
+    return [*made, run / CARD]
+
+
+def export_backbone(run: Path, best: bool = False) -> Path:
+    """Write the backbone of a run's last checkpoint, or of its best, with its config; return the path of the weights.
+
+    `timm.create_model(model, **args, num_classes=0, checkpoint_path=...)` with `model` and `args` of the config loads it.
+
+    Raises:
+        UsageError: the run has no such checkpoint.
+    """
+    saved = _load(run, checkpoint.BEST if best else checkpoint.NAME)
     settings = Settings.model_validate(saved["settings"])
-    backbone = create_backbone(settings)
-    weights = {name.removeprefix(_PREFIX): value for name, value in saved["model"].items() if name.startswith(_PREFIX)}
+    backbone, weights = create_backbone(settings), _weights(saved, _BACKBONE)
     backbone.load_state_dict(weights)
     config = {
         "model": settings.backbone,
@@ -42,16 +65,100 @@ def export_backbone(run: Path) -> Path:
         "view_size": settings.view_size,
         "mean": saved["dataset"]["mean"],
         "std": saved["dataset"]["std"],
+        **_provenance(saved),
+    }
+    path = run / (BEST_WEIGHTS if best else WEIGHTS)
+    _write(path, weights, config)
+    return path
+
+
+def load_backbone(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Return an exported backbone in evaluation mode, on the CPU, and its config.
+
+    Args:
+        path: a run's folder, or its `backbone.safetensors` or `backbone-best.safetensors`
+
+    Shape:
+        the module: views (B, 3, S, S), normalized with the config's mean and std -> features (B, config["features"])
+
+    Raises:
+        UsageError: there is no exported backbone.
+    """
+    weights, config = _find(Path(path), WEIGHTS, "a backbone")
+    backbone: nn.Module = timm.create_model(config["model"], num_classes=0, **config["args"])
+    backbone.load_state_dict(load_file(weights))
+    return backbone.eval(), config
+
+
+def load_metadata_encoder(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Return an exported metadata encoder in evaluation mode, on the CPU, and its config.
+
+    The config says what the encoder reads: `fields`; `context` and `caption_style` of a textual one; `numeric_columns` with mean
+    and std and `categorical_columns` with values (code i + 1 stands for value i, 0 for none) of a tabular one.
+
+    Args:
+        path: a run's folder, or its `metadata.safetensors`
+
+    Shape:
+        the module: a batch as in `Objective.forward` -> features (B, width)
+
+    Raises:
+        UsageError: there is no exported metadata encoder.
+    """
+    weights, config = _find(Path(path), METADATA_WEIGHTS, "a metadata encoder")
+    shape = MetadataShape(config["context"], config["numeric"], tuple(config["cardinalities"]))
+    encoder = create_metadata_encoder(Settings.model_validate(config["settings"]), shape)
+    encoder.load_state_dict(load_file(weights))
+    return encoder.eval(), config
+
+
+def push(run: Path, files: Sequence[Path], repository: str) -> str:
+    """Upload exported files with their configs to a model repository of the Hugging Face hub and return its address.
+
+    Raises:
+        UsageError: huggingface_hub is not installed, or the hub refuses.
+    """
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise UsageError("--push needs huggingface_hub, however: it is not installed. Run: pip install huggingface_hub") from error
+    names = [name for path in files for name in (path.name, path.with_suffix(".json").name) if (run / name).exists()]
+    try:
+        url = HfApi().create_repo(repository, repo_type="model", exist_ok=True)
+        HfApi().upload_folder(
+            repo_id=repository, folder_path=run, allow_patterns=names, commit_message="Upload with satmip-train export"
+        )
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise UsageError(f"the hub must accept the files, however: {error}. Run: hf auth login, or pass another --push") from error
+    return str(url)
+
+
+def _load(run: Path, name: str) -> Checkpoint:
+    saved = checkpoint.load(run, name)
+    if saved is None:
+        raise UsageError(f"a run must have a checkpoint to be exported, however: there is no {name} in {run}. Train first")
+    return saved
+
+
+def _weights(saved: Checkpoint, prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in saved["model"].items() if name.startswith(prefix)}
+
+
+def _provenance(saved: Checkpoint) -> dict[str, Any]:
+    return {
         "step": saved["step"],
         "settings": saved["settings"],
-        "dataset": {"root": saved["dataset"]["root"], "fingerprint": saved["dataset"]["fingerprint"]},
+        "dataset": {name: saved["dataset"][name] for name in ("root", "source", "licence", "fingerprint")},
         "versions": saved["versions"],
     }
+
+
+def _write(path: Path, weights: dict[str, Any], config: dict[str, Any]) -> None:
     content = save({name: value.contiguous() for name, value in weights.items()}, metadata={"format": "pt"})
-    checkpoint.write_atomically(run / WEIGHTS, lambda file: file.write(content))
+    checkpoint.write_atomically(path, lambda file: file.write(content))
     text = json.dumps(config, indent=1).encode()
-    checkpoint.write_atomically(run / CONFIG, lambda file: file.write(text))
-    return run / WEIGHTS
+    checkpoint.write_atomically(path.with_suffix(".json"), lambda file: file.write(text))
 
 
 def _arguments(settings: Settings, backbone: nn.Module) -> dict[str, Any]:
@@ -60,25 +167,12 @@ def _arguments(settings: Settings, backbone: nn.Module) -> dict[str, Any]:
     return {**pooling, **settings.backbone_args}
 
 
-def load_backbone(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Return an exported backbone in evaluation mode, on the CPU, and its `backbone.json`.
-
-    Args:
-        path: a run's folder, or its `backbone.safetensors`
-
-    Shape:
-        the module: views (B, 3, S, S), normalized with the config's mean and std -> features (B, config["features"])
-
-    Raises:
-        UsageError: there is no exported backbone.
-    """
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    for name in (WEIGHTS, CONFIG):
-        if not (folder / name).is_file():
+def _find(path: Path, name: str, what: str) -> tuple[Path, dict[str, Any]]:
+    weights = path / name if path.is_dir() else path
+    for file in (weights, weights.with_suffix(".json")):
+        if not file.is_file():
             raise UsageError(
-                f"a backbone is {WEIGHTS} and {CONFIG}, however: there is no {name} in {folder}. Run: satmip-train export {folder}"
+                f"{what} is {name} and {Path(name).with_suffix('.json')}, however: there is no {file.name} in {file.parent}. "
+                f"Run: satmip-train export {file.parent}"
             )
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    backbone: nn.Module = timm.create_model(config["model"], num_classes=0, **config["args"])
-    backbone.load_state_dict(load_file(folder / WEIGHTS))
-    return backbone.eval(), config
+    return weights, json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))

@@ -22,6 +22,7 @@ class Job:
     rank: int = 0
     ranks: int = 1
     first_on_machine: bool = True
+    ranks_on_machine: int = 1
 
     @property
     def main(self) -> bool:
@@ -38,6 +39,14 @@ class Job:
         if self.ranks > 1:
             dist.all_reduce(values)
         return values / self.ranks
+
+    def all_agree(self, answer: bool) -> bool:
+        """Return whether every rank answers yes."""
+        if self.ranks == 1:
+            return answer
+        votes = torch.tensor(int(answer))
+        dist.all_reduce(votes, dist.ReduceOp.MIN)
+        return bool(votes)
 
 
 @contextmanager
@@ -60,7 +69,8 @@ def join_job(device: str = "auto") -> Iterator[Job]:
     # CPU tensors (the agreement to stop) go over gloo, also on GPUs.
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield Job(chosen, dist.get_rank(), ranks, local == 0)
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+        yield Job(chosen, dist.get_rank(), ranks, local == 0, here)
     finally:
         dist.destroy_process_group()
 
@@ -74,6 +84,11 @@ def _device(name: str, local: int) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device must be a device of this machine, however: {name!r}: {error}") from error
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of the GPU, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 class StopRequest:

@@ -2,8 +2,9 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -14,8 +15,8 @@ from satmip_train.checkpoint import write_atomically
 NAME = "log.jsonl"
 Line = dict[str, Any]
 """step (from 0), epoch (done after the step), lr, samples_per_second, data_wait (share of the time), chance, and what was measured:
-the loss and its parts at this step."""
-_KNOWN = ("step", "epoch", "lr", "samples_per_second", "data_wait", "chance")
+the loss and its parts at this step; at some steps also knn (macro_f1, top1)."""
+_KNOWN = ("step", "epoch", "lr", "samples_per_second", "data_wait", "chance", "knn")
 
 
 def measured(line: Line) -> list[str]:
@@ -38,10 +39,22 @@ def keep_lines(run: Path, steps: int) -> None:
     write_atomically(run / NAME, lambda file: file.write(kept.encode()))
 
 
+class Tracker(Protocol):
+    """Another place where the log goes, see `trackers`."""
+
+    def log(self, line: Line) -> None:
+        """Take one line."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
 class Reporter:
     """Writes the log of a run and shows its progress; on a terminal as a bar, else line by line."""
 
-    def __init__(self, run: Path, console: Console, done: int, total: int) -> None:
+    def __init__(self, run: Path, console: Console, done: int, total: int, trackers: Sequence[Tracker] = ()) -> None:
+        """Begin at step `done` of `total`; `trackers` get each line too."""
+        self._trackers = trackers
         self._file = (run / NAME).open("a", encoding="utf-8")
         self._console = console
         self._total = total
@@ -65,11 +78,15 @@ class Reporter:
         if self._console.is_terminal:
             self._bar.stop()
         self._file.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def report(self, line: Line) -> None:
         """Log one line and show it."""
         self._file.write(f"{json.dumps(line)}\n")
         self._file.flush()
+        for tracker in self._trackers:
+            tracker.log(line)
         text = _in_words(line)
         if self._console.is_terminal:
             self._bar.update(self._task, completed=line["step"] + 1, description=text, refresh=True)
@@ -81,7 +98,8 @@ def _in_words(line: Line) -> str:
     chance = line["chance"]
     parts = [f"{name} {line[name]:.4f}" + (f" (chance {chance[name]:.2f})" if name in chance else "") for name in measured(line)]
     speed = f"{line['samples_per_second']:.0f} samples/s  data wait {line['data_wait']:.0%}"
-    return "  ".join([f"epoch {line['epoch']:.2f}", *parts, f"lr {line['lr']:.2e}", speed])
+    knn = [f"kNN macro-F1 {line['knn']['macro_f1']:.4f}"] if "knn" in line else []
+    return "  ".join([f"epoch {line['epoch']:.2f}", *parts, *knn, f"lr {line['lr']:.2e}", speed])
 
 
 class Clock:
@@ -92,6 +110,12 @@ class Clock:
         self._start = time.perf_counter()
         self._marks: list[tuple[Any, Any]] = []
         self._mark: Any = None
+        self.worked = 0.0
+        """Seconds of all readings in which the device did not wait."""
+
+    def restart(self) -> None:
+        """Leave out what happened since the last reading: an evaluation, a report."""
+        self._start = time.perf_counter()
 
     def waits(self) -> None:
         """Say that all work is queued and the next batch is wanted."""
@@ -104,9 +128,10 @@ class Clock:
     def read(self) -> tuple[int, float, float]:
         """Return batches and seconds since the last reading and the seconds spent waiting; begin anew. The device must be done."""
         steps, seconds = len(self._marks), time.perf_counter() - self._start
-        waited = sum(a.elapsed_time(b) / 1000 if self._cuda else b - a for a, b in self._marks)
+        waited = min(sum(a.elapsed_time(b) / 1000 if self._cuda else b - a for a, b in self._marks), seconds)
+        self.worked += seconds - waited
         self._start, self._marks = time.perf_counter(), []
-        return steps, seconds, min(waited, seconds)
+        return steps, seconds, waited
 
     def _now(self) -> Any:
         # On a GPU the queue runs behind the host, so the device's own clock has to say when it ran dry.

@@ -8,7 +8,8 @@ import torch
 from satmip_train.checkpoint import versions
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
-from satmip_train.job import Job
+from satmip_train.features import Precision
+from satmip_train.job import Job, device_name
 from satmip_train.metadata_mask import MetadataMask
 from satmip_train.objectives.base import MetadataShape, Objective
 from satmip_train.shards import Dataset
@@ -28,7 +29,7 @@ class Plan:
     """What metadata are read; its keys are still those of no objective."""
     shape: MetadataShape
     empty_captions: int
-    precision: str
+    precision: Precision
     total_steps: int
     """Of the schedule."""
     last_step: int
@@ -89,7 +90,7 @@ def _hiding(
     return MetadataMask(settings.metadata_mask, fields, numeric, categorical) if settings.metadata_mask else None
 
 
-def _precision(settings: Settings, job: Job) -> str:
+def _precision(settings: Settings, job: Job) -> Precision:
     if settings.precision != "auto":
         return settings.precision
     return "bf16" if job.device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
@@ -100,17 +101,15 @@ def describe(plan: Plan, objective: Objective) -> dict[str, Any]:
     return {
         "settings": plan.settings.model_dump(mode="json"),
         "dataset": {
-            "root": plan.dataset.root,
-            "fingerprint": plan.dataset.fingerprint,
+            **describe_dataset(plan.dataset),
             "split": plan.settings.split,
             "samples": sum(plan.order.counts),
             "shards": len(plan.order.counts),
             "chip": plan.dataset.size,
-            "mean": plan.dataset.mean,
-            "std": plan.dataset.std,
         },
-        "metadata": {**asdict(plan.shape), "empty_captions": plan.empty_captions, "read": sorted(objective.batch_keys)},
+        "metadata": {**describe_metadata(plan), "empty_captions": plan.empty_captions, "read": sorted(objective.batch_keys)},
         "device": str(plan.job.device),
+        "device_name": device_name(plan.job.device),
         "ranks": plan.job.ranks,
         "precision": plan.precision,
         "steps_per_epoch": plan.order.steps_per_epoch,
@@ -123,4 +122,31 @@ def describe(plan: Plan, objective: Objective) -> dict[str, Any]:
         "start": objective.start,
         "chance": objective.chance(),
         "versions": versions(),
+    }
+
+
+def describe_dataset(dataset: Dataset) -> dict[str, Any]:
+    """Return what a checkpoint keeps of the shards it learned from."""
+    return {
+        "root": dataset.root,
+        "source": dataset.source,
+        "licence": dataset.licence,
+        "fingerprint": dataset.fingerprint,
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+    }
+
+
+def describe_metadata(plan: Plan) -> dict[str, Any]:
+    """Return what a metadata encoder must be told of the metadata it reads: what its tokens, numbers and codes mean."""
+    numeric = [plan.dataset.numeric[i] for i in plan.decoder.numeric]
+    categorical = [plan.dataset.categorical[i] for i in plan.decoder.categorical]
+    captions = plan.decoder.captions
+    return {
+        **asdict(plan.shape),
+        "cardinalities": list(plan.shape.cardinalities),
+        "fields": list(dict.fromkeys(column.field for column in (*numeric, *categorical)) if captions is None else captions.keep),
+        "caption_style": None if captions is None else plan.dataset.caption_style,
+        "numeric_columns": [{"name": c.name, "field": c.field, "mean": c.mean, "std": c.std} for c in numeric],
+        "categorical_columns": [{"name": c.name, "field": c.field, "values": list(c.values)} for c in categorical],
     }

@@ -78,6 +78,8 @@ class Dataset:
     """(width, height) of every chip in pixels; None where chips keep sizes of their own."""
     source: str = ""
     """Name of the source that the shards were built from, as "fmow"."""
+    licence: str = ""
+    """Of the source."""
 
     @property
     def fingerprint(self) -> str:
@@ -181,6 +183,7 @@ def _dataset(data: dict[str, Any], root: str, cache: Path) -> Dataset:
         classes=tuple(data["classes"]),
         size=None if data["size"] is None else tuple(data["size"]),
         source=data["source"]["name"],
+        licence=data["source"]["licence"],
     )
 
 

@@ -1,11 +1,10 @@
 """Training, from a shard directory to a backbone. Read it from top to bottom."""
 
 import json
-import math
 import signal
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,31 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from satmip_train import augment, checkpoint, optim
+from satmip_train import augment, checkpoint, online, optim, resident, speed
+from satmip_train.cached import work_in_parts
 from satmip_train.config import Settings
 from satmip_train.curves import draw_curves
+from satmip_train.display import show_run
 from satmip_train.distributed import synchronize_batch_norm
 from satmip_train.errors import UsageError
-from satmip_train.export import export_backbone
+from satmip_train.export import export_run
 from satmip_train.job import Job, StopRequest
 from satmip_train.log import Clock, Line, Reporter, keep_lines
+from satmip_train.meter import Meter, write_summary
 from satmip_train.objectives import build_objective
 from satmip_train.objectives.base import Objective
 from satmip_train.places import read_places
-from satmip_train.plan import Plan, describe, plan_run
-from satmip_train.shards import Dataset, Readers
-from satmip_train.stream import Batch, TrainingStream, loader
+from satmip_train.plan import Plan, describe, describe_dataset, describe_metadata, plan_run
+from satmip_train.recent import Recent
+from satmip_train.resident import DataPath
+from satmip_train.run_page import write_run_page
+from satmip_train.shards import Dataset
+from satmip_train.stream import Batch
+from satmip_train.trackers import open_trackers
 
 _VIEWS, _DROPOUT = 1, 2
 """Tell the random numbers of a step apart by their use."""
@@ -46,6 +53,8 @@ class State:
     scaler: torch.amp.GradScaler
     step: int = 0
     """Steps done."""
+    best: dict[str, float] | None = None
+    """The best kNN evaluation so far: its scores, and the steps that were done."""
 
 
 def build_state(plan: Plan) -> State:
@@ -59,10 +68,14 @@ def build_state(plan: Plan) -> State:
         objective = build_objective(plan.settings, plan.shape)
         objective.fit(partial(read_places, plan.dataset, plan.settings.split))
         objective.to(plan.job.device)
+        if plan.settings.grad_checkpointing:
+            speed.recompute_activations(objective.backbone)
+        if plan.settings.compile:
+            objective.backbone.forward = torch.compile(objective.backbone.forward)
+        if plan.settings.micro_batch is not None:
+            work_in_parts(objective, plan.settings.micro_batch)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if plan.settings.compile:
-        objective.backbone.compile()
     parallel: nn.Module = objective
     if plan.job.ranks > 1:
         synchronize_batch_norm(objective)
@@ -72,7 +85,7 @@ def build_state(plan: Plan) -> State:
     return State(objective, parallel, optimizer, scaler)
 
 
-def restore(plan: Plan, state: State, run: Path) -> None:
+def restore(plan: Plan, state: State, run: Path, console: Console) -> None:
     """Go on from the run's checkpoint, where there is one.
 
     Raises:
@@ -85,30 +98,31 @@ def restore(plan: Plan, state: State, run: Path) -> None:
     state.objective.load_state_dict(saved["model"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.scaler.load_state_dict(saved["scaler"])
-    state.step = saved["step"]
+    state.step, state.best = saved["step"], saved["best"]
+    if saved["ranks"] != plan.job.ranks:
+        console.print(
+            f"The run had {saved['ranks']} ranks and now has {plan.job.ranks}: it goes on with the same samples and views; what "
+            "dropout draws, and how numbers round, is not the same.",
+            soft_wrap=True,
+        )
 
 
-def save(plan: Plan, state: State, run: Path) -> None:
+def save(plan: Plan, state: State, run: Path, name: str = checkpoint.NAME) -> None:
     """Write the checkpoint of a run."""
     if plan.job.main:
-        dataset = {
-            "root": plan.dataset.root,
-            "fingerprint": plan.dataset.fingerprint,
-            "mean": plan.dataset.mean,
-            "std": plan.dataset.std,
+        content = {
+            "model": state.objective.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "scaler": state.scaler.state_dict(),
+            "step": state.step,
+            "ranks": plan.job.ranks,
+            "settings": plan.settings.model_dump(mode="json"),
+            "metadata": describe_metadata(plan),
+            "dataset": describe_dataset(plan.dataset),
+            "best": state.best,
+            "versions": checkpoint.versions(),
         }
-        checkpoint.save(
-            run,
-            {
-                "model": state.objective.state_dict(),
-                "optimizer": state.optimizer.state_dict(),
-                "scaler": state.scaler.state_dict(),
-                "step": state.step,
-                "settings": plan.settings.model_dump(mode="json"),
-                "dataset": dataset,
-                "versions": checkpoint.versions(),
-            },
-        )
+        checkpoint.save(run, content, name)
 
 
 def seed_of(*parts: int) -> int:
@@ -124,6 +138,9 @@ class Step:
         self._policy = augment.policy(plan.settings.policy, plan.settings.view_size)
         self._mean, self._std = (torch.tensor(v, device=plan.job.device) for v in (plan.dataset.mean, plan.dataset.std))
         self._autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision)
+        # On a CPU the views are made one by one, and there is nothing to fuse.
+        compiles = plan.settings.compile and plan.job.device.type == "cuda"
+        self._apply = torch.compile(augment.apply) if compiles else augment.apply
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Learn from a batch; return the loss and its parts, still on the device.
@@ -139,9 +156,10 @@ class Step:
         images = {key: batch[key].to(job.device, non_blocking=True) for key in set(state.objective.view_sources)}
         inputs["views"] = tuple(self._view(images[key], number) for number, key in enumerate(state.objective.view_sources))
         state.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(job.device.type, dtype=self._autocast, enabled=self._autocast is not None):
-            parts: dict[str, Tensor] = state.parallel(inputs)
-        state.scaler.scale(parts["loss"]).backward()  # type: ignore[no-untyped-call]
+        with speed.attention(plan.settings.attention), speed.tf32(plan.settings.tf32 == "all"):
+            with torch.autocast(job.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+                parts: dict[str, Tensor] = state.parallel(inputs)
+            state.scaler.scale(parts["loss"]).backward()  # type: ignore[no-untyped-call]
         rate = optim.learning_rate(state.step, plan.order.steps_per_epoch, plan.total_steps, plan.settings)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
@@ -157,23 +175,35 @@ class Step:
         generator = torch.Generator().manual_seed(seed_of(plan.settings.seed, self._state.step, _VIEWS, number))
         params = augment.draw(self._policy, plan.settings.batch_size, generator, (images.shape[2], images.shape[3]))
         mine = params[plan.job.rank * rows : (plan.job.rank + 1) * rows].to(images.device, non_blocking=True)
-        return augment.apply(images, mine, self._policy, self._mean, self._std)
+        with speed.tf32(plan.settings.tf32 != "off"):
+            return self._apply(images, mine, self._policy, self._mean, self._std)
 
 
-def batches(plan: Plan, state: State) -> Iterable[Batch]:
+def batch_keys(state: State) -> frozenset[str]:
+    """Return what a batch must hold: what the objective asks for, the images its views are made of, and names for messages."""
+    return state.objective.batch_keys | {*state.objective.view_sources, "key"}
+
+
+def batches(plan: Plan, state: State, path: DataPath, console: Console) -> Iterable[Batch]:
     """Return this rank's batches from the next step to the last."""
-    decoder = replace(plan.decoder, keys=state.objective.batch_keys | {*state.objective.view_sources, "key"})
-    places = read_places(plan.dataset, plan.settings.split) if "partner" in decoder.keys else None
-    stream = TrainingStream(Readers(plan.dataset, plan.settings.split), plan.order, decoder, places)
-    steps = range(state.step, plan.last_step)
-    return loader(stream, steps, plan.settings.workers, pin=plan.job.device.type == "cuda")
+    columns = BarColumn(), MofNCompleteColumn(), TextColumn("samples decoded onto the device"), TimeRemainingColumn()
+    with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal or not path.resident) as bar:
+        task = bar.add_task("", total=sum(plan.order.counts))
+
+        def progress(samples: int) -> None:
+            bar.update(task, advance=samples, refresh=True)
+
+        return resident.batches(plan, batch_keys(state), range(state.step, plan.last_step), path, progress)
 
 
-def train(settings: Settings, dataset: Dataset, run: Path, job: Job, console: Console) -> int:
+def train(settings: Settings, dataset: Dataset, run: Path, job: Job, console: Console, recipe: str | None = None) -> int:
     """Train, or go on training, into the folder `run`; the same call after an interruption resumes where it stopped.
 
-    Writes `run.json` (everything resolved), `log.jsonl`, `last.pt`, and at the end `curves.png`, `backbone.safetensors` and
-    `backbone.json`.
+    Writes `config.json` (everything resolved), `log.jsonl`, `last.pt`, `best.pt` where kNN is evaluated, and at the end
+    `summary.json` (time, memory, energy), `curves.png`, `index.html` and what `export_run` writes.
+
+    Args:
+        recipe: the one that the settings come from, only to show what differs from it
 
     Returns:
         0, or the number of the signal that stopped the run before its end
@@ -183,32 +213,39 @@ def train(settings: Settings, dataset: Dataset, run: Path, job: Job, console: Co
     """
     plan = plan_run(settings, dataset, job)
     state = build_state(plan)
-    restore(plan, state, run)
+    restore(plan, state, run, console)
     if state.step >= plan.last_step:
         console.print(f"{run} is finished: {state.step} of {plan.last_step} steps are done.", soft_wrap=True)
     else:
+        path = resident.choose(plan, state.step)
+        description = {**describe(plan, state.objective), "data": str(path), "online_knn": _online(plan)}
         if job.main:
-            _announce(plan, state, run, console)
+            _announce(plan, state, run, console, description, recipe)
         with StopRequest(job) as stop:
-            _loop(plan, state, run, console, stop)
+            Loop(plan, state, run, console, path, description).go(stop)
         if state.step < plan.last_step:
             saved = f"Stopped after step {state.step} of {plan.last_step} and saved"
             console.print(f"{saved}. The same command goes on from here.", soft_wrap=True)
             return int(stop.signal or signal.SIGTERM)
     if job.main:
         # Again for a finished run, which may have been killed just before this.
-        draw_curves(run)
-        console.print(f"Its backbone: {export_backbone(run)}", soft_wrap=True)
+        for made in (*export_run(run), draw_curves(run), write_run_page(run)):
+            console.print(f"Wrote {made}", soft_wrap=True)
     return 0
 
 
-def _announce(plan: Plan, state: State, run: Path, console: Console) -> None:
-    description = describe(plan, state.objective)
-    content = json.dumps(description, indent=1).encode()
-    checkpoint.write_atomically(run / "run.json", lambda file: file.write(content))
+def _online(plan: Plan) -> str:
+    obstacle = online.obstacle(plan)
+    if obstacle is not None:
+        return f"none: {obstacle}"
+    return f"every {plan.settings.knn_every:g} epochs on {online.TEST_SPLIT}, {plan.settings.knn_samples:,} samples a split at most"
+
+
+def _announce(plan: Plan, state: State, run: Path, console: Console, description: dict[str, Any], recipe: str | None) -> None:
+    content = json.dumps({**description, "recipe": recipe}, indent=1).encode()
+    checkpoint.write_atomically(run / "config.json", lambda file: file.write(content))
     keep_lines(run, state.step)
-    for name, value in description.items():
-        console.print(f"{name}: {json.dumps(value)}", markup=False, soft_wrap=True)
+    show_run(console, plan.settings, description, recipe)
     if plan.order.dropped:
         console.print(f"Each epoch leaves out {plan.order.dropped} samples that fill no batch, other ones each time.")
     if plan.empty_captions:
@@ -217,75 +254,82 @@ def _announce(plan: Plan, state: State, run: Path, console: Console) -> None:
         console.print(f"Going on after step {state.step}.")
 
 
-def _loop(plan: Plan, state: State, run: Path, console: Console, stop: StopRequest) -> None:
-    settings, clock, step, recent = plan.settings, Clock(plan.job.device), Step(plan, state), _Recent(plan.job, run)
-    state.parallel.train()
-    source = iter(batches(plan, state))
-    with Reporter(run, console, state.step, plan.last_step) if plan.job.main else nullcontext() as reporter:
-        while state.step < plan.last_step and not stop.agreed():
-            clock.waits()
-            batch = next(source)
-            clock.works()
-            recent.add(state.step, batch["key"], step(batch))
-            last = state.step == plan.last_step
-            if last or state.step % settings.log_every == 0:
-                measured = recent.check()
-                if reporter is not None:
-                    reporter.report(_line(plan, state, measured, clock))
-            if last or state.step % settings.checkpoint_every == 0:
-                recent.check()
-                save(plan, state, run)
-    if state.step < plan.last_step:
-        recent.check()
-        save(plan, state, run)
+class Loop:
+    """The steps of a session, with what is reported, evaluated and saved between them."""
 
+    def __init__(self, plan: Plan, state: State, run: Path, console: Console, path: DataPath, description: dict[str, Any]) -> None:
+        self._plan, self._state, self._run, self._console, self._path = plan, state, run, console, path
+        self._clock, self._step, self._recent = Clock(plan.job.device), Step(plan, state), Recent(plan.job, run)
+        self._meter, self._first = Meter(plan.job), state.step
+        self._knn = online.obstacle(plan) is None
+        self._description = description
+        self._reporter: Reporter | None = None
 
-def _line(plan: Plan, state: State, measured: dict[str, float], clock: Clock) -> Line:
-    steps, seconds, waited = clock.read()
-    return {
-        "step": state.step - 1,
-        "epoch": state.step / plan.order.steps_per_epoch,
-        "lr": state.optimizer.param_groups[0]["lr"],
-        "samples_per_second": steps * plan.settings.batch_size / seconds,
-        "data_wait": waited / seconds,
-        **measured,
-        "chance": state.objective.chance(),
-    }
+    def go(self, stop: StopRequest) -> None:
+        """Take steps until the run ends or is asked to stop, and save."""
+        plan, state, run = self._plan, self._state, self._run
+        state.parallel.train()
+        source = iter(batches(plan, state, self._path, self._console))
+        trackers = open_trackers(plan.settings.report_to, run, self._description) if plan.job.main else []
+        reports = Reporter(run, self._console, state.step, plan.last_step, trackers) if plan.job.main else nullcontext()
+        self._clock.restart()
+        with reports as self._reporter:
+            while state.step < plan.last_step and not stop.agreed():
+                self._clock.waits()
+                batch = next(source)
+                self._clock.works()
+                self._recent.add(state.step, batch["key"], self._step(batch))
+                self._look()
+        if state.step < plan.last_step:
+            self._recent.check()
+            save(plan, state, run)
+        self._summarize()
 
+    def _look(self) -> None:
+        """Report, evaluate and save after a step, where that is due."""
+        plan, state = self._plan, self._state
+        last = state.step == plan.last_step
+        due = self._knn and online.is_due(plan, state.step)
+        if last or due or state.step % plan.settings.log_every == 0:
+            line = self._line()
+            if due:
+                line["knn"] = self._evaluate()
+            if self._reporter is not None:
+                self._reporter.report(line)
+            self._clock.restart()
+        if last or state.step % plan.settings.checkpoint_every == 0:
+            self._recent.check()
+            save(plan, state, self._run)
 
-class _Recent:
-    """The steps since the last look: what they measured stays on the device until then, so that no step waits for it."""
+    def _line(self) -> Line:
+        plan, state = self._plan, self._state
+        measured = self._recent.check()
+        steps, seconds, waited = self._clock.read()
+        return {
+            "step": state.step - 1,
+            "epoch": state.step / plan.order.steps_per_epoch,
+            "lr": state.optimizer.param_groups[0]["lr"],
+            "samples_per_second": steps * plan.settings.batch_size / seconds,
+            "data_wait": waited / seconds,
+            **measured,
+            "chance": state.objective.chance(),
+        }
 
-    def __init__(self, job: Job, run: Path) -> None:
-        self._job, self._run = job, run
-        self._steps: list[tuple[int, list[str], dict[str, Tensor]]] = []
-        self._measured: dict[str, float] = {}
+    def _evaluate(self) -> dict[str, float]:
+        """Evaluate kNN on the main rank, while the others wait; keep the networks if none were better."""
+        plan, state = self._plan, self._state
+        scores: dict[str, float] = {}
+        if plan.job.main:
+            scores = online.evaluate(plan, state.objective.backbone)
+            if state.best is None or scores["macro_f1"] > state.best["macro_f1"]:
+                state.best = {**scores, "step": state.step}
+                save(plan, state, self._run, checkpoint.BEST)
+        plan.job.wait()
+        return scores
 
-    def add(self, step: int, keys: list[str], parts: dict[str, Tensor]) -> None:
-        """Remember a step."""
-        self._steps.append((step, keys, parts))
-
-    def check(self) -> dict[str, float]:
-        """Return what the last step measured, as the mean over the ranks, and forget the steps.
-
-        Raises:
-            UsageError: a loss was not finite; the keys of its batch are saved.
-        """
-        if self._steps:
-            names = list(self._steps[-1][2])
-            rows = torch.stack([torch.stack([parts[name].float() for name in names]) for _, _, parts in self._steps])
-            values = self._job.mean(rows).tolist()
-            for (step, keys, _), row in zip(self._steps, values, strict=True):
-                if not all(map(math.isfinite, row)):
-                    self._give_up(step, keys, dict(zip(names, row, strict=True)))
-            self._steps, self._measured = [], dict(zip(names, values[-1], strict=True))
-        return self._measured
-
-    def _give_up(self, step: int, keys: list[str], measured: dict[str, float]) -> None:
-        path = self._run / f"nonfinite-rank{self._job.rank}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"step": step, "measured": measured, "keys": keys}, indent=1), encoding="utf-8")
-        raise UsageError(
-            f"the loss must stay finite, however: {measured} at step {step}. The keys of the batch are in {path}; the last "
-            "checkpoint is from before. Look at these samples, or pass a smaller --lr-base, --precision fp32 and another --out"
-        )
+    def _summarize(self) -> None:
+        session = self._meter.session(self._state.step - self._first, self._clock.worked)
+        if self._plan.job.main:
+            samples = self._state.step * self._plan.settings.batch_size
+            facts = {"step": self._state.step, "samples": samples, "measured": self._recent.check(), "best": self._state.best}
+            write_summary(self._run, session, facts)

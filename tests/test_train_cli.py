@@ -41,7 +41,8 @@ def test_it_trains_as_typed_says_when_it_is_finished_and_exports(call, toy, tmp_
     assert "Recipe: tiny (no GPU" in result.output
     run = tmp_path / "out/runs/satmips-seed0"
     assert {p.name for p in run.iterdir()} == {
-        "backbone.json", "backbone.safetensors", "curves.png", "last.pt", "log.jsonl", "run.json"
+        "README.md", "backbone.json", "backbone.safetensors", "config.json", "curves.png", "index.html", "last.pt", "log.jsonl",
+        "metadata.json", "metadata.safetensors", "summary.json",
     }  # fmt: skip
     assert "is finished: 2 of 2" in call("--shards", toy, *ARGUMENTS, "--max-steps", 2).output
     (run / "backbone.safetensors").unlink()

@@ -132,7 +132,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(toy, tmp_path):
 def test_a_run_learns_and_saves_what_it_resolved(toy, tmp_path):
     code, output = run_in_process(toy, tmp_path / "run", epochs=8)
     assert code == 0
-    described = json.loads((tmp_path / "run/run.json").read_text())
+    described = json.loads((tmp_path / "run/config.json").read_text())
     assert (described["steps_per_epoch"], described["total_steps"], described["dropped_samples_per_epoch"]) == (4, 32, 5)
     assert described["chance"]["loss"] == pytest.approx(2.0794 + 2.7081, abs=1e-4)
     assert "leaves out 5 samples" in output

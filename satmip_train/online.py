@@ -1,0 +1,95 @@
+"""kNN while a run goes: how well its features tell classes apart, on a part of the labelled chips."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.utils.data import Dataset as MapStyle
+
+from satmip_train import probes
+from satmip_train.features import is_multilabel, resize, run_frozen
+from satmip_train.plan import Plan
+from satmip_train.shards import Dataset, Readers
+from satmip_train.stream import Batch, Decoder, loader
+
+TEST_SPLIT = "val"
+NEIGHBOURS = 20
+_BATCH = 256
+
+
+def obstacle(plan: Plan) -> str | None:
+    """Return why there is no kNN evaluation in a run, None where there is one."""
+    if not plan.settings.knn_every:
+        return "knn_every is 0"
+    if not plan.dataset.classes or is_multilabel(plan.dataset, plan.settings.split):
+        return "the chips have no class each"
+    if not plan.dataset.splits.get(TEST_SPLIT) or plan.settings.split == TEST_SPLIT:
+        return f"there is no other split {TEST_SPLIT!r} to test on"
+    return None
+
+
+def is_due(plan: Plan, step: int) -> bool:
+    """Return whether features are evaluated after so many steps: every `knn_every` epochs, and at the end."""
+    every = max(round(plan.settings.knn_every * plan.order.steps_per_epoch), 1)
+    return step == plan.last_step or step % every == 0
+
+
+def evaluate(plan: Plan, backbone: nn.Module) -> dict[str, float]:
+    """Return macro-F1 and top-1 accuracy of a weighted vote of the 20 nearest chips, both in 0..1.
+
+    At most `knn_samples` chips of each split are used, always the same ones; so the values of a run can be compared with one
+    another, and those of `satmip-eval knn`, which uses all, differ a little.
+    """
+    train, train_labels = _features(plan, backbone, plan.settings.split)
+    test, test_labels = _features(plan, backbone, TEST_SPLIT)
+    k, classes = min(NEIGHBOURS, len(train)), len(plan.dataset.classes)
+    predictions = probes.knn(train, train_labels, test, [k], classes=classes, device=plan.job.device)[k]
+    scores = probes.score(test_labels, predictions, classes)
+    return {"macro_f1": scores.macro_f1, "top1": scores.top1}
+
+
+def _features(plan: Plan, backbone: nn.Module, split: str) -> tuple[probes.Features, probes.Labels]:
+    device, size = plan.job.device, plan.settings.view_size
+    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (plan.dataset.mean, plan.dataset.std))
+    vectors, labels = [], []
+    was_training = backbone.training
+    backbone.eval()
+    try:
+        for batch in chosen_batches(plan.dataset, split, plan.settings.knn_samples, plan.settings.workers):
+            views = resize(batch["image"].to(device), size).sub_(mean).div_(std)
+            vectors.append(run_frozen(backbone, views, device, plan.precision).cpu())
+            labels.append(batch["label"])
+    finally:
+        backbone.train(was_training)
+    known = torch.cat(labels) >= 0
+    return torch.cat(vectors)[known].numpy(), torch.cat(labels)[known].numpy()
+
+
+class _Chosen(MapStyle[Batch]):
+    """Some samples of a split in stored order, in batches."""
+
+    def __init__(self, dataset: Dataset, split: str, at_most: int) -> None:
+        self._readers, self._decoder = Readers(dataset, split), Decoder(frozenset({"image", "label"}))
+        starts = np.cumsum([0, *(shard.samples for shard in self._readers.shards)])
+        samples = chosen(int(starts[-1]), at_most)
+        shards = np.searchsorted(starts, samples, side="right") - 1
+        self._positions = np.stack([shards, samples - starts[shards]], axis=1)
+
+    def __len__(self) -> int:
+        return -(-len(self._positions) // _BATCH)
+
+    def __getitem__(self, number: int) -> Batch:
+        return self._decoder.batch(self._readers, self._positions[number * _BATCH : (number + 1) * _BATCH])
+
+
+def chosen(samples: int, at_most: int) -> npt.NDArray[np.int64]:
+    """Return the numbers of at most `at_most` of the samples, spread evenly over the stored order."""
+    return np.arange(min(samples, at_most)) * samples // min(samples, at_most)
+
+
+def chosen_batches(dataset: Dataset, split: str, at_most: int, workers: int) -> Iterator[Batch]:
+    """Return images and labels of at most `at_most` samples of a split, spread evenly over its stored order."""
+    samples = _Chosen(dataset, split, at_most)
+    return iter(loader(samples, range(len(samples)), workers))

@@ -1,0 +1,58 @@
+"""How the numbers of a step are computed: attention, TF32, activations kept or computed again."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+_ATTENTION = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
+def attention(name: str) -> AbstractContextManager[None]:
+    """Return a context in which attention is computed by the named implementation where that can: "auto" or a key of `_ATTENTION`.
+
+    Where it cannot (flash attention knows no mask, and captions are masked) the efficient one does, then the plain formula.
+    """
+    if name == "auto":
+        return nullcontext()
+    rest = [backend for backend in (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH) if name != "math"]
+    wanted = list(dict.fromkeys([_ATTENTION[name], *rest]))
+    return sdpa_kernel(wanted, set_priority=len(wanted) > 1)
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Within it float32 matrix products and convolutions of a GPU round their factors to TF32 (10 bits), or do not."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def recompute_activations(backbone: nn.Module) -> None:
+    """Let a backbone compute activations again in the backward pass.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    switch = getattr(backbone, "set_grad_checkpointing", None)
+    try:
+        if switch is None:
+            raise NotImplementedError
+        switch(True)
+    except (AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"grad_checkpointing needs a backbone that can, however: {type(backbone).__name__} of timm cannot. "
+            "Leave it out; --micro-batch saves memory too where there are no batch norms"
+        ) from error
