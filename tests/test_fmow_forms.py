@@ -1,5 +1,6 @@
 """Every form of fMoW: trees, the archive of the ground truth, test and seq, JPEG and TIFF, flagged records; golden records."""
 
+import bz2
 import csv
 import gzip
 import json
@@ -31,6 +32,7 @@ from satmip_data.settings import BuildSettings
 from satmip_data.sources.base import InvalidError, Item, LayoutError
 from satmip_data.sources.fmow import BANDS, Fmow
 from satmip_data.sources.fmow_names import FmowName, kind_of, parse_name
+from satmip_data.storage import Store
 from tests.data.fmow import make
 
 RECORDS = sorted(path for path in make.HERE.glob("*.json") if not path.name.endswith(".golden.json"))
@@ -230,6 +232,27 @@ def test_images_and_archive_may_lie_behind_any_url(tree: Path) -> None:
             for source, root in ((here, str(tree / "full")), (there, "memory://fmow-full"))
         ]
         assert np.array_equal(chips[0], chips[1])
+
+
+def test_a_buckets_manifest_is_its_list_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make.write_images(tmp_path)
+    files = Fmow().list_items(str(tmp_path))
+    manifest = tmp_path / "manifest.json.bz2"
+
+    def write(paths: list[str]) -> None:
+        manifest.write_bytes(bz2.compress(json.dumps(paths).encode()))
+
+    write([path for item in files[2:] for path in (item.metadata, item.image)])
+    assert Fmow().list_items(str(tmp_path)) == files  # a folder here is looked at
+    assert Fmow(listing="manifest").list_items(str(tmp_path)) == files[2:]
+    monkeypatch.setattr(Store, "remote", property(lambda _: True))
+    assert Fmow().list_items(str(tmp_path)) == files[2:]
+    assert Fmow(listing="files").list_items(str(tmp_path)) == files
+    write(["fmow-rgb/train/airport/airport_0/airport_0_0_rgb.jpg"])  # of another root
+    assert Fmow().list_items(str(tmp_path)) == files
+    manifest.write_bytes(b"{}")
+    with pytest.raises(LayoutError, match=r"manifest must be a list of paths.* Add: --listing files"):
+        Fmow().list_items(str(tmp_path))
 
 
 def test_an_image_without_its_ground_truth_is_told(tree: Path, tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ from satmip_data.storage import Store
 
 Found = Scene | Reject
 
+MANIFEST = "manifest.json.bz2"
+"""List of all files of a bucket of fMoW."""
+
 
 class LayoutError(FileNotFoundError):
     """An archive is not laid out as its source needs it; the message says what is missing and what to type next."""
@@ -163,7 +166,7 @@ def list_manifest(root: str, folder: str = "") -> list[str]:
         FileNotFoundError: there is no manifest.
         InvalidError: it holds something else.
     """
-    data = Store(root).read("manifest.json.bz2")
+    data = Store(root).read(MANIFEST)
     try:
         paths = [entry if isinstance(entry, str) else str(entry["key"]) for entry in json.loads(bz2.decompress(data))]
     except (OSError, EOFError, ValueError, TypeError, KeyError) as error:

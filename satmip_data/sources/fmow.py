@@ -20,12 +20,14 @@ from satmip_data import checks, imagery, raster
 from satmip_data.records import Reject, Sample, Scene
 from satmip_data.remote import ImageFile
 from satmip_data.sources.base import (
+    MANIFEST,
     Found,
     ImageFiles,
     InvalidError,
     Item,
     LayoutError,
     list_files,
+    list_manifest,
     pair,
     read_json,
     reject,
@@ -79,6 +81,13 @@ class Fmow(ImageFiles):
         metadata={"help": "how a TIFF of more than 8 bits becomes 8-bit: percentile:LOW,HIGH of each band, or minmax:LOW,HIGH"},
     )
 
+    listing: Literal["auto", "manifest", "files"] = field(
+        default="auto",
+        metadata={
+            "help": "how files are found: by manifest.json.bz2, by listing folders; auto takes the former in buckets with one"
+        },
+    )
+
     def __post_init__(self) -> None:
         """Refuse options no build can have."""
         if raster.parse_stretch(self.tiff_stretch).kind == "none":
@@ -93,11 +102,12 @@ class Fmow(ImageFiles):
         Raises:
             LayoutError: there is nothing of this product, or `metadata` is not what it must be.
         """
+        paths = self._paths(root)
         images: dict[str, str] = {}
         for suffix in SUFFIXES[self.product]:
-            images |= self._named_files(root, suffix)
+            images |= self._named(paths, suffix)
         if not self.metadata:
-            records = self._named_files(root, ".json")
+            records = self._named(paths, ".json")
             if not records and not images:
                 raise self._nothing(root)
             return pair(records, images)
@@ -118,10 +128,20 @@ class Fmow(ImageFiles):
             f"its root, however: {root!r} has none"
         )
 
-    def _named_files(self, root: str, suffix: str) -> dict[str, str]:
+    def _paths(self, root: str) -> list[str]:
+        """Return the paths of all files in the folders of the splits."""
+        if self.listing == "manifest" or (self.listing == "auto" and Store(root).remote and Store(root).exists(MANIFEST)):
+            try:
+                paths = [path for path in list_manifest(root) if path.partition("/")[0] in SPLITS]
+            except InvalidError as error:
+                raise LayoutError(f"{error}. Add: --listing files") from error
+            if paths or self.listing == "manifest":
+                return paths
+        return [path for split in SPLITS for path in list_files(root, split)]
+
+    def _named(self, paths: list[str], suffix: str) -> dict[str, str]:
         ending = f"_{self.product}{suffix}"
-        paths = (path for split in SPLITS for path in list_files(root, split) if path.endswith(ending))
-        return {path.removesuffix(suffix): path for path in paths}
+        return {path.removesuffix(suffix): path for path in paths if path.endswith(ending)}
 
     def check_location(self, root: str, items: Sequence[Item]) -> None:
         """Refuse records of the challenge form where locations are wanted. See `LocatedElsewhere`."""

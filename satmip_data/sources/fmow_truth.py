@@ -158,7 +158,12 @@ def _compact(data: bytes) -> str:
         record = json.loads(data, parse_constant=str)
     except (ValueError, RecursionError):
         return data.decode("utf-8", "replace") or " "
+    schema = validator("fmow").schema
     if isinstance(record, dict):
-        known = validator("fmow").schema["properties"]
-        record = {key: value for key, value in record.items() if key in known}
+        record = {key: value for key, value in record.items() if key in schema["properties"]}
+        boxes, known = record.get("bounding_boxes"), schema["$defs"]["box"]["properties"]
+        if isinstance(boxes, list):
+            record["bounding_boxes"] = [
+                {key: value for key, value in box.items() if key in known} if isinstance(box, dict) else box for box in boxes
+            ]
     return json.dumps(record, separators=(",", ":"), ensure_ascii=False)
