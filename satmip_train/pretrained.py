@@ -116,7 +116,9 @@ def _likely_heads(weights: Weights, settings: Settings) -> int | None:
 
 def _timms_heads(name: str) -> int | None:
     arguments: dict[str, Any] = {"backbone": name, "backbone_args": {}, "cls_token_std": None}
-    return _heads(create_backbone(Settings.model_validate(arguments), any_size=True))
+    # Without storage: only its shape is looked at, and no random number is drawn.
+    with torch.device("meta"):
+        return _heads(create_backbone(Settings.model_validate(arguments), any_size=True))
 
 
 def _heads(backbone: nn.Module) -> int | None:
