@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from satmip_train.config import Settings, grouped_settings, recipe_names, resolve
-from satmip_train.curves import draw_curves
 from satmip_train.dry_run import dry_run
 from satmip_train.errors import UsageError
 from satmip_train.export import export_run, push
@@ -215,8 +214,8 @@ def curves(run: Path) -> None:
     Example: satmip-train curves out/runs/satmips-seed0
     """
     try:
-        click.echo(draw_curves(run))
         click.echo(write_run_page(run))
+        click.echo(run / "curves.png")
     except UsageError as error:
         raise click.ClickException(str(error)) from error
 

@@ -23,7 +23,7 @@ img { max-width: 100%; background: #fff; border-radius: 3px; } summary { cursor:
 
 
 def write_run_page(run: Path) -> Path:
-    """Write `index.html` of a run from its log, `config.json` and `summary.json`, and return its path.
+    """Write `index.html` and `curves.png` of a run from its log, `config.json` and `summary.json`; return the path of the page.
 
     Raises:
         UsageError: the run has logged nothing.

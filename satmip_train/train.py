@@ -19,7 +19,6 @@ from torch.nn.parallel import DistributedDataParallel
 from satmip_train import augment, checkpoint, online, optim, resident, speed
 from satmip_train.cached import work_in_parts
 from satmip_train.config import Settings
-from satmip_train.curves import draw_curves
 from satmip_train.display import show_run
 from satmip_train.distributed import synchronize_batch_norm
 from satmip_train.errors import UsageError
@@ -200,7 +199,7 @@ def train(settings: Settings, dataset: Dataset, run: Path, job: Job, console: Co
     """Train, or go on training, into the folder `run`; the same call after an interruption resumes where it stopped.
 
     Writes `config.json` (everything resolved), `log.jsonl`, `last.pt`, `best.pt` where kNN is evaluated, and at the end
-    `summary.json` (time, memory, energy), `curves.png`, `index.html` and what `export_run` writes.
+    `summary.json` (time, memory, energy), `index.html` with `curves.png`, and what `export_run` writes.
 
     Args:
         recipe: the one that the settings come from, only to show what differs from it
@@ -229,7 +228,7 @@ def train(settings: Settings, dataset: Dataset, run: Path, job: Job, console: Co
             return int(stop.signal or signal.SIGTERM)
     if job.main:
         # Again for a finished run, which may have been killed just before this.
-        for made in (*export_run(run), draw_curves(run), write_run_page(run)):
+        for made in (*export_run(run), write_run_page(run)):
             console.print(f"Wrote {made}", soft_wrap=True)
     return 0
 
