@@ -37,8 +37,8 @@ class Knn:
         """Return the metrics at the fixed k, and those at the best k of each, chosen on the test split as the paper does."""
         ks = sorted({*self.ks, self.fixed_k})
         scored = self._scores(train, test, ks, len(classes), device)
-        metrics, details = _described(scored[self.fixed_k], classes)
-        by_k = {k: _described(scored[k], classes)[0] for k in ks}
+        metrics, details = described(scored[self.fixed_k], classes)
+        by_k = {k: described(scored[k], classes)[0] for k in ks}
         # `max` takes the first of equals: the smallest k.
         best = {metric: max(ks, key=lambda k, metric=metric: by_k[k][metric]) for metric in metrics}  # type: ignore[misc]
         return {
@@ -88,7 +88,7 @@ class Linear:
         else:
             fit = probes.linear(x, train.labels, z, **options)
             scored = probes.score(test.labels, fit.predictions, len(classes))
-        metrics, details = _described(scored, classes)
+        metrics, details = described(scored, classes)
         return {
             "metrics": metrics,
             "iterations": fit.iterations,
@@ -111,7 +111,7 @@ def primary_metric(source: str, labels: npt.NDArray[np.generic]) -> str:
     return "macro_f1" if source in {"fmow", "fgsc23"} else "top1"
 
 
-def _described(scores: probes.Scores | probes.MultiLabelScores, classes: Sequence[str]) -> tuple[dict[str, float], Result]:
+def described(scores: probes.Scores | probes.MultiLabelScores, classes: Sequence[str]) -> tuple[dict[str, float], Result]:
     """Return metrics by name, and the values of single classes."""
     per_class = dict(zip(classes, scores.per_class, strict=True))
     if isinstance(scores, probes.Scores):

@@ -6,8 +6,8 @@ from typing import Any, get_args
 import click
 from rich.console import Console
 
+from satmip_train import eval_commands, paper_cli, report, tables
 from satmip_train import eval_options as common
-from satmip_train import paper_cli, report, tables
 from satmip_train.classifiers import Knn, Linear, Probe
 from satmip_train.eval_options import options
 from satmip_train.evaluate import evaluate, write_result
@@ -29,7 +29,7 @@ def main() -> None:
 
 @main.command()
 @click.argument("runs", metavar="[RUN]...", nargs=-1, type=common.RUN)
-@options(*common.PROTOCOL, common.BACKBONES, *common.KNN, common.PER_CLASS, common.out_folder("out/eval"))
+@options(*common.PROTOCOL, common.BACKBONES, *common.EXTERNAL, *common.KNN, common.PER_CLASS, common.out_folder("out/eval"))
 def knn(runs: tuple[Path, ...], ks: tuple[int, ...], fixed_k: int, temperature: float, **others: Any) -> None:
     """Classify by the nearest neighbours: macro-F1 and top-1 (mAP in multi-label sets) of each RUN, a folder of satmip-train.
 
@@ -45,7 +45,7 @@ def knn(runs: tuple[Path, ...], ks: tuple[int, ...], fixed_k: int, temperature: 
 
 @main.command()
 @click.argument("runs", metavar="[RUN]...", nargs=-1, type=common.RUN)
-@options(*common.PROTOCOL, common.BACKBONES)
+@options(*common.PROTOCOL, common.BACKBONES, *common.EXTERNAL)
 @click.option(
     "--modality",
     type=click.Choice(get_args(Modality)),
@@ -75,8 +75,10 @@ def linear(runs: tuple[Path, ...], max_iterations: int, standardize: bool | None
     _evaluate(runs, Linear(max_iterations, standardize=scaled), modality=modality, **others)
 
 
-def _evaluate(runs: tuple[Path, ...], probe: Probe, *, out: Path, per_class: bool, **protocol_options: Any) -> None:
-    with common.errors(), common.make_protocol(**protocol_options, folder=out) as protocol:
+def _evaluate(runs: tuple[Path, ...], probe: Probe, *, out: Path, per_class: bool, **others: Any) -> None:
+    external = [others.pop(name) for name in ("externals", "weights", "external_size")]
+    with common.errors(), common.make_protocol(**others, folder=out) as protocol:
+        runs = (*runs, *common.install_externals(*external, out))
         with common.show_progress(common.samples_of(protocol)) as progress:
             result = evaluate(runs, protocol, probe, progress)
         path = write_result(result, out)
@@ -120,8 +122,8 @@ def report_command(
     click.echo(path)
 
 
-for paper_command in paper_cli.COMMANDS:
-    main.add_command(paper_command)
+for command in (*eval_commands.COMMANDS, *paper_cli.COMMANDS):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

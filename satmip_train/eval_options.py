@@ -1,6 +1,6 @@
 """What the commands of satmip-eval share: options, errors, the protocol, the bar of progress."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -11,8 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from satmip_train.errors import UsageError
 from satmip_train.evaluate import Protocol
+from satmip_train.external import EXTERNALS, install
 from satmip_train.features import Precision
 from satmip_train.job import join_job
+from satmip_train.metadata_features import Running
 from satmip_train.shards import open_dataset
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -37,36 +39,33 @@ class Integers(click.ParamType[tuple[int, ...]]):
         return tuple(int(word) for word in words)
 
 
-SHARDS = click.option("--shards", required=True, help="Shard directory: a local path or an fsspec URL.")
-RUNNING = [
-    click.option(
-        "--precision",
-        type=click.Choice(get_args(Precision)),
-        default="fp32",
-        show_default=True,
-        help="Of the networks' arithmetic.",
-    ),
-    click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Chips a batch."),
-    click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that decode chips."),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ..."),
-]
+PRECISION = click.option(
+    "--precision", type=click.Choice(get_args(Precision)), default="fp32", show_default=True, help="Of the networks' arithmetic."
+)
+BATCH_SIZE = click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Chips a batch.")
+WORKERS = click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that decode chips.")
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
+RUNNING = [PRECISION, BATCH_SIZE, WORKERS, DEVICE]
 SPLITS = [
     click.option("--shards", required=True, help="Shard directory to learn from: a local path or an fsspec URL."),
     click.option("--test-shards", help="Shard directory to test on.  [default: that of --shards]"),
     click.option("--train-split", default="train", show_default=True, help="Split to learn from."),
     click.option("--test-split", default="val", show_default=True, help="Split to test on."),
 ]
-PROTOCOL = [
-    *SPLITS,
-    click.option(
+
+
+def random_seeds(default: str) -> Callable[[Command], Command]:
+    """Return the option that says with how many draws of random weights an architecture is compared."""
+    return click.option(
         "--random-seeds",
         type=Integers(0, empty=True),
-        default="0,1,2",
+        default=default,
         show_default=True,
         help='Seeds of the random weights shown beside the runs; "" for none.',
-    ),
-    *RUNNING,
-]
+    )
+
+
+PROTOCOL = [*SPLITS, random_seeds("0,1,2"), *RUNNING]
 BACKBONES = click.option(
     "--backbone",
     "backbones",
@@ -74,6 +73,22 @@ BACKBONES = click.option(
     metavar="pixels|RECIPE",
     help='Measure this too, without a run: "pixels" (the chip, resized to 32 pixels) or the untrained network of a recipe.',
 )
+EXTERNAL = [
+    click.option(
+        "--external",
+        "externals",
+        multiple=True,
+        metavar="NAME",
+        help=f"Measure somebody else's backbone too: {', '.join(EXTERNALS)}, timm:MODEL or open_clip:MODEL; with --weights.",
+    ),
+    click.option(
+        "--weights",
+        multiple=True,
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Its weight file; one for each --external, in their order.",
+    ),
+    click.option("--external-size", type=click.IntRange(1), help="Side of its images in pixels.  [default: its own]"),
+]
 KNN = [
     click.option("--k", "ks", type=Integers(1), default="1,5,20,100", show_default=True, help="Numbers of neighbours to try."),
     click.option("--fixed-k", type=click.IntRange(1), default=5, show_default=True, help="Neighbours of the main columns."),
@@ -111,6 +126,19 @@ def errors() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
 
 
+def install_externals(externals: Sequence[str], weights: Sequence[Path], external_size: int | None, out: Path) -> list[Path]:
+    """Convert the backbones that the options name into folders below `out`, and return these.
+
+    Raises:
+        UsageError: a name or a file is wrong, or one lacks the other.
+    """
+    if len(externals) != len(weights):
+        raise UsageError(
+            f"each --external must have its --weights, however: {len(externals)} of one and {len(weights)} of the other"
+        )
+    return [install(name, path, out / "external", external_size) for name, path in zip(externals, weights, strict=True)]
+
+
 @contextmanager
 def make_protocol(shards: str, test_shards: str | None, device: str, **others: Any) -> Iterator[Protocol]:
     """Give the protocol that the options describe, on the device they name."""
@@ -118,6 +146,13 @@ def make_protocol(shards: str, test_shards: str | None, device: str, **others: A
         dataset = open_dataset(shards)
         test = dataset if test_shards is None else open_dataset(test_shards)
         yield Protocol(dataset, test, device=str(job.device), **others)
+
+
+@contextmanager
+def make_running(precision: Precision, batch_size: int, workers: int, device: str) -> Iterator[Running]:
+    """Give how networks run, on the device that the options name."""
+    with join_job(device) as job:
+        yield Running(precision, batch_size, workers, str(job.device))
 
 
 @contextmanager

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from satmip_train import checkpoint, features, metadata_features
+from satmip_train import checkpoint, features
 from satmip_train.checkpoint import FREE_SETTINGS, write_atomically
 from satmip_train.classifiers import Probe, Result, primary_metric
 from satmip_train.errors import UsageError
-from satmip_train.features import Features, Input, Precision
+from satmip_train.features import Features, Precision
 from satmip_train.metadata_features import Running
-from satmip_train.models import Modality, Model, load_model, models, random_model
+from satmip_train.models import Modality, Model, image_features, load_model, metadata_features_of, models, random_model
 from satmip_train.shards import Dataset
 
 __all__ = ["Model", "Protocol", "Result", "evaluate", "load_model", "models", "random_model", "split_features", "write_result"]
@@ -85,7 +85,6 @@ def protocol_models(runs: Sequence[Path], protocol: Protocol) -> list[Model]:
             protocol.backbones,
             folder=protocol.folder,
             modality=protocol.modality,
-            at_hand=(protocol.train, protocol.test),
         )
     )
 
@@ -116,18 +115,11 @@ def split_features(model: Model, protocol: Protocol, progress: Callable[[int], N
 
 
 def _features(model: Model, protocol: Protocol, shards: Dataset, split: str, progress: Callable[[int], None]) -> Features:
-    options: dict[str, Any] = {"batch_size": protocol.batch_size, "workers": protocol.workers}
-    running = {**options, "device": protocol.device, "progress": progress}
-    cache, metadata, parts = model.folder / "features", model.metadata, []
+    running, parts = Running(protocol.precision, protocol.batch_size, protocol.workers, protocol.device, progress), []
     if protocol.modality != "metadata":
-        how = Input(model.settings.view_size, protocol.train.mean, protocol.train.std, protocol.precision)
-        parts.append(features.cached(cache, model.backbone, model.backbone_architecture, shards, split, how, **running))
+        parts.append(image_features(model, shards, split, running, protocol.train))
     if protocol.modality != "image":
-        assert metadata is not None
-        if model.kind == "identity":
-            parts.append(metadata_features.identity(shards, split, metadata.fields, **options))
-        else:
-            parts.append(metadata_features.cached(cache, metadata, shards, split, Running(protocol.precision, **running)))
+        parts.append(metadata_features_of(model, shards, split, running))
     return Features(np.concatenate([part.vectors for part in parts], axis=1), parts[0].labels, parts[0].keys)
 
 
@@ -147,28 +139,35 @@ def evaluate(runs: Sequence[Path], protocol: Protocol, probe: Probe, progress: P
         found = probe(train, test, protocol.train.classes, protocol.device)
         metric = primary_metric(protocol.train.source, test.labels)
         results.append({**describe_model(model), "features": train.vectors.shape[1], **found})
+    return assemble(type(probe).__name__.lower(), protocol, asdict(probe), metric, results, notes)
+
+
+def assemble(
+    probe: str, protocol: Protocol, settings: dict[str, Any], metric: str, results: list[Result], notes: Sequence[str] = ()
+) -> Result:
+    """Return the results of models with everything that they depend on, as it is written.
+
+    Args:
+        probe: name of what was done, and of the file
+        protocol: on what
+        settings: of the probe
+        metric: the one the paper prints for the set
+        results: one a model
+        notes: what a reader must know
+    """
     return {
-        "probe": type(probe).__name__.lower(),
+        "probe": probe,
         "modality": protocol.modality,
         "metric": metric,
-        "settings": {**asdict(probe), "precision": protocol.precision},
+        "settings": {**settings, "precision": protocol.precision},
         "train": describe_split(protocol.train, protocol.train_split),
         "test": describe_split(protocol.test, protocol.test_split),
         "classes": len(protocol.train.classes),
         "models": results,
         "summaries": summarise(results),
-        "notes": list(notes) + metadata_notes(results),
+        "notes": list(notes),
         "versions": checkpoint.versions(),
     }
-
-
-def metadata_notes(results: Sequence[Result]) -> list[str]:
-    """Return a note for each run whose training shards have changed since."""
-    return [
-        f"{result['name']}: the shards it was trained on have changed since; what its columns mean was read from what they are now."
-        for result in results
-        if result["run"] is not None and result.get("metadata", {}).get("as_trained") is False
-    ]
 
 
 def describe_model(model: Model) -> Result:
@@ -188,7 +187,6 @@ def describe_model(model: Model) -> Result:
         weights = features.fingerprint(model.metadata.encoder, model.metadata.architecture)
         described["metadata"] = {
             "fields": list(model.metadata.fields),
-            "as_trained": model.metadata.as_trained,
             "fingerprint": None if model.kind == "identity" else weights,
         }
     return described

@@ -18,7 +18,7 @@ from satmip_train.shards import Dataset, Readers
 from satmip_train.stream import ordered_batches
 
 Precision = Literal["fp32", "bf16", "fp16"]
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,6 @@ def fingerprint(backbone: nn.Module, architecture: dict[str, Any]) -> str:
 
 def run_frozen(network: nn.Module, inputs: Any, device: torch.device, precision: Precision) -> Tensor:
     """Return the features of a batch as float32, whatever the arithmetic."""
-    with torch.inference_mode(), torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision != "fp32"):
+    with torch.inference_mode(), torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision != "fp32"):
         features: Tensor = network(inputs)
     return features.float()

@@ -9,17 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from satmip_train import checkpoint
-from satmip_train.checkpoint import Checkpoint
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
+from satmip_train.export import load_metadata_encoder
 from satmip_train.features import Features, Precision, fingerprint, is_multilabel, keep, run_frozen
 from satmip_train.metadata_encoders import CaptionEncoder, MetadataShape, TabularEncoder, create_metadata_encoder
-from satmip_train.shards import Column, Dataset, open_dataset
-from satmip_train.stream import DEFAULT_COLUMN_FIELDS, Batch, column_numbers, ordered_batches
-from satmip_train.tokens import caption_reader
-
-_ENCODER = "metadata_encoder."
+from satmip_train.shards import Column, Dataset
+from satmip_train.stream import Batch, column_numbers, ordered_batches
+from satmip_train.tokens import CaptionReader, caption_reader
 
 
 @dataclass(frozen=True)
@@ -43,57 +40,36 @@ class MetadataModel:
     shape: MetadataShape
     fields: tuple[str, ...]
     """Fields that it reads."""
+    caption_style: str | None
+    """Of the captions it learned from; None for a tabular encoder."""
     numeric: tuple[Column, ...]
     """Its numeric columns as the training shards standardized them; none for a textual encoder."""
     categorical: tuple[Column, ...]
-    as_trained: bool
-    """Whether the training shards were found as they were; else columns and fields are those of what their folder holds now."""
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """The settings that make the encoder, and the columns it reads."""
+        """The settings that make the encoder, and what it reads."""
         prefixes = ("text_", "tabular_", "metadata_encoder")
         settings = {name: v for name, v in self.settings.model_dump(mode="json").items() if name.startswith(prefixes)}
-        columns = [[c.name, c.mean, c.std, list(c.values)] for c in (*self.numeric, *self.categorical)]
-        return {**settings, "fields": list(self.fields), "columns": columns, "context": self.shape.context}
+        reads = {"fields": list(self.fields), "style": self.caption_style, "context": self.shape.context}
+        return {**settings, **reads, "columns": _meanings((*self.numeric, *self.categorical))}
 
 
-def load_metadata_encoder(run: Path, at_hand: Sequence[Dataset] = ()) -> MetadataModel:
-    """Load the metadata encoder of a run from its checkpoint.
-
-    Numbers and codes of a tabular encoder mean what the training shards made them mean, and a textual one reads the fields of
-    their captions. The training shards are looked for among those `at_hand`, then where they were.
+def load_metadata_model(run: Path) -> MetadataModel:
+    """Load the metadata encoder that a finished run exported.
 
     Raises:
-        UsageError: the run has no checkpoint, it learned nothing from metadata, or its shards are gone.
+        UsageError: the run has none.
     """
-    saved = checkpoint.load(run)
-    if saved is None:
-        raise UsageError(
-            f"metadata features need the checkpoint of a run, however: there is no {checkpoint.NAME} in {run}. "
-            "Pass a folder of satmip-train, or --modality image"
-        )
-    settings = Settings.model_validate(saved["settings"])
-    weights = {name.removeprefix(_ENCODER): value for name, value in saved["model"].items() if name.startswith(_ENCODER)}
-    if not weights:
-        raise UsageError(
-            f"the run must have learned from metadata, however: {settings.objective=} of {run} has no metadata encoder. "
-            "Pass runs of satmip or satmips"
-        )
-    shape = _shape(weights)
-    trained, as_trained = _training_shards(saved, at_hand, run)
-    numeric, categorical = _columns(trained, settings)
-    if settings.metadata_encoder == "tabular" and (len(numeric), tuple(c.cardinality for c in categorical)) != (
-        shape.numeric,
-        shape.cardinalities,
-    ):
-        raise UsageError(
-            f"the training shards must have the columns that the encoder reads, however: those of {trained.root} are others now. "
-            "Build the training shards again as they were"
-        )
-    encoder = create_metadata_encoder(settings, shape)
-    encoder.load_state_dict(weights)
-    return MetadataModel(encoder.eval(), settings, shape, _fields(settings, trained), numeric, categorical, as_trained)
+    encoder, config = load_metadata_encoder(run)
+    assert isinstance(encoder, CaptionEncoder | TabularEncoder)
+    shape = MetadataShape(config["context"], config["numeric"], tuple(config["cardinalities"]))
+    numeric = tuple(Column(c["name"], c["field"], 0, c["mean"], c["std"]) for c in config["numeric_columns"])
+    categorical = tuple(
+        Column(c["name"], c["field"], len(c["values"]) + 1, values=tuple(c["values"])) for c in config["categorical_columns"]
+    )
+    settings = Settings.model_validate(config["settings"])
+    return MetadataModel(encoder, settings, shape, tuple(config["fields"]), config["caption_style"], numeric, categorical)
 
 
 def with_random_weights(like: MetadataModel, seed: int) -> MetadataModel:
@@ -117,7 +93,7 @@ def cached(cache: Path, model: MetadataModel, dataset: Dataset, split: str, runn
     return keep(cache, dataset, split, depends, lambda: _extract(model, dataset, split, running))
 
 
-def identity(dataset: Dataset, split: str, fields: tuple[str, ...], *, batch_size: int = 4096, workers: int = 0) -> Features:
+def identity(dataset: Dataset, split: str, fields: tuple[str, ...], running: Running) -> Features:
     """Return the tabular features of a split as they are: standardized numbers (0 where missing), then one-hot categories.
 
     A missing or unknown category has a column of its own.
@@ -129,7 +105,7 @@ def identity(dataset: Dataset, split: str, fields: tuple[str, ...], *, batch_siz
     widths = [dataset.categorical[i].cardinality for i in numbers[1]]
     keys = {"numeric", "mask", "categorical", "key", label := _label_key(dataset, split)}
     parts, labels, names = [], [], []
-    for batch in ordered_batches(dataset, split, keys, batch_size, workers, columns=numbers):
+    for batch in ordered_batches(dataset, split, keys, running.batch_size, running.workers, columns=numbers):
         hot = [nn.functional.one_hot(batch["categorical"][:, i], width) for i, width in enumerate(widths)]
         parts.append(torch.cat([torch.where(batch["mask"], batch["numeric"], 0.0), *hot], dim=1))
         labels.append(batch[label])
@@ -168,7 +144,7 @@ def _extract(model: MetadataModel, dataset: Dataset, split: str, running: Runnin
     columns, source = _matching_columns(dataset, model)
     captions = None
     if isinstance(encoder, CaptionEncoder):
-        captions = replace(caption_reader(dataset, model.fields, model.settings.text_model), context=encoder.context)
+        captions = replace(_reader(dataset, model), context=encoder.context)
     parts, labels, names = [], [], []
     for batch in ordered_batches(dataset, split, keys, running.batch_size, running.workers, captions=captions, columns=columns):
         inputs = recode(batch, source, model)
@@ -188,7 +164,22 @@ def _reading(dataset: Dataset, model: MetadataModel) -> list[Any]:
     """Return what features depend on beside shards and weights: how the shards are to be read."""
     if isinstance(model.encoder, CaptionEncoder):
         return [list(dataset.caption_fields), dataset.caption_style]
-    return [[c.name, c.mean, c.std, list(c.values)] for part in _matching_columns(dataset, model)[1] for c in part]
+    return [_meanings(part) for part in _matching_columns(dataset, model)[1]]
+
+
+def _meanings(columns: Sequence[Column]) -> list[Any]:
+    """Return what numbers and codes of columns mean, as JSON."""
+    return [[column.name, column.mean, column.std, list(column.values)] for column in columns]
+
+
+def _reader(dataset: Dataset, model: MetadataModel) -> CaptionReader:
+    if dataset.caption_style != model.caption_style:
+        advice = f"satmip-data caption {dataset.root} --fields {','.join(model.fields)} --style {model.caption_style}"
+        raise UsageError(
+            f"captions must be of the style that the encoder learned, {model.caption_style!r}, however: those of {dataset.root} "
+            f"are of style {dataset.caption_style!r}. Run: {advice}"
+        )
+    return caption_reader(dataset, model.fields, model.settings.text_model)
 
 
 def _matching_columns(
@@ -206,46 +197,6 @@ def _matching_columns(
         numbers.append(tuple(place[column.name] for column in wanted))
         columns.append(tuple(there[i] for i in numbers[-1]))
     return (numbers[0], numbers[1]), (columns[0], columns[1])
-
-
-def _shape(weights: dict[str, Tensor]) -> MetadataShape:
-    """Read off the weights what the encoder was built for."""
-    positions, measured = weights.get("transformer.positional_embedding"), weights.get("caption_length")
-    numeric = weights.get("transformer.cont_embeddings.weight")
-    tables = [name for name in weights if name.startswith("transformer.cat_embeddings.embeddings.")]
-    return MetadataShape(
-        int(measured) if measured is not None else None if positions is None else len(positions),
-        0 if numeric is None else len(numeric),
-        tuple(len(weights[f"transformer.cat_embeddings.embeddings.{i}.weight"]) for i in range(len(tables))),
-    )
-
-
-def _training_shards(saved: Checkpoint, at_hand: Sequence[Dataset], run: Path) -> tuple[Dataset, bool]:
-    """Return the shards a run was trained on, and whether they are as they were."""
-    root, fingerprint_then = saved["dataset"]["root"], saved["dataset"]["fingerprint"]
-    for dataset in at_hand:
-        if dataset.fingerprint == fingerprint_then:
-            return dataset, True
-    try:
-        dataset = open_dataset(root)
-    except UsageError as error:
-        raise UsageError(
-            f"metadata features need the description of the shards that {run} was trained on, however: {error}. "
-            f"Put them back to {root} (its dataset.json and tars), or pass --modality image"
-        ) from error
-    return dataset, dataset.fingerprint == fingerprint_then
-
-
-def _columns(trained: Dataset, settings: Settings) -> tuple[tuple[Column, ...], tuple[Column, ...]]:
-    if settings.metadata_encoder != "tabular":
-        return (), ()
-    numeric, categorical = column_numbers(trained, settings.fields)
-    return tuple(trained.numeric[i] for i in numeric), tuple(trained.categorical[i] for i in categorical)
-
-
-def _fields(settings: Settings, trained: Dataset) -> tuple[str, ...]:
-    default = DEFAULT_COLUMN_FIELDS if settings.metadata_encoder == "tabular" else trained.caption_fields
-    return default if settings.fields is None else settings.fields
 
 
 def _statistics(columns: Sequence[Column]) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,8 @@ from satmip_train.backbones import create_backbone
 from satmip_train.config import Settings, load_recipe
 from satmip_train.errors import UsageError
 from satmip_train.export import load_backbone
-from satmip_train.metadata_features import MetadataModel
+from satmip_train.features import Features, Input
+from satmip_train.metadata_features import MetadataModel, Running
 from satmip_train.shards import Dataset
 
 ARCHITECTURE = ("backbone", "backbone_args", "cls_token_std", "view_size")
@@ -70,16 +71,23 @@ class Pixels(nn.Module):
         return views.flatten(1)
 
 
-def load_model(run: Path, modality: Modality = "image", at_hand: Sequence[Dataset] = ()) -> Model:
-    """Load the backbone that a finished run exported and, where metadata are evaluated, the metadata encoder of its checkpoint.
+def load_model(run: Path, modality: Modality = "image") -> Model:
+    """Load the backbone that a finished run exported and, where metadata are evaluated, its metadata encoder.
 
     Raises:
-        UsageError: the run has no exported backbone, or it is damaged; it has no metadata encoder.
+        UsageError: the run has no exported backbone, or it is damaged; it learned nothing from metadata, or exported no encoder.
     """
     backbone, config = load_backbone(run)
     trained = {"shards": config["dataset"]["fingerprint"], "step": config["step"]}
-    metadata = None if modality == "image" else metadata_features.load_metadata_encoder(run, at_hand)
-    return Model(run.resolve().name, "run", run, Settings.model_validate(config["settings"]), backbone, metadata, trained)
+    settings = Settings.model_validate(config["settings"])
+    if modality == "image":
+        return Model(run.resolve().name, "run", run, settings, backbone, None, trained)
+    if settings.objective.startswith("simclr"):
+        raise UsageError(
+            f"the run must have learned from metadata, however: {settings.objective=} of {run} has no metadata encoder. "
+            "Pass runs of satmip or satmips"
+        )
+    return Model(run.resolve().name, "run", run, settings, backbone, metadata_features.load_metadata_model(run), trained)
 
 
 def random_model(like: Model, seed: int) -> Model:
@@ -91,6 +99,33 @@ def random_model(like: Model, seed: int) -> Model:
     metadata = None if like.metadata is None else metadata_features.with_random_weights(like.metadata, seed)
     name = "random weights" if like.kind == "run" else f"random weights of {like.name}"
     return replace(like, name=name, kind="random", settings=settings, backbone=backbone, metadata=metadata, trained=None)
+
+
+def image_features(model: Model, dataset: Dataset, split: str, running: Running, normalized_by: Dataset | None = None) -> Features:
+    """Return a model's features of the images of a split, from its cache where they were computed before.
+
+    Images are normalised with the channel statistics of `normalized_by`, by default those of `dataset` (supplement B).
+
+    Raises:
+        UsageError: there is no such split, or the shards cannot be read.
+    """
+    statistics = normalized_by or dataset
+    how = Input(model.settings.view_size, statistics.mean, statistics.std, running.precision)
+    options: dict[str, Any] = {"batch_size": running.batch_size, "workers": running.workers}
+    options |= {"device": running.device, "progress": running.progress}
+    return features.cached(model.folder / "features", model.backbone, model.backbone_architecture, dataset, split, how, **options)
+
+
+def metadata_features_of(model: Model, dataset: Dataset, split: str, running: Running) -> Features:
+    """Return a model's features of the metadata of a split, from its cache where they were computed before.
+
+    Raises:
+        UsageError: there is no such split, or the shards do not hold what the model reads.
+    """
+    assert model.metadata is not None
+    if model.kind == "identity":
+        return metadata_features.identity(dataset, split, model.metadata.fields, running)
+    return metadata_features.cached(model.folder / "features", model.metadata, dataset, split, running)
 
 
 def control(name: str, folder: Path) -> Model:
@@ -116,14 +151,13 @@ def models(
     *,
     folder: Path = Path("."),
     modality: Modality = "image",
-    at_hand: Sequence[Dataset] = (),
 ) -> Iterator[Model]:
     """Give the runs' models, all loaded first, then what they are compared with.
 
     That is the tabular features as they are (where metadata alone are evaluated), the pixels (where asked for), and each
     architecture with random weights, kept with its first run.
     """
-    loaded = [load_model(run, modality, at_hand) for run in runs]
+    loaded = [load_model(run, modality) for run in runs]
     controls = [control(name, folder) for name in backbones]
     yield from loaded
     if modality == "metadata":

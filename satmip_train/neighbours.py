@@ -3,11 +3,13 @@
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from satmip_train import probes
+from satmip_train.checkpoint import write_atomically
 from satmip_train.errors import UsageError
 from satmip_train.features import Features
 from satmip_train.shards import Dataset, Readers
@@ -64,6 +66,19 @@ def find_neighbours(gallery: Gallery, queries: Sequence[int], count: int, device
         near = read_chips(gallery.dataset, gallery.split, nearest[kept])
         rows.append(Row(query, tuple(zip(near, map(float, values[kept]), strict=True))))
     return rows
+
+
+def write_sheet(gallery: Gallery, keys: Sequence[str], queries: int, count: int, title: str, out: Path) -> None:
+    """Write a contact sheet of the samples with the given keys, or, where there is none, of some evenly spaced over their split.
+
+    Raises:
+        UsageError: there is no sample of a key.
+    """
+    total = len(gallery.queries.keys)
+    spaced = np.linspace(0, total - 1, min(queries, total)).round().astype(int).tolist()
+    chosen = numbers_of(gallery.queries, keys) if keys else spaced
+    sheet = contact_sheet(find_neighbours(gallery, chosen, count), title)
+    write_atomically(out, lambda file: sheet.save(file, "PNG"))
 
 
 def numbers_of(features: Features, keys: Sequence[str]) -> list[int]:

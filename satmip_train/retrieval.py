@@ -6,7 +6,7 @@ physical, an error is one in kilometres, days, hours and metres rather than a ra
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,12 @@ from pyproj import Geod
 from torch import Tensor
 from torch.nn import functional as F
 
-from satmip_train import checkpoint, features, metadata_features
+from satmip_train import checkpoint
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
 from satmip_train.evaluate import describe_model, describe_split
-from satmip_train.features import Input
 from satmip_train.metadata_features import Running
-from satmip_train.models import Model, load_model
+from satmip_train.models import Model, image_features, load_model, metadata_features_of
 from satmip_train.shards import Dataset, Readers
 
 Result = dict[str, Any]
@@ -183,7 +182,7 @@ def retrieve(runs: Sequence[Path], dataset: Dataset, split: str, running: Runnin
     Raises:
         UsageError: a run did not learn from metadata, or the split cannot be read.
     """
-    loaded = [(load_model(run, "both", (dataset,)), load_projections(run)) for run in runs]
+    loaded = [(load_model(run, "both"), load_projections(run)) for run in runs]
     truth = read_physical(dataset, split)
     results = []
     for model, projections in loaded:
@@ -229,17 +228,8 @@ def _embeddings(
     progress: Callable[[str, int], None],
 ) -> tuple[Tensor, Tensor]:
     """Return images and metadata in their common space, on the device. Shape: (N, embed_dim) each."""
-    assert model.metadata is not None
-    how = Input(model.settings.view_size, dataset.mean, dataset.std, running.precision)
-    options: dict[str, Any] = {
-        "batch_size": running.batch_size,
-        "workers": running.workers,
-        "device": running.device,
-        "progress": lambda samples: progress(model.name, samples),
-    }
-    cache = model.folder / "features"
-    image = features.cached(cache, model.backbone, model.backbone_architecture, dataset, split, how, **options)
-    metadata = metadata_features.cached(cache, model.metadata, dataset, split, Running(running.precision, **options))
+    running = replace(running, progress=lambda samples: progress(model.name, samples))
+    image, metadata = image_features(model, dataset, split, running), metadata_features_of(model, dataset, split, running)
     found = [
         torch.from_numpy(part.vectors).to(running.device) @ projection.float().to(running.device).mT
         for part, projection in zip((image, metadata), projections, strict=True)

@@ -1,5 +1,6 @@
 """Results of an evaluation as rows of text, for the terminal and for the report."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +9,16 @@ from rich.table import Table as RichTable
 
 Result = dict[str, Any]
 
-_METRICS = {"macro_f1": "macro-F1", "top1": "top-1", "macro_map": "mAP, macro", "micro_map": "mAP, micro"}
-_PROBES = {"knn": "kNN", "linear": "Linear probe"}
+_METRICS = {
+    "macro_f1": "macro-F1",
+    "top1": "top-1",
+    "macro_map": "mAP, macro",
+    "micro_map": "mAP, micro",
+    "miou": "mIoU",
+    "pixel_accuracy": "pixel accuracy",
+}
+_PROBES = {"knn": "kNN", "linear": "Linear probe", "finetune": "Fine-tuning", "segment": "Segmentation, linear"}
+_PER_CLASS = {"f1_per_class": "F1", "ap_per_class": "Average precision", "iou_per_class": "IoU"}
 _MODALITIES = {"image": "", "metadata": " of metadata", "both": " of image and metadata"}
 _INTERVAL = "  95% interval"
 
@@ -40,16 +49,15 @@ def table(result: Result) -> Table:
 
 
 def per_class(result: Result) -> Table:
-    """Return the table of single classes: F1, or average precision in multi-label sets, in percent; a column a model."""
+    """Return the table of single classes, in percent: F1, average precision (multi-label sets) or IoU; a column a model."""
     shown = _shown(result)
-    kind = "f1_per_class" if "f1_per_class" in shown[0] else "ap_per_class"
-    name = "F1" if kind == "f1_per_class" else "Average precision"
+    kind, name = next((kind, name) for kind, name in _PER_CLASS.items() if kind in shown[0])
     rows = [
         (label, *("" if model[kind][label] is None else f"{100 * model[kind][label]:.1f}" for model in shown))
         for label in shown[0][kind]
     ]
     at = f" at k={result['settings']['fixed_k']}" if result["probe"] == "knn" else ""
-    note = f"{name}{at}, in percent; empty where a class is neither among the labels nor predicted."
+    note = f"{name}{at}, in percent; empty where there is nothing to score."
     return Table(f"{name} of each class", ("class", *(model["name"] for model in shown)), tuple(rows), (), (note,))
 
 
@@ -92,21 +100,78 @@ def _notes(result: Result) -> tuple[str, ...]:
         f"Learned from {train['samples']:,} samples of {train['split']} ({train['shards']}), tested on {test['samples']:,} of "
         f"{test['split']} ({test['shards']}), {result['classes']} classes; in percent."
     ]
-    if result["probe"] == "knn":
-        ks = ", ".join(str(k) for k in settings["ks"])
-        notes.append(
-            f"Vote of the k nearest by cosine similarity, weighted by exp(similarity / {settings['temperature']}). "
-            f"Best k: of {ks}, chosen on the test split, as the paper does."
-        )
-    else:
-        scaled = " of standardized features" if settings["standardize"] else ""
-        notes.append(
-            f"Logistic regression{scaled} without regularisation, at most {settings['max_iterations']} iterations of L-BFGS; "
-            f"a gradient above {settings['tolerance']:.0e} means that the fit was stopped before it converged."
-        )
+    notes += _PROTOCOLS[result["probe"]](settings)
     if result["summaries"]:
         notes.append("±: standard deviation over seeds (n - 1); the interval is Student's, for the mean of runs with other seeds.")
     return (*notes, *result["notes"])
+
+
+def _knn_notes(settings: Result) -> list[str]:
+    ks = ", ".join(str(k) for k in settings["ks"])
+    return [
+        f"Vote of the k nearest by cosine similarity, weighted by exp(similarity / {settings['temperature']}). "
+        f"Best k: of {ks}, chosen on the test split, as the paper does."
+    ]
+
+
+def _linear_notes(settings: Result) -> list[str]:
+    scaled = " of standardized features" if settings["standardize"] else ""
+    return [
+        f"Logistic regression{scaled} without regularisation, at most {settings['max_iterations']} iterations of L-BFGS; "
+        f"a gradient above {settings['tolerance']:.0e} means that the fit was stopped before it converged."
+    ]
+
+
+def _finetune_notes(settings: Result) -> list[str]:
+    return [
+        f"Our recipe, not the paper's: AdamW, {settings['epochs']} epochs, batches of {settings['batch_size']}, rate "
+        f"{settings['lr']:g}, crops, flips and rotations; the last epoch is tested."
+    ]
+
+
+def _segment_notes(settings: Result) -> list[str]:
+    return [f"Our protocol, not the paper's: one linear layer on frozen patch features, AdamW, {settings['epochs']} epochs."]
+
+
+_PROTOCOLS: dict[str, Callable[[Result], list[str]]] = {
+    "knn": _knn_notes,
+    "linear": _linear_notes,
+    "finetune": _finetune_notes,
+    "segment": _segment_notes,
+}
+
+
+def retrieval_tables(result: Result) -> tuple[Table, Table]:
+    """Return the tables of a result of `retrieval.retrieve`, of ranks and of errors: a row a model and direction, one of chance."""
+    depths = result["settings"]["depths"]
+    found = [
+        (model["name"], direction.replace("_to_", " -> "), model[direction])
+        for model in result["models"]
+        for direction in ("image_to_metadata", "metadata_to_image")
+    ]
+    chance = ("chance", "", result["chance"])
+
+    def ranks(name: str, direction: str, of: Result) -> tuple[str, ...]:
+        recall = [f"{100 * of['metrics'][f'recall_{k}']:.1f}" for k in depths]
+        return name, direction, *recall, f"{of['metrics']['median_rank']:g}"
+
+    def errors(name: str, direction: str, of: Result) -> tuple[str, ...]:
+        return name, direction, *("" if value is None else f"{value:.4g}" for value in of["errors"].values())
+
+    where = f"Over {result['test']['samples']:,} pairs of {result['test']['split']} ({result['test']['shards']})."
+    units = "; ".join(f"{name}: {text}" for name, text in result["units"].items())
+    of_ranks = ("model", "direction", *(f"R@{k}" for k in depths), "median rank")
+    of_errors = ("model", "direction", "km", "days", "hours", "years", "GSD ratio")
+    return (
+        Table("Retrieval", of_ranks, tuple(ranks(*row) for row in found), (ranks(*chance),), (f"{where} R@k in percent.",)),
+        Table(
+            "Median error of what is found first",
+            of_errors,
+            tuple(errors(*row) for row in found),
+            (errors(*chance),),
+            (f"0 where it is the right one. {units}.", "Chance: a random sample is found."),
+        ),
+    )
 
 
 def rich_table(table: Table) -> RichTable:

@@ -1,17 +1,22 @@
 """Small finished runs on toy shards, as satmip-train leaves them, with random weights drawn from their seed."""
 
+import io
+import json
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from click.testing import CliRunner, Result
+from toy_shards import _write_tar
 
 from satmip_train import checkpoint
 from satmip_train.config import Settings
 from satmip_train.eval_cli import main
-from satmip_train.export import export_backbone
+from satmip_train.export import export_run
 from satmip_train.job import Job
 from satmip_train.objectives import build_objective
-from satmip_train.plan import plan_run
+from satmip_train.plan import describe_dataset, describe_metadata, plan_run
 from satmip_train.shards import open_dataset
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 2}
@@ -26,17 +31,36 @@ def write_run(folder: Path, shards: Path, **settings: object) -> Path:
     """Write what a finished run leaves."""
     chosen = Settings.model_validate({**TINY, **settings})
     dataset = open_dataset(shards)
-    shape = plan_run(chosen, dataset, Job(torch.device("cpu"))).shape
+    plan = plan_run(chosen, dataset, Job(torch.device("cpu")))
     torch.manual_seed(100 + 10 * len(chosen.objective) + chosen.seed)
-    objective = build_objective(chosen, shape)
     state = {
-        "model": objective.state_dict(), "optimizer": {}, "scaler": {}, "step": 7, "settings": chosen.model_dump(mode="json"),
-        "dataset": {"root": dataset.root, "fingerprint": dataset.fingerprint, "mean": dataset.mean, "std": dataset.std},
-        "versions": checkpoint.versions(),
+        "model": build_objective(chosen, plan.shape).state_dict(), "optimizer": {}, "scaler": {}, "step": 7, "ranks": 1,
+        "settings": chosen.model_dump(mode="json"), "metadata": describe_metadata(plan), "dataset": describe_dataset(dataset),
+        "best": None, "versions": checkpoint.versions(),
     }  # fmt: skip
     checkpoint.save(folder, state)
-    export_backbone(folder)
+    export_run(folder)
     return folder
+
+
+def as_multilabel(shards: Path) -> Path:
+    """Give each sample the labels 0..2, each with a chance that its class decides, instead of its class; there are 4 classes."""
+    data = json.loads((shards / "dataset.json").read_text())
+    rng = np.random.default_rng(0)
+    for entry in data["shards"]:
+        path, members = shards / entry["name"], []
+        with tarfile.open(path) as tar:
+            for info in tar:
+                name, content = info.name, tar.extractfile(info).read()
+                if name.endswith(".cls"):
+                    hot = (rng.random(4) < np.roll([0.9, 0.6, 0.2, 0.0], int(content)) * [1, 1, 1, 0]).astype(np.uint8)
+                    buffer = io.BytesIO()
+                    np.save(buffer, hot)
+                    name, content = name.replace(".cls", ".labels.npy"), buffer.getvalue()
+                members.append((name, content))
+        entry.update(_write_tar(path, members))
+    (shards / "dataset.json").write_text(json.dumps(data))
+    return shards
 
 
 def call(*arguments: object) -> Result:

@@ -154,3 +154,71 @@ def test_score_is_scikit_learns_and_plain_counting() -> None:
         total = int((labels == label).sum() + (predictions == label).sum())
         assert got.per_class[label] == pytest.approx(2 * hits / total)
     assert got.per_class[5] is None
+
+
+def labelled(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features, and three labels each that follow from some of them; a fourth that none has and a fifth that all have."""
+    x = np.random.default_rng(seed).normal(size=(n, 6)).astype(np.float32)
+    noise = np.random.default_rng(seed + 1).normal(size=(n, 3))
+    hot = (x[:, :3] + 0.5 * noise > np.array([0.0, 0.7, 1.2])).astype(np.uint8)
+    return x, np.concatenate([hot, np.zeros((n, 1), np.uint8), np.ones((n, 1), np.uint8)], axis=1)
+
+
+def test_multilabel_linear_is_one_scikit_learn_fit_a_class() -> None:
+    (train, labels), (test, _) = labelled(300, 1), labelled(80, 2)
+    got = probes.linear_multilabel(train, labels, test)
+    iterations, losses = [], []
+    for index in range(3):
+        model = LogisticRegression(C=np.inf, max_iter=200).fit(train.astype(np.float64), labels[:, index])
+        np.testing.assert_allclose(got.scores[:, index], model.decision_function(test.astype(np.float64)), rtol=1e-6, atol=1e-8)
+        iterations.append(int(model.n_iter_[0]))
+        chosen = model.predict_proba(train.astype(np.float64))[np.arange(300), labels[:, index]]
+        losses.append(-np.log(chosen).mean())
+    assert got.iterations == max(iterations)
+    assert got.loss == pytest.approx(np.mean(losses), rel=1e-8)
+    assert not got.scores[:, 3:].any()
+    with pytest.raises(ValueError, match="some train samples have and some not"):
+        probes.linear_multilabel(train, labels[:, 3:], test)
+
+
+def test_multilabel_knn_is_the_plain_loop() -> None:
+    (train, labels), (test, _) = labelled(40, 3), labelled(9, 4)
+    got = probes.knn_multilabel(train, labels, test, [1, 4, 40], temperature=0.2)
+    for row, query in enumerate(test.astype(float)):
+        similarity = [float(query @ v / np.linalg.norm(query) / np.linalg.norm(v)) for v in train.astype(float)]
+        for k, scores in got.items():
+            near = sorted(range(40), key=lambda i: -similarity[i])[:k]
+            weights = [math.exp(similarity[i] / 0.2) for i in near]
+            expected = [sum(w * labels[i, c] for w, i in zip(weights, near, strict=True)) / sum(weights) for c in range(5)]
+            np.testing.assert_allclose(scores[row], expected, rtol=1e-5)
+
+
+def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The definition: the mean, over the positives, of the precision among all that score at least as high."""
+    found = []
+    for score in scores[labels == 1]:
+        kept = labels[scores >= score]
+        found.append(sum(kept) / len(kept))
+    return float(np.mean(found))
+
+
+def test_multilabel_scores_are_average_precisions() -> None:
+    _, labels = labelled(120, 5)
+    scores = np.round(labels + np.random.default_rng(6).normal(size=labels.shape), 1)  # with ties
+    got = probes.score_multilabel(labels, scores)
+    for index in (0, 1, 2, 4):
+        assert got.per_class[index] == pytest.approx(average_precision(labels[:, index], scores[:, index]))
+    assert got.per_class[3] is None
+    assert got.macro_map == pytest.approx(np.mean([v for v in got.per_class if v is not None]))
+    assert got.micro_map == pytest.approx(average_precision(labels.ravel(), scores.ravel()))
+
+
+def test_standardized_features_have_no_mean_and_unit_variance_on_train() -> None:
+    train, _ = blobs(200, 3, 5, seed=1)
+    test, _ = blobs(50, 3, 5, seed=2)
+    train[:, 2] = test[:, 2] = 7.5
+    x, z = probes.standardize(train, test)
+    np.testing.assert_allclose(x.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(x.std(0), [1, 1, 0, 1, 1], atol=1e-5)
+    np.testing.assert_allclose(z[:, 0], (test[:, 0] - train[:, 0].mean()) / train[:, 0].std(), rtol=1e-4, atol=1e-5)
+    assert x.dtype == z.dtype == np.float32

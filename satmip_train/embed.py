@@ -1,0 +1,191 @@
+"""Vectors of images, with their places on Earth, as one GeoParquet file."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+import torch
+from pyproj import CRS
+from shapely import Polygon
+from torch import Tensor, nn
+from torch.utils.data import Dataset as MapStyle
+
+from satmip_train import checkpoint, features
+from satmip_train.errors import UsageError
+from satmip_train.evaluate import describe_split
+from satmip_train.export import load_backbone
+from satmip_train.features import run_frozen
+from satmip_train.image_files import Rendering, find_images, read_picture
+from satmip_train.metadata_features import Running
+from satmip_train.shards import Dataset, Readers
+from satmip_train.stream import Batch, loader, ordered_batches
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A backbone, and how images are brought to it."""
+
+    run: Path
+    backbone: nn.Module
+    view_size: int
+    width: int
+    """Of its features."""
+    mean: tuple[float, ...]
+    """Of each channel of the images it learned from."""
+    std: tuple[float, ...]
+    provenance: Result
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch of what is written."""
+
+    names: list[str]
+    images: Tensor
+    """(B, 3, S, S), 0..1."""
+    footprints: list[Polygon | None]
+
+
+def load_network(run: Path) -> Network:
+    """Load the backbone that a finished run exported.
+
+    Raises:
+        UsageError: the run has no exported backbone, or it is damaged.
+    """
+    backbone, config = load_backbone(run)
+    weights = features.fingerprint(backbone, {"model": config["model"], "args": config["args"]})
+    provenance = {
+        "run": str(run),
+        "fingerprint": weights,
+        "settings": config["settings"],
+        "trained": {"shards": config["dataset"]["fingerprint"], "step": config["step"]},
+        "mean": config["mean"],
+        "std": config["std"],
+        "versions": checkpoint.versions(),
+    }
+    statistics = tuple(config["mean"]), tuple(config["std"])
+    return Network(run, backbone, config["view_size"], config["features"], *statistics, provenance)
+
+
+def folder_rows(folder: Path, rendering: Rendering, view_size: int, running: Running) -> Iterator[Rows]:
+    """Read the images below a folder, whole, resized to the view; names are paths relative to the folder.
+
+    Raises:
+        UsageError: there is no image, or one cannot be read.
+    """
+    stream = _Files(folder, find_images(folder), rendering, view_size, running.batch_size)
+    yield from (Rows(**batch) for batch in loader(stream, range(len(stream)), running.workers))
+
+
+class _Files(MapStyle[Batch]):
+    def __init__(self, folder: Path, paths: list[Path], rendering: Rendering, view_size: int, batch_size: int) -> None:
+        self._folder, self._rendering, self._view_size = folder, rendering, view_size
+        self._batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, number: int) -> Batch:
+        paths = self._batches[number]
+        pictures = [read_picture(path, self._rendering) for path in paths]
+        images = [features.resize(torch.from_numpy(picture.pixels).permute(2, 0, 1)[None], self._view_size) for picture in pictures]
+        names = [path.relative_to(self._folder).as_posix() for path in paths]
+        return {"names": names, "images": torch.cat(images), "footprints": [picture.footprint for picture in pictures]}
+
+
+def shard_rows(dataset: Dataset, split: str, view_size: int, running: Running) -> Iterator[Rows]:
+    """Read the chips of a split in stored order, resized to the view; names are the samples' keys.
+
+    Raises:
+        UsageError: there is no such split, or a chip cannot be read.
+    """
+    outlines = _outlines(dataset, split)
+    for batch in ordered_batches(dataset, split, {"image", "key"}, running.batch_size, running.workers):
+        images = features.resize(batch["image"].to(running.device), view_size)
+        yield Rows(batch["key"], images, [next(outlines) for _ in batch["key"]])
+
+
+def _outlines(dataset: Dataset, split: str) -> Iterator[Polygon | None]:
+    readers = Readers(dataset, split)
+    for number, shard in enumerate(readers.shards):
+        for index in range(shard.samples):
+            ring = json.loads(readers[number].read(index, "json"))["footprint"]
+            yield None if ring is None else Polygon(ring)
+
+
+def write_vectors(network: Network, rows: Iterable[Rows], source: Result, out: Path, running: Running, name: str) -> int:
+    """Write a row for each image, `name`, `vector` (float32) and `geometry` (WKB, EPSG:4326, null where unknown), and count them.
+
+    The file stands under its name only when it is whole. What the vectors depend on is in its schema under "satmip".
+
+    Raises:
+        UsageError: an image cannot be read.
+    """
+    provenance = {**network.provenance, "source": source, "precision": running.precision}
+    schema = _schema(network.width, name, provenance)
+    written = 0
+
+    def write(file: Any) -> None:
+        nonlocal written
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            for part in rows:
+                writer.write_table(_table(part, _vectors(network, part, running), schema))
+                written += len(part.names)
+                running.progress(len(part.names))
+
+    checkpoint.write_atomically(out, write)
+    return written
+
+
+def write_shard_vectors(network: Network, dataset: Dataset, split: str, out: Path, running: Running) -> int:
+    """Write a row for each chip of a split, see `write_vectors`; `key` names it.
+
+    Raises:
+        UsageError: there is no such split, or a chip cannot be read.
+    """
+    rows = shard_rows(dataset, split, network.view_size, running)
+    return write_vectors(network, rows, describe_split(dataset, split), out, running, "key")
+
+
+def _vectors(network: Network, rows: Rows, running: Running) -> Tensor:
+    device = torch.device(running.device)
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (network.mean, network.std))
+    views = rows.images.to(device).sub(mean).div(std)
+    return run_frozen(network.backbone.to(device).eval(), views, device, running.precision).cpu()
+
+
+def _table(rows: Rows, vectors: Tensor, schema: pa.Schema) -> pa.Table:
+    flat = pa.array(vectors.numpy().reshape(-1))
+    shapes = [None if outline is None else shapely.to_wkb(outline) for outline in rows.footprints]
+    columns = [pa.array(rows.names), pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]), pa.array(shapes, pa.binary())]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _schema(width: int, name: str, provenance: Result) -> pa.Schema:
+    """Return the columns, with the description that GeoParquet 1.1 asks for."""
+    geometry = {"encoding": "WKB", "geometry_types": ["Polygon"], "crs": CRS("OGC:CRS84").to_json_dict()}
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geometry}}
+    columns = [(name, pa.string()), ("vector", pa.list_(pa.float32(), width)), ("geometry", pa.binary())]
+    return pa.schema(columns, metadata={"geo": json.dumps(geo), "satmip": json.dumps(provenance)})
+
+
+def describe_folder(folder: Path, rendering: Rendering) -> Result:
+    """Return what says which images were embedded."""
+    return {"folder": str(folder), **asdict(rendering)}
+
+
+def check_output(out: Path) -> None:
+    """Check the name of the file.
+
+    Raises:
+        UsageError: it does not end in .parquet.
+    """
+    if out.suffix != ".parquet":
+        raise UsageError(f"vectors are written as Parquet, however: --out is {out}. Pass --out {out.with_suffix('.parquet')}")

@@ -1,0 +1,156 @@
+"""Image files of any kind, outside of shards: their pixels as 8-bit RGB, and where they lie on Earth."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import rasterio.warp
+from PIL import Image, UnidentifiedImageError
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from shapely import Polygon
+
+from satmip_train.errors import UsageError
+
+RASTERS = (".tif", ".tiff", ".jp2")
+"""Endings of the files that rasterio reads; Pillow reads the others."""
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+_EIGHT_BITS = ("1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+_SENTINEL2 = (12, 13)
+"""Bands of a Sentinel-2 product; red, green and blue are the fourth, third and second."""
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How bands become red, green and blue of 8 bits; only rasters need it."""
+
+    bands: tuple[int, ...] | None = None
+    """Their numbers from 1, three or one; None takes those that the file tells."""
+    stretch: Literal["none", "minmax", "percentile"] = "none"
+    low: float = 0.0
+    """Value, or percentile of each band over the whole raster, that becomes 0."""
+    high: float = 0.0
+    """The same for 255."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file."""
+
+    pixels: npt.NDArray[np.uint8]
+    """(H, W, 3)."""
+    footprint: Polygon | None
+    """Its outline, EPSG:4326, longitudes continuous (they may pass 180); None where the file does not tell."""
+
+
+def parse_rendering(bands: str, stretch: str) -> Rendering:
+    """Return what "4,3,2" and "minmax:0,3000" stand for; "auto" and "none" are the defaults.
+
+    Raises:
+        UsageError: they stand for nothing.
+    """
+    numbers = None if bands == "auto" else tuple(int(word) if word.strip().isdigit() else 0 for word in bands.split(","))
+    if numbers is not None and (len(numbers) not in (1, 3) or min(numbers) < 1):
+        raise UsageError(f'--bands must be "auto", one number or three from 1, as "4,3,2", however: {bands!r}')
+    kind, _, limits = ("percentile:2,98" if stretch == "percentile" else stretch).partition(":")
+    if kind == "none" and not limits:
+        return Rendering(numbers)
+    try:
+        low, high = map(float, limits.split(","))
+    except ValueError:
+        low = high = 0.0
+    inside = kind == "minmax" or (low >= 0 and high <= 100)
+    if kind not in ("minmax", "percentile") or not (-np.inf < low < high < np.inf and inside):
+        raise UsageError(f'--stretch must be "none", "percentile:2,98" or "minmax:0,3000", however: {stretch!r}')
+    return Rendering(numbers, "minmax" if kind == "minmax" else "percentile", low, high)
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Return the image files below a folder, sorted by path.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (*RASTERS, *PICTURES) and path.is_file())
+    if not found:
+        endings = ", ".join((*PICTURES, *RASTERS))
+        raise UsageError(f"there must be images below the folder, however: {folder} holds no file of {endings}. Pass another one")
+    return found
+
+
+def read_picture(path: Path, rendering: Rendering) -> Picture:
+    """Read an image file whole.
+
+    Raises:
+        UsageError: it is damaged, or has more than 8 bits and no stretch, or bands of which none is known to be red.
+    """
+    if path.suffix.lower() in RASTERS:
+        return _read_raster(path, rendering)
+    try:
+        with Image.open(path) as image:
+            if image.mode not in _EIGHT_BITS:
+                raise UsageError(f"a picture must have 8 bits a channel, however: {path} has the mode {image.mode}. Convert it")
+            return Picture(np.array(image.convert("RGB")), None)
+    except (UnidentifiedImageError, OSError) as error:
+        raise UsageError(f"an image must be readable, however: {path}: {error}. Remove or replace it") from error
+
+
+def _read_raster(path: Path, rendering: Rendering) -> Picture:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as dataset:
+                bands = _bands(dataset, rendering, path)
+                if rendering.stretch == "none" and any(dataset.dtypes[band - 1] != "uint8" for band in bands):
+                    raise UsageError(
+                        f"pixels must have 8 bits or a stretch to 8 bits, however: {path} has {dataset.dtypes[bands[0] - 1]}. "
+                        "Add: --stretch minmax:LOW,HIGH   or: --stretch percentile:2,98"
+                    )
+                values = dataset.read(bands, masked=True)
+                return Picture(_stretched(values, rendering), _footprint(dataset))
+    except RasterioError as error:
+        raise UsageError(f"a raster must be readable, however: {path}: {error}. Remove or replace it") from error
+
+
+def _bands(dataset: Any, rendering: Rendering, path: Path) -> list[int]:
+    """Return the numbers of the bands for red, green and blue."""
+    chosen = rendering.bands
+    wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    if chosen is None and set(wanted) <= set(dataset.colorinterp):
+        chosen = tuple(dataset.colorinterp.index(colour) + 1 for colour in wanted)
+    if chosen is None:
+        chosen = {1: (1,), 2: (1,), 3: (1, 2, 3)}.get(dataset.count, (4, 3, 2) if dataset.count in _SENTINEL2 else None)
+    if chosen is None or max(chosen) > dataset.count:
+        raise UsageError(f"red, green and blue must be known, however: {path} has {dataset.count} bands. Add: --bands R,G,B")
+    return list(chosen) if len(chosen) == 3 else [*chosen] * 3
+
+
+def _stretched(values: Any, rendering: Rendering) -> npt.NDArray[np.uint8]:
+    """Return 8 bits, 0 where nothing is known. Shape: masked (3, H, W) -> (H, W, 3)."""
+    if rendering.stretch == "none":
+        return np.ascontiguousarray(values.filled(0).transpose(1, 2, 0))
+    known = np.ma.masked_invalid(values.astype(np.float64))
+    low, high = np.full(3, rendering.low), np.full(3, rendering.high)
+    if rendering.stretch == "percentile" and known.count():
+        limits = [
+            np.percentile(band.compressed(), [rendering.low, rendering.high]) if band.count() else (0.0, 1.0) for band in known
+        ]
+        low, high = np.array(limits).T
+    scale = np.where(high > low, high - low, 1.0)
+    part = (known - low[:, None, None]) / scale[:, None, None]
+    return np.ascontiguousarray((np.ma.clip(part, 0, 1) * 255).round().filled(0).astype(np.uint8).transpose(1, 2, 0))
+
+
+def _footprint(dataset: Any) -> Polygon | None:
+    if dataset.crs is None or dataset.transform.is_identity:
+        return None
+    corners = [(0, 0), (0, dataset.height), (dataset.width, dataset.height), (dataset.width, 0)]
+    x, y = zip(*(dataset.transform @ corner for corner in corners), strict=True)
+    longitudes, latitudes = rasterio.warp.transform(dataset.crs, "EPSG:4326", x, y)
+    # Across the date line the corners follow on, rather than jump to the other side of the map.
+    continuous = np.unwrap(longitudes, period=360)
+    return Polygon(zip(continuous, latitudes, strict=True))

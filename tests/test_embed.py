@@ -1,0 +1,139 @@
+"""Vectors of images as GeoParquet."""
+
+import json
+import re
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import rasterio
+import torch
+from eval_world import COMMON, call, write_run
+from PIL import Image
+from pyproj import Transformer
+from rasterio.transform import Affine
+from toy_shards import write_toy_shards
+
+from satmip_train import features
+from satmip_train.errors import UsageError
+from satmip_train.export import load_backbone
+from satmip_train.image_files import Rendering, parse_rendering, read_picture
+from satmip_train.shards import open_dataset
+
+TURNED = Affine(10, 2, 500_000, 1, -10, 5_400_000)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    write_run(root / "run", write_toy_shards(root / "shards", {"train": 12, "val": 7}), objective="simclr")
+    folder, rng = root / "images", np.random.default_rng(0)
+    (folder / "sub").mkdir(parents=True)
+    Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8)).save(folder / "a.png")
+    Image.fromarray(rng.integers(0, 256, (32, 32), np.uint8)).save(folder / "sub" / "gray.jpg")
+    (folder / "notes.txt").write_text("no image")
+    profile = {"driver": "GTiff", "width": 50, "height": 30, "transform": TURNED, "crs": "EPSG:32632"}
+    with rasterio.open(folder / "b.tif", "w", count=3, dtype="uint8", **profile) as out:
+        out.write(rng.integers(0, 256, (3, 30, 50), np.uint8))
+    with rasterio.open(root / "deep.tif", "w", count=4, dtype="uint16", nodata=0, **profile) as out:
+        out.write(rng.integers(100, 4000, (4, 30, 50), np.uint16))
+    return root
+
+
+def expected(world: Path, pixels: np.ndarray) -> np.ndarray:
+    backbone, config = load_backbone(world / "run")
+    view = features.resize(torch.from_numpy(pixels).permute(2, 0, 1)[None], config["view_size"])
+    mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
+    with torch.inference_mode():
+        return backbone((view - mean) / std)[0].numpy()
+
+
+def test_a_folder_of_pictures_and_rasters(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "vectors.parquet"
+    got = call("embed", world / "run", "--images", world / "images", "--out", out, "--batch-size", "2", *COMMON)
+    assert got.exit_code == 0, got.output
+    assert got.output.strip() == f"3 vectors of 48 numbers: {out}"
+    table = geopandas.read_parquet(out)
+    assert table["path"].tolist() == ["a.png", "b.tif", "sub/gray.jpg"]
+    assert table["geometry"].isna().tolist() == [True, False, True]
+    pixels = [
+        np.array(Image.open(world / "images/a.png")),
+        rasterio.open(world / "images/b.tif").read().transpose(1, 2, 0),
+        np.array(Image.open(world / "images/sub/gray.jpg").convert("RGB")),
+    ]
+    for vector, array in zip(table["vector"], pixels, strict=True):
+        assert vector.dtype == np.float32
+        np.testing.assert_allclose(vector, expected(world, array), atol=1e-4)
+    to_degrees = Transformer.from_crs(32632, 4326, always_xy=True)
+    corners = [to_degrees.transform(*(TURNED @ corner)) for corner in ((0, 0), (0, 30), (50, 30), (50, 0))]
+    np.testing.assert_allclose(list(table["geometry"][1].exterior.coords)[:4], corners, atol=1e-9)
+    kept = json.loads(pq.read_schema(out).metadata[b"satmip"])
+    assert kept["run"] == str(world / "run")
+    assert kept["source"]["folder"] == str(world / "images")
+    assert len(kept["fingerprint"]) == 64
+
+
+def test_a_split_of_shards(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "val.parquet"
+    got = call("embed", world / "run", "--shards", world / "shards", "--split", "val", "--out", out, "--batch-size", "3", *COMMON)
+    assert got.exit_code == 0, got.output
+    table = pq.read_table(out)
+    assert table.schema.field("vector").type.list_size == 48
+    dataset = open_dataset(world / "shards")
+    backbone, _ = load_backbone(world / "run")
+    direct = features.extract(backbone, dataset, "val", features.Input(32, dataset.mean, dataset.std))
+    assert table["key"].to_pylist() == direct.keys.tolist()
+    np.testing.assert_allclose(np.stack(table["vector"].to_pylist()), direct.vectors, atol=1e-5)
+
+
+def test_deep_rasters_need_a_stretch_and_bands(world: Path) -> None:
+    path = world / "deep.tif"
+    with pytest.raises(UsageError, match=r"4 bands\. Add: --bands R,G,B"):
+        read_picture(path, Rendering())
+    with pytest.raises(UsageError, match=r"however: .*uint16.*Add: --stretch minmax:LOW,HIGH"):
+        read_picture(path, parse_rendering("3,2,1", "none"))
+    got = read_picture(path, parse_rendering("3,2,1", "minmax:0,4000")).pixels
+    values = rasterio.open(path).read([3, 2, 1]).transpose(1, 2, 0)
+    np.testing.assert_array_equal(got, np.round(values / 4000 * 255).astype(np.uint8))
+    low, high = np.percentile(values[..., 0], [2, 98])
+    stretched = read_picture(path, parse_rendering("3,2,1", "percentile")).pixels[..., 0]
+    np.testing.assert_array_equal(stretched, np.round(((values[..., 0] - low) / (high - low)).clip(0, 1) * 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("bands", "stretch"), [("1,2", "none"), ("0,1,2", "none"), ("auto", "minmax:5"), ("auto", "percentile:2,101")]
+)
+def test_a_rendering_that_is_none_is_refused(bands: str, stretch: str) -> None:
+    with pytest.raises(UsageError, match=r"must be .*however"):
+        parse_rendering(bands, stretch)
+
+
+def test_a_footprint_across_the_date_line_is_continuous(tmp_path: Path) -> None:
+    path = tmp_path / "fiji.tif"
+    place = Affine(0.01, 0, 179.8, 0, -0.01, -17)
+    with rasterio.open(
+        path, "w", driver="GTiff", width=40, height=30, count=1, dtype="uint8", crs="EPSG:4326", transform=place
+    ) as out:
+        out.write(np.zeros((1, 30, 40), np.uint8))
+    assert read_picture(path, Rendering()).footprint.bounds == pytest.approx((179.8, -17.3, 180.2, -17.0))
+
+
+def test_what_cannot_be_embedded_is_refused(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    cases = [
+        ([], "not both"),
+        (["--images", world / "images", "--shards", world / "shards"], "not both"),
+        (["--images", tmp_path / "empty", "--out", tmp_path / "a.parquet"], "holds no file of .jpg"),
+        (["--images", world / "images", "--out", tmp_path / "a.csv"], "written as Parquet, however: .*Pass --out .*a.parquet"),
+    ]
+    for arguments, message in cases:
+        got = call("embed", world / "run", *arguments, *COMMON)
+        assert got.exit_code != 0
+        assert re.search(message, got.output.replace("\n", " ")), got.output
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "x.png").write_bytes(b"no picture")
+    got = call("embed", world / "run", "--images", tmp_path / "broken", "--out", tmp_path / "b.parquet", *COMMON)
+    assert "must be readable, however:" in got.output
+    assert list(tmp_path.glob("*.parquet")) == []

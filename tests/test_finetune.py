@@ -1,0 +1,95 @@
+"""Fine-tuning on toy shards."""
+
+import json
+import re
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from eval_world import COMMON, as_multilabel, call, write_run
+from safetensors.torch import load_file
+from toy_shards import write_toy_shards
+
+from satmip_train import finetune
+from satmip_train.evaluate import Protocol
+from satmip_train.finetune import Recipe
+from satmip_train.shards import open_dataset
+
+RECIPE = Recipe(epochs=3, batch_size=16, lr=1e-3)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    write_run(root / "run", write_toy_shards(root / "shards", {"train": 48, "val": 16}), objective="simclr")
+    return root
+
+
+def tune(world: Path, out: Path, recipe: Recipe = RECIPE, progress: object = None, shards: Path | None = None) -> dict[str, object]:
+    dataset = open_dataset(shards or world / "shards")
+    protocol = Protocol(dataset, dataset, random_seeds=(), folder=out)
+    return finetune.finetune([world / "run"], protocol, recipe, out, progress or (lambda name, samples: None))
+
+
+def test_labels_are_learned_end_to_end(world: Path, tmp_path: Path) -> None:
+    arguments = ["--shards", world / "shards", "--epochs", "12", "--batch-size", "16", "--lr", "1e-3", "--out", tmp_path]
+    got = call("finetune", world / "run", *arguments, "--per-class", *COMMON)
+    assert got.exit_code == 0, got.output
+    result = json.loads((tmp_path / "finetune.json").read_text())
+    (model,) = result["models"]
+    assert model["metrics"]["top1"] >= 0.9
+    assert model["losses"][-1] < model["losses"][0] / 2
+    assert result["settings"] == {**asdict(Recipe(12, 16, 1e-3)), "precision": "fp32"}
+    start = load_file(world / "run" / "backbone.safetensors")
+    end = load_file(model["weights"])
+    assert not torch.equal(start["blocks.0.attn.qkv.weight"], end["backbone.blocks.0.attn.qkv.weight"])
+    assert end["classifier.weight"].shape == (4, 48)
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(world: Path, tmp_path: Path) -> None:
+    seen = 0
+
+    def stop(name: str, samples: int) -> None:
+        nonlocal seen
+        seen += samples
+        if seen > 16 * 3 + 16:  # in the second epoch
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(world, tmp_path / "stopped", progress=stop)
+    rest: list[int] = []
+    resumed = tune(world, tmp_path / "stopped", progress=lambda name, samples: rest.append(samples))
+    assert sum(rest) == 2 * 48
+    whole = tune(world, tmp_path / "whole")
+    assert resumed["models"][0]["losses"] == whole["models"][0]["losses"]
+    first, second = (load_file(result["models"][0]["weights"]) for result in (resumed, whole))
+    assert all(torch.equal(first[name], second[name]) for name in second)
+
+
+def test_another_recipe_is_another_run(world: Path, tmp_path: Path) -> None:
+    one, other = tune(world, tmp_path), tune(world, tmp_path, Recipe(epochs=1, batch_size=16, lr=1e-3, seed=1))
+    assert one["models"][0]["weights"] != other["models"][0]["weights"]
+    assert len(other["models"][0]["losses"]) == 1
+
+
+def test_a_multi_label_set_is_scored_by_average_precision(world: Path, tmp_path: Path) -> None:
+    shards = as_multilabel(write_toy_shards(tmp_path / "shards", {"train": 48, "val": 16}))
+    result = tune(world, tmp_path, shards=shards)
+    assert set(result["models"][0]["metrics"]) == {"macro_map", "micro_map"}
+    assert result["metric"] == "macro_map"
+
+
+def test_the_rate_rises_and_falls() -> None:
+    rates = [finetune.learning_rate(step, 10, Recipe(epochs=4, lr=0.2)) for step in range(40)]
+    assert rates[:10] == pytest.approx([0.02 * (step + 1) for step in range(10)])
+    assert rates[10] == pytest.approx(0.2)
+    assert rates[25] == pytest.approx(0.1)
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+def test_a_batch_larger_than_the_split_is_refused(world: Path, tmp_path: Path) -> None:
+    got = call("finetune", world / "run", "--shards", world / "shards", "--out", tmp_path, "--batch-size", "64", *COMMON)
+    assert got.exit_code == 1
+    assert re.search(r"batch must fit.*64 of 48. Pass --batch-size 48", got.output.replace("\n", " "))

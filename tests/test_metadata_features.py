@@ -1,0 +1,180 @@
+"""Features of metadata, against the networks run by hand, and their place in the linear probe."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from eval_world import COMMON, as_multilabel, call, write_run
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+from sklearn.preprocessing import StandardScaler
+from toy_shards import write_toy_shards
+
+from satmip_train import features, metadata_features
+from satmip_train.errors import UsageError
+from satmip_train.features import Features
+from satmip_train.metadata_features import Running
+from satmip_train.models import image_features, load_model, metadata_features_of
+from satmip_train.shards import Readers, open_dataset
+from satmip_train.tokens import token_ids
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    shards = write_toy_shards(root / "shards", {"train": 60, "val": 20}, missing=0.1)
+    write_run(root / "text", shards)
+    write_run(root / "tabular", shards, metadata_encoder="tabular", fields=("gsd", "location", "country_code"))
+    write_run(root / "simclr", shards, objective="simclr")
+    return root
+
+
+def physical(shards: Path, split: str) -> list[dict[str, object]]:
+    readers = Readers(open_dataset(shards), split)
+    return [
+        json.loads(readers[number].read(i, "json"))["metadata"]
+        for number, shard in enumerate(readers.shards)
+        for i in range(shard.samples)
+    ]
+
+
+def test_features_of_captions_are_the_encoders(world: Path, tmp_path: Path) -> None:
+    model, dataset = load_model(world / "text", "metadata"), open_dataset(world / "shards")
+    got = metadata_features.cached(tmp_path, model.metadata, dataset, "val", Running(batch_size=7))
+    readers = Readers(dataset, "val")
+    for row, key in enumerate(got.keys):
+        shard, index = divmod(row, 10)
+        assert readers[shard].keys[index] == key
+        tokens = torch.tensor([token_ids(readers[shard].read(index, "txt").decode())])
+        with torch.inference_mode():
+            expected = model.metadata.encoder({"tokens": tokens})[0].numpy()
+        np.testing.assert_allclose(got.vectors[row], expected, atol=1e-5)
+
+
+def test_numbers_and_codes_mean_the_same_in_other_shards(world: Path, tmp_path: Path) -> None:
+    """Where another build standardizes anew and knows other countries, features follow from the physical values alone."""
+    model = load_model(world / "tabular", "metadata").metadata
+    other = write_toy_shards(tmp_path / "other", {"train": 30, "val": 12}, seed=3, classes=("lake", "port"))
+    dataset = open_dataset(other)
+    trained = open_dataset(world / "shards")
+    assert dataset.numeric[0].mean != trained.numeric[0].mean
+    got = metadata_features.cached(tmp_path / "cache", model, dataset, "val", Running())
+    names = [column.name for column in model.numeric]
+    assert names == ["gsd_x", "gsd_y", "longitude", "latitude"]
+    countries = next(column for column in model.categorical if column.name == "country_code").values
+    for row, sample in enumerate(physical(other, "val")):
+        values = [*sample["gsd"], *sample["location"]]
+        numeric = [(v - column.mean) / column.std for v, column in zip(values, model.numeric, strict=True)]
+        code = countries.index(sample["country_code"]) + 1
+        batch = {
+            "numeric": torch.tensor([numeric]),
+            "mask": torch.ones(1, 4, dtype=torch.bool),
+            "categorical": torch.tensor([[code]]),
+        }
+        with torch.inference_mode():
+            np.testing.assert_allclose(got.vectors[row], model.encoder(batch)[0].numpy(), atol=1e-4)
+
+
+def test_a_category_that_training_did_not_know_is_unknown(world: Path) -> None:
+    model = load_model(world / "tabular", "metadata").metadata
+    theirs = tuple(replace(column, values=("BRA", "ZWE", "USA"), cardinality=4) for column in model.categorical)
+    batch = {"categorical": torch.tensor([[0], [1], [2], [3]])}
+    ours = model.categorical[0].values
+    got = metadata_features.recode(batch, (model.numeric, theirs), model)["categorical"]
+    assert got.tolist() == [[0], [ours.index("BRA") + 1], [0], [ours.index("USA") + 1]]
+
+
+def test_the_identity_is_the_tabular_features(world: Path) -> None:
+    dataset = open_dataset(world / "shards")
+    got = metadata_features.identity(dataset, "train", ("gsd", "country_code"), Running(batch_size=11))
+    country = next(column for column in dataset.categorical if column.name == "country_code")
+    for row, sample in enumerate(physical(world / "shards", "train")):
+        if sample["gsd"] is None:
+            expected = [0.0, 0.0, 1.0, *[0.0] * len(country.values)]
+        else:
+            numbers = [(v - c.mean) / c.std for v, c in zip(sample["gsd"], dataset.numeric[:2], strict=True)]
+            expected = [*numbers, 0.0, *(float(value == sample["country_code"]) for value in country.values)]
+        np.testing.assert_allclose(got.vectors[row], expected, atol=1e-5)
+
+
+def test_the_cache_notices_another_encoder_and_answers_the_second_time(world: Path, tmp_path: Path) -> None:
+    model, dataset = load_model(world / "text", "metadata").metadata, open_dataset(world / "shards")
+    first = metadata_features.cached(tmp_path, model, dataset, "val", Running())
+    done: list[int] = []
+    again = metadata_features.cached(tmp_path, model, dataset, "val", Running(batch_size=3, progress=done.append))
+    assert done == []
+    assert np.array_equal(first.vectors, again.vectors)
+    other = metadata_features.with_random_weights(model, 0)
+    changed = metadata_features.cached(tmp_path, other, dataset, "val", Running(progress=done.append))
+    assert sum(done) == 20
+    assert not np.allclose(first.vectors, changed.vectors)
+
+
+@pytest.mark.parametrize("modality", ["metadata", "both"])
+def test_the_linear_probe_of_metadata_is_scikit_learns(world: Path, tmp_path: Path, modality: str) -> None:
+    arguments = [world / "tabular", "--shards", world / "shards", "--modality", modality, "--random-seeds", "0,1"]
+    got = call("linear", *arguments, "--out", tmp_path, *COMMON)
+    assert got.exit_code == 0, got.output
+    result = json.loads((tmp_path / f"linear-{modality}.json").read_text())
+    kinds = ["run", "identity", "random", "random"] if modality == "metadata" else ["run", "random", "random"]
+    assert [model["kind"] for model in result["models"]] == kinds
+    assert (result["modality"], result["settings"]["standardize"]) == (modality, True)
+    model, dataset = load_model(world / "tabular", "both"), open_dataset(world / "shards")
+
+    def vectors(split: str) -> Features:
+        image, metadata = image_features(model, dataset, split, Running()), metadata_features_of(model, dataset, split, Running())
+        chosen = [metadata.vectors] if modality == "metadata" else [image.vectors, metadata.vectors]
+        return replace(image, vectors=np.concatenate(chosen, axis=1))
+
+    train, test = vectors("train"), vectors("val")
+    scaler = StandardScaler().fit(train.vectors.astype(np.float64))
+    x, z = (scaler.transform(part.vectors).astype(np.float64) for part in (train, test))
+    oracle = LogisticRegression(C=np.inf, max_iter=200).fit(x, train.labels)
+    assert result["models"][0]["metrics"]["top1"] == pytest.approx(oracle.score(z, test.labels))
+    assert result["models"][0]["features"] == x.shape[1]
+
+
+def test_a_multi_label_set_is_scored_by_average_precision(world: Path, tmp_path: Path) -> None:
+    shards = as_multilabel(write_toy_shards(tmp_path / "shards", {"train": 60, "val": 20}))
+    run = world / "text"
+    for command in (["knn", "--k", "1,5"], ["linear", "--per-class"]):
+        got = call(command[0], run, "--shards", shards, *command[1:], "--out", tmp_path, "--random-seeds", "", *COMMON)
+        assert got.exit_code == 0, got.output
+        assert "mAP, macro" in got.output
+    assert "Average precision of each class" in " ".join(got.output.split())
+    result = json.loads((tmp_path / "linear.json").read_text())
+    dataset, model = open_dataset(shards), load_model(run)
+    how = features.Input(32, dataset.mean, dataset.std)
+    train, test = (features.extract(model.backbone, dataset, split, how) for split in ("train", "val"))
+    assert train.labels.shape == (60, 4)
+    found = {}
+    for index, name in enumerate(dataset.classes[:3]):
+        oracle = LogisticRegression(C=np.inf, max_iter=200).fit(train.vectors.astype(np.float64), train.labels[:, index])
+        found[name] = average_precision_score(test.labels[:, index], oracle.decision_function(test.vectors.astype(np.float64)))
+    assert result["metric"] == "macro_map"
+    assert result["models"][0]["ap_per_class"] == {**{n: pytest.approx(v) for n, v in found.items()}, dataset.classes[3]: None}
+    assert result["models"][0]["metrics"]["macro_map"] == pytest.approx(np.mean(list(found.values())))
+
+
+def test_a_run_that_learned_nothing_from_metadata_has_no_features_of_them(world: Path, tmp_path: Path) -> None:
+    got = call("linear", world / "simclr", "--shards", world / "shards", "--modality", "both", "--out", tmp_path, *COMMON)
+    assert got.exit_code == 1
+    assert re.search(r"learned from metadata, however: .*'simclr'.*Pass runs of satmip", got.output.replace("\n", " "))
+
+
+def test_captions_of_another_style_are_refused_with_advice(world: Path, tmp_path: Path) -> None:
+    other = open_dataset(write_toy_shards(tmp_path / "sentences", style="sentence"))
+    model = load_model(world / "text", "metadata").metadata
+    with pytest.raises(UsageError, match=r"style.*however.*satmip-data caption .* --style key-value"):
+        metadata_features.cached(tmp_path, model, other, "val", Running())
+
+
+def test_raw_pixels_have_no_metadata(world: Path, tmp_path: Path) -> None:
+    chosen = ["--backbone", "pixels", "--modality", "both", "--out", tmp_path]
+    got = call("linear", world / "text", *chosen, "--shards", world / "shards", *COMMON)
+    assert got.exit_code == 1
+    assert "features of images only" in got.output

@@ -1,0 +1,78 @@
+"""Contact sheets of the nearest chips."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from eval_world import COMMON, as_multilabel, call, write_run
+from PIL import Image
+from toy_shards import write_toy_shards
+
+from satmip_train import neighbours
+from satmip_train.metadata_features import Running
+from satmip_train.models import image_features, load_model
+from satmip_train.neighbours import Gallery
+from satmip_train.shards import open_dataset
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    write_run(root / "run", write_toy_shards(root / "shards", {"train": 30, "val": 12}), objective="simclr")
+    return root
+
+
+def gallery(world: Path, query_split: str) -> Gallery:
+    dataset, model = open_dataset(world / "shards"), load_model(world / "run")
+    found, queries = (image_features(model, dataset, split, Running()) for split in ("train", query_split))
+    return Gallery(found, queries, dataset, dataset, "train", query_split)
+
+
+@pytest.mark.parametrize("query_split", ["val", "train"])
+def test_the_nearest_are_those_of_a_plain_loop(world: Path, query_split: str) -> None:
+    searched = gallery(world, query_split)
+    rows = neighbours.find_neighbours(searched, [5, 2], 3)
+    unit = [part.vectors / np.linalg.norm(part.vectors, axis=1, keepdims=True) for part in (searched.queries, searched.found)]
+    for number, row in zip([5, 2], rows, strict=True):
+        similarity = unit[1] @ unit[0][number]
+        if query_split == "train":
+            similarity[number] = -np.inf  # a chip is not its own neighbour
+        order = np.argsort(-similarity, kind="stable")[:3]
+        assert row.query.key == searched.queries.keys[number]
+        assert [chip.key for chip, _ in row.nearest] == searched.found.keys[order].tolist()
+        np.testing.assert_allclose([value for _, value in row.nearest], similarity[order], atol=1e-5)
+
+
+def test_the_sheet_shows_a_row_a_query_and_frames_of_classes(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sheet.png"
+    got = call("neighbours", world / "run", "--shards", world / "shards", "--queries", "2", "--count", "4", "--out", out, *COMMON)
+    assert got.exit_code == 0, got.output
+    sheet = np.array(Image.open(out))
+    side = 160 + 2 * 4
+    assert sheet.shape[1] == 5 * (side + 12) + 12
+    rows = neighbours.find_neighbours(gallery(world, "val"), [0, 11], 4)
+    colours = {True: (0x2A, 0x8A, 0x4A), False: (0xC0, 0x45, 0x3A)}
+    for y, row in enumerate(rows):
+        for x, (chip, _) in enumerate(row.nearest, start=1):
+            at = sheet[39 + y * (side + 42) + 1, 12 + x * (side + 12) + 1]
+            assert tuple(at) == colours[chip.label == row.query.label]
+
+
+def test_queries_may_be_named(world: Path, tmp_path: Path) -> None:
+    searched = gallery(world, "val")
+    assert neighbours.numbers_of(searched.queries, ["val_000003", "val_000001"]) == [
+        searched.queries.keys.tolist().index(key) for key in ("val_000003", "val_000001")
+    ]
+    got = call(
+        "neighbours", world / "run", "--shards", world / "shards", "--query", "nothing", "--out", tmp_path / "x.png", *COMMON
+    )
+    assert got.exit_code == 1
+    assert "must be the key of a sample, such as val_" in got.output
+    got = call("neighbours", world / "run", "--shards", world / "shards", "--out", tmp_path / "x.jpg", *COMMON)
+    assert "the sheet is a PNG" in got.output
+
+
+def test_chips_of_a_multi_label_set_have_all_their_labels(tmp_path: Path) -> None:
+    dataset = open_dataset(as_multilabel(write_toy_shards(tmp_path / "shards", {"train": 12})))
+    labels = [chip.label for chip in neighbours.read_chips(dataset, "train", range(12))]
+    assert any(", " in label for label in labels if label)

@@ -1,0 +1,141 @@
+"""Retrieval against plain loops."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from eval_world import COMMON, call, write_run
+from hypothesis import given
+from hypothesis import strategies as st
+from pyproj import Geod
+from toy_shards import write_toy_shards
+
+from satmip_train import checkpoint, retrieval
+from satmip_train.metadata_features import Running
+from satmip_train.models import image_features, load_model, metadata_features_of
+from satmip_train.retrieval import Physical
+from satmip_train.shards import open_dataset
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    shards = write_toy_shards(root / "shards", {"train": 24, "val": 20}, missing=0.1)
+    write_run(root / "satmip", shards, objective="satmip", metadata_encoder="tabular")
+    write_run(root / "simclr", shards, objective="simclr")
+    return root
+
+
+def loop(queries: np.ndarray, gallery: np.ndarray) -> tuple[list[int], list[int]]:
+    """Ranks of the partners and the nearest, one pair at a time; of equals the lower number comes first."""
+    ranks, found = [], []
+    for i, query in enumerate(queries):
+        similarity = [float(np.dot(query, v)) for v in gallery]
+        order = sorted(range(len(gallery)), key=lambda j: (-similarity[j], j))
+        ranks.append(order.index(i) + 1)
+        found.append(order[0])
+    return ranks, found
+
+
+@given(seed=st.integers(0, 1000), count=st.integers(1, 12), chunk=st.sampled_from([1, 30, 10_000]))
+def test_ranks_are_the_plain_loops_also_among_equals(seed: int, count: int, chunk: int) -> None:
+    rng = np.random.default_rng(seed)
+    axes = np.concatenate([np.eye(3), -np.eye(3)])  # similarities of -1, 0 and 1 only
+    queries, gallery = axes[rng.integers(0, 6, count)], axes[rng.integers(0, 6, count)]
+    whole, retrieval._SIMILARITIES = retrieval._SIMILARITIES, chunk
+    try:
+        tensors = torch.from_numpy(queries), torch.from_numpy(gallery)
+        got = retrieval.ranks(*tensors).tolist(), retrieval.nearest(*tensors).tolist()
+    finally:
+        retrieval._SIMILARITIES = whole
+    assert got == loop(queries, gallery)
+
+
+def test_a_network_that_tells_nothing_apart_is_at_chance() -> None:
+    same = torch.ones(40, 8)
+    got = retrieval.rank_metrics(retrieval.ranks(same, same))
+    assert got == retrieval.chance_metrics(40) == {"recall_1": 1 / 40, "recall_5": 1 / 8, "recall_10": 1 / 4, "median_rank": 20.5}
+
+
+def world_of(rows: list[tuple[float, ...]]) -> Physical:
+    return Physical(*np.array(rows, float).T)
+
+
+def test_errors_go_round_the_year_the_day_and_the_globe() -> None:
+    nan = math.nan
+    truth = world_of(
+        [
+            # longitude, latitude, day, hour, year, gsd
+            (179.5, 0.0, 364.0, 23.5, 2015.99, 0.5),
+            (-179.5, 0.0, 2.25, 1.0, 2016.01, 2.0),
+            (2.35, 48.86, 200.0, 12.0, 2010.5, 1.0),
+            (-74.0, 40.7, 20.0, 0.0, 2012.0, 1.0),
+            (nan, nan, nan, nan, nan, nan),
+        ]
+    )
+    got = retrieval.errors(truth, np.array([1, 0, 3, 2, 0]))
+    assert got["days"][:3] == pytest.approx([3.5, 3.5, 180.0])
+    assert got["hours"][:3] == pytest.approx([1.5, 1.5, 12.0])
+    assert got["years"][:3] == pytest.approx([0.02, 0.02, 1.5])
+    assert got["gsd_ratio"][:3] == pytest.approx([4.0, 4.0, 1.0])
+    assert got["kilometres"][0] == pytest.approx(111.32, abs=0.01)  # one degree of the equator
+    assert got["kilometres"][2] == pytest.approx(5_852, rel=0.005)  # Paris to New York
+    assert all(math.isnan(values[4]) for values in got.values())
+    medians = retrieval.error_medians(truth, np.array([1, 0, 3, 2, 0]))
+    assert medians["days"] == pytest.approx(np.median([3.5, 3.5, 180, 180]))
+    assert set(retrieval.error_medians(world_of([(nan,) * 6]), np.array([0])).values()) == {None}
+
+
+@given(st.floats(0, 400), st.floats(0, 400))
+def test_a_circle_has_no_longer_way_than_half(a: float, b: float) -> None:
+    got = float(retrieval._around(np.array(a - b), 365.25))
+    assert 0 <= got <= 365.25 / 2
+    assert got == pytest.approx(min(abs(a - b - 365.25 * turn) for turn in range(-3, 4)), abs=1e-9)
+
+
+def test_chance_is_that_of_random_pairs(world: Path) -> None:
+    truth = retrieval.read_physical(open_dataset(world / "shards"), "val")
+    assert np.isnan(truth.longitude).sum() == np.isnan(truth.gsd).sum() > 0
+    got = retrieval.chance_medians(truth)
+    known = np.flatnonzero(np.isfinite(truth.gsd))
+    ratios = [max(a / b, b / a) for a in truth.gsd[known] for b in truth.gsd[known]]
+    assert got["gsd_ratio"] == pytest.approx(np.median(ratios), rel=0.1)
+    assert retrieval.chance_medians(truth) == got
+
+
+def test_the_command_is_the_plain_loop(world: Path, tmp_path: Path) -> None:
+    run = world / "satmip"
+    got = call("retrieve", run, "--shards", world / "shards", "--out", tmp_path, *COMMON)
+    assert got.exit_code == 0, got.output
+    assert "chance" in got.output
+    result = json.loads((tmp_path / "retrieval.json").read_text())
+    model, dataset = load_model(run, "both"), open_dataset(world / "shards")
+    image, metadata = (f(model, dataset, "val", Running()).vectors for f in (image_features, metadata_features_of))
+    saved = checkpoint.load(run)["model"]
+    sides = []
+    for vectors, side in ((image, "image"), (metadata, "metadata")):
+        embedded = vectors @ saved[f"matching.{side}_projection.weight"].numpy().T
+        sides.append(embedded / np.linalg.norm(embedded, axis=1, keepdims=True))
+    truth = retrieval.read_physical(dataset, "val")
+    for name, queries, gallery in (("image_to_metadata", *sides), ("metadata_to_image", *sides[::-1])):
+        ranks, found = loop(queries, gallery)
+        mine = result["models"][0][name]
+        assert mine["metrics"]["recall_5"] == pytest.approx(np.mean([rank <= 5 for rank in ranks]))
+        assert mine["metrics"]["median_rank"] == np.median(ranks)
+        pairs = [(i, j) for i, j in enumerate(found) if not np.isnan(truth.longitude[[i, j]]).any()]
+        geod = Geod(ellps="WGS84")
+        metres = [geod.inv(truth.longitude[i], truth.latitude[i], truth.longitude[j], truth.latitude[j])[2] for i, j in pairs]
+        assert mine["errors"]["kilometres"] == pytest.approx(np.median(metres) / 1000)
+    assert result["chance"]["metrics"]["recall_10"] == 0.5
+    assert result["test"]["samples"] == 20
+
+
+def test_a_run_without_projections_is_refused(world: Path, tmp_path: Path) -> None:
+    got = call("retrieve", world / "simclr", "--shards", world / "shards", "--out", tmp_path, *COMMON)
+    assert got.exit_code == 1
+    assert re.search(r"however: .*'simclr'.*Pass runs of satmip or satmips", got.output.replace("\n", " "))
+    assert not (tmp_path / "retrieval.json").exists()

@@ -1,0 +1,95 @@
+"""Linear segmentation on painted images."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from eval_world import COMMON, call, write_run
+from PIL import Image
+from sklearn.metrics import jaccard_score
+from toy_shards import write_toy_shards
+
+from satmip_train import segment
+from satmip_train.errors import UsageError
+
+
+def paint(folder: Path, count: int, seed: int) -> Path:
+    """Images whose left and right have colours of their own, at a line that wanders; masks hold 3 and 9, and 255 at the top."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        size = 48 + 8 * (number % 2)
+        line = int(rng.integers(12, size - 12))
+        mask = np.where(np.arange(size)[None] < line, 3, 9).astype(np.uint8).repeat(size, 0)
+        colours = np.where(mask[..., None] == 3, [200, 60, 60], [40, 80, 180]) + rng.normal(0, 8, (size, size, 3))
+        mask[:4] = 255
+        name = f"area{number % 2}/tile_{number}"
+        for kind, array, suffix in (("images", colours.clip(0, 255), ".jpg"), ("masks", mask, ".png")):
+            path = folder / kind / f"{name}{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array.astype(np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    paint(root / "train", 12, seed=0)
+    paint(root / "val", 6, seed=1)
+    write_run(root / "run", write_toy_shards(root / "shards"), objective="simclr")
+    return root
+
+
+def test_areas_are_told_apart_and_ignored_pixels_do_not_count(world: Path, tmp_path: Path) -> None:
+    folders = ["--train", world / "train", "--test", world / "val", "--epochs", "20", "--lr", "0.02"]
+    got = call("segment", world / "run", *folders, "--random-seeds", "0,1", "--out", tmp_path, "--per-class", *COMMON)
+    assert got.exit_code == 0, got.output
+    result = json.loads((tmp_path / "segment.json").read_text())
+    assert [model["kind"] for model in result["models"]] == ["run", "random", "random"]
+    assert list(result["models"][0]["iou_per_class"]) == ["3", "9"]
+    assert result["models"][0]["metrics"]["miou"] > 0.8
+    assert (result["train"]["samples"], result["test"]["samples"], result["classes"]) == (12, 6, 2)
+    again = call("segment", world / "run", *folders, "--random-seeds", "0,1", "--out", tmp_path / "again", *COMMON)
+    assert again.exit_code == 0
+    assert json.loads((tmp_path / "again" / "segment.json").read_text()) == result
+
+
+def test_scores_are_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.integers(0, 3, 500), rng.integers(0, 3, 500)
+    counts = np.zeros((4, 4), np.int64)
+    for a, b in zip(truth, predicted, strict=True):
+        counts[a, b] += 1
+    got = segment.scores(counts, (0, 1, 2, 7))
+    expected = jaccard_score(truth, predicted, average=None)
+    assert got["iou_per_class"] == {**{str(i): pytest.approx(v) for i, v in enumerate(expected)}, "7": None}
+    assert got["metrics"]["miou"] == pytest.approx(expected.mean())
+    assert got["metrics"]["pixel_accuracy"] == pytest.approx((truth == predicted).mean())
+
+
+def test_patch_features_lie_where_the_patches_are() -> None:
+    torch.manual_seed(0)
+    backbone = timm.create_model(
+        "vit_small_patch16_224", num_classes=0, img_size=32, patch_size=8, embed_dim=48, depth=1, num_heads=2
+    ).eval()
+    views = torch.randn(2, 3, 32, 32)
+    grid = segment.patch_features(backbone, views)
+    tokens = backbone.forward_features(views)
+    assert grid.shape == (2, 48, 4, 4)
+    assert torch.equal(grid[1, :, 2, 3], tokens[1, 1 + 2 * 4 + 3])
+    resnet = timm.create_model("resnet10t", num_classes=0).eval()
+    assert segment.patch_features(resnet, torch.randn(1, 3, 64, 64)).shape[2:] == (2, 2)
+
+
+def test_what_is_no_pair_of_image_and_mask_is_refused(world: Path, tmp_path: Path) -> None:
+    folder = paint(tmp_path / "broken", 2, seed=2)
+    (folder / "masks/area1/tile_1.png").unlink()
+    got = call("segment", world / "run", "--train", folder, "--test", world / "val", "--out", tmp_path, *COMMON)
+    assert got.exit_code == 1
+    assert re.search(r"every image must have a mask, however: 1 have none, such as .*tile_1.png", got.output.replace("\n", ""))
+    Image.new("RGB", (48, 48)).save(folder / "masks/area1/tile_1.png")
+    with pytest.raises(UsageError, match=r"one channel of 8 bits, however: .*RGB"):
+        segment.read_mask(folder / "masks/area1/tile_1.png")
