@@ -268,12 +268,18 @@ def test_an_image_without_its_ground_truth_is_told(tree: Path, tmp_path: Path) -
             ("metadata_missing", path.relative_to(tmp_path).as_posix()) for path in (strange, nameless)
         ]
         assert len(found) == 7
+    alone = tmp_path / "alone/train/airport/airport_0/airport_rgb.jpg"
+    alone.parent.mkdir(parents=True)
+    nameless.rename(alone)
+    (reject,) = read_all(tmp_path / "alone", Fmow(metadata=str(tree / "truth")))
+    assert isinstance(reject, Reject)
+    assert reject.reason == "metadata_missing"
 
 
 def test_an_archives_bad_record_is_rejected_as_a_trees_is(tmp_path: Path) -> None:
     make.write_images(tmp_path / "images")
     make.write_truth(tmp_path / "truth")
-    texts = ("", "{", "[]", "NaN", '{"img_width": NaN}', '{"img_width": 5, "img_height": 5, "bounding_boxes": []}')
+    texts = ("", "[" * 200_000, "[]", "NaN", '{"img_width": NaN}', '{"img_width": 5, "img_height": 5, "bounding_boxes": []}')
     for shot, text in zip(make.SHOTS, texts, strict=True):
         (tmp_path / "truth" / f"{shot.stem('rgb', truth=True)}.json").write_text(text)
     with tarfile.open(tmp_path / "truth.tar", "w") as archive:

@@ -113,13 +113,11 @@ class Fmow(ImageFiles):
             return pair(records, images)
         if not images:
             raise self._nothing(root)
-        truth = read_truth(self.metadata, _names(images))
+        truth = read_truth(self.metadata, self.product, _names(images))
         if truth.unused:
             _log.warning("%s: %s records of this product have no image here", self.metadata, f"{truth.unused:,}")
-        nothing = ("", "")
-        return [
-            Item(truth.records.get(stem, nothing)[0], images[stem], truth.records.get(stem, nothing)[1]) for stem in sorted(images)
-        ]
+        found = {stem: truth.records.get(stem, ("", "")) for stem in sorted(images)}
+        return [Item(path, images[stem], record) for stem, (path, record) in found.items()]
 
     def _nothing(self, root: str) -> LayoutError:
         suffix = SUFFIXES[self.product][-1]
@@ -145,7 +143,7 @@ class Fmow(ImageFiles):
 
     def check_location(self, root: str, items: Sequence[Item]) -> None:
         """Refuse records of the challenge form where locations are wanted. See `LocatedElsewhere`."""
-        step = max(1, len(items) // PROBED)
+        step = max(1, -(-len(items) // PROBED))
         scenes = 0
         for item in items[::step]:
             for found in self.read_item(root, item):
@@ -167,7 +165,7 @@ class Fmow(ImageFiles):
         key = f"{path.parts[0]}_{path.stem}".lower()
         try:
             record = json.loads(item.record, parse_constant=str) if item.record else self._read_record(root, item)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             return [reject(item, "metadata_unreadable", f"a record must be readable JSON, however: {error}", key)]
         try:
             return [self._scene(key, item, record)]

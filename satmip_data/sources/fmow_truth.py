@@ -44,15 +44,19 @@ class _Found:
     """Records of the product, those that were not kept too."""
 
 
-def read_truth(where: str, images: Mapping[str, FmowName]) -> Truth:
-    """Find the record of each image (path without its ending -> what its name tells; one product) in the ground truth `where`.
+def read_truth(where: str, product: str, images: Mapping[str, FmowName]) -> Truth:
+    """Find the records of images in the ground truth.
+
+    Args:
+        where: folder or archive, or its URL.
+        product: of the images.
+        images: path of each image without its ending -> what its name tells.
 
     Raises:
         LayoutError: there is no record at all, the archive is broken, or test or seq lack their mapping file.
     """
     splits = {name.split for name in images.values()}
-    spellings = {spelling for name in images.values() for spelling in SPELLINGS[name.product]}
-    endings = tuple(f"_{spelling}.json" for spelling in sorted(spellings))
+    endings = tuple(f"_{spelling}.json" for spelling in SPELLINGS[product])
     if where.lower().endswith(ARCHIVES):
         found = _from_archive(where, endings, _wanted(images, splits))
     else:
