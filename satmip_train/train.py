@@ -153,7 +153,7 @@ class Step:
         torch.manual_seed(seed_of(plan.settings.seed, state.step, _DROPOUT, job.rank))
         inputs: dict[str, Any] = {key: batch[key].to(job.device, non_blocking=True) for key in state.objective.batch_keys}
         images = {key: batch[key].to(job.device, non_blocking=True) for key in set(state.objective.view_sources)}
-        inputs["views"] = tuple(self._view(images[key], number) for number, key in enumerate(state.objective.view_sources))
+        inputs["views"] = tuple(self.view(images[key], number) for number, key in enumerate(state.objective.view_sources))
         state.optimizer.zero_grad(set_to_none=True)
         with speed.attention(plan.settings.attention), speed.tf32(plan.settings.tf32 == "all"):
             with torch.autocast(job.device.type, dtype=self._autocast, enabled=self._autocast is not None):
@@ -168,7 +168,7 @@ class Step:
         state.step += 1
         return {name: value.detach() for name, value in parts.items()}
 
-    def _view(self, images: Tensor, number: int) -> Tensor:
+    def view(self, images: Tensor, number: int) -> Tensor:
         """Return one view of each image. The numbers are drawn for the global batch, so that they do not depend on the ranks."""
         plan, rows = self._plan, len(images)
         generator = torch.Generator().manual_seed(seed_of(plan.settings.seed, self._state.step, _VIEWS, number))
