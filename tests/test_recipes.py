@@ -1,5 +1,7 @@
 """Recipes: every experiment of the paper resolves, and extends what it should; fields have the data side's names."""
 
+import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,13 @@ def test_settings_expand_aliases_of_fields_in_the_tables_order() -> None:
     for words in (("height",), ()):
         with pytest.raises(ValueError, match=r"fields must be of gsd, .* all, however"):
             Settings(fields=words)
+
+
+def test_the_page_of_experiments_lists_every_recipe() -> None:
+    page = (Path(__file__).parent.parent / "docs/experiments.md").read_text()
+    listed: set[str] = set()
+    for written in re.findall(r"`((?:paper/|simclr|satmip)[^` ]*)`", page):
+        choices = [part.strip("{}").split(",") if part.startswith("{") else [part] for part in re.split(r"(\{[^}]*\})", written)]
+        listed |= {"".join(chosen) for chosen in itertools.product(*choices)}
+    assert set(experiment_names()) - {"paper/table5"} == {name for name in listed if name.startswith("paper/")}
+    assert set(recipe_names()) - {"tiny"} == {name for name in listed if not name.startswith("paper/")}
