@@ -76,9 +76,9 @@ def linear(runs: tuple[Path, ...], max_iterations: int, standardize: bool | None
 
 
 def _evaluate(runs: tuple[Path, ...], probe: Probe, *, out: Path, per_class: bool, **others: Any) -> None:
-    external = [others.pop(name) for name in ("externals", "weights", "external_size")]
+    names, files, size = (others.pop(name) for name in ("externals", "weights", "external_size"))
     with common.errors(), common.make_protocol(**others, folder=out) as protocol:
-        runs = (*runs, *common.install_externals(*external, out))
+        runs = (*runs, *common.install_externals(names, files, size, out))
         with common.show_progress(common.samples_of(protocol)) as progress:
             result = evaluate(runs, protocol, probe, progress)
         path = write_result(result, out)
