@@ -32,7 +32,7 @@ def model_card(run: Path, saved: Checkpoint, files: list[str]) -> str:
         f"A backbone for satellite images, trained without labels by `{settings['objective']}` ([SatMIP, ECCV 2024]({_PAPER})) "
         f"with satmip {saved['versions']['satmip']}. Input: {settings['view_size']} x {settings['view_size']} pixels, normalized "
         "with the mean and std of `backbone.json`. Output: features.",
-        "Files: {', '.join(f'`{name}`' for name in files)}.",
+        f"Files: {', '.join(f'`{name}`' for name in files)}.",
         _LOAD,
         *([_LOAD_METADATA] if "metadata.safetensors" in files else []),
         "## What it was trained on",

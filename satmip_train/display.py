@@ -62,7 +62,7 @@ def _facts(description: dict[str, Any]) -> dict[str, str]:
     if description["last_step"] < description["total_steps"]:
         steps += f"; this run stops after {description['last_step']:,}"
     device = f"{description['device_name']}, {description['ranks']} rank{'s' if description['ranks'] > 1 else ''}"
-    samples = f"{data['samples']:,} samples of {data['split']} in {data['shards']:,}"
+    samples = f"{data['samples']:,} samples of {data['split']} in {data['shards']:,} shards"
     return {
         "Shards": f"{data['root']}: {samples}; {width} x {height} pixels",
         "Metadata": _metadata(metadata),

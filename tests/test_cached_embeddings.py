@@ -38,7 +38,7 @@ def gradients(objective: Objective) -> tuple[float, dict[str, torch.Tensor]]:
     torch.manual_seed(7)
     loss = objective(tiny_batch(objective))["loss"]
     loss.backward()
-    return float(loss), {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
+    return loss.item(), {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -125,9 +125,9 @@ def test_a_backbone_that_cannot_recompute_is_refused():
 @pytest.mark.parametrize("name", ["auto", "flash", "cudnn", "efficient", "math"])
 def test_each_attention_has_the_same_loss_also_behind_a_mask(name):
     objective = objective_of(objective="satmip")
-    expected = float(objective(tiny_batch(objective))["loss"])
+    expected = objective(tiny_batch(objective))["loss"].item()
     with speed.attention(name):
-        assert float(objective(tiny_batch(objective))["loss"]) == pytest.approx(expected, abs=1e-5)
+        assert objective(tiny_batch(objective))["loss"].item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_tf32_is_set_and_set_back():

@@ -65,7 +65,8 @@ def test_every_setting_is_an_option_with_its_description(call):
     for name, field in Settings.model_fields.items():
         assert f"--{name.replace('_', '-')}" in words
         assert field.description
-    assert "satmip-train --shards out/shards" in words
+    assert words.index("satmip-train --shards out/shards") < words.index("Run:") < words.index("What is learned:")
+    assert words.index("Losses:") < words.index("--temperature") < words.index("Views:")
     assert "export" in words
 
 
@@ -93,6 +94,8 @@ def test_auto_takes_the_papers_recipe_with_a_gpu(call, monkeypatch):
         (2, [], "Missing option --shards"),
         (2, ["--recipe", "huge"], "a recipe must be one of"),
         (2, ["--batch-size", "1"], "--batch-size: Input should be greater"),
+        (2, ["--accumulate", "4"], "Pass --micro-batch N"),
+        (2, ["--report-to", "nowhere"], "--report-to"),
         (2, ["--backbone-args", "{x"], "must be JSON"),
         (1, ["--shards", "nowhere"], "Run the same `satmip-data build` again"),
         (1, ["--shards", "TOY"], "Pass --batch-size 16"),

@@ -239,6 +239,22 @@ def test_two_ranks_have_the_losses_of_one(toy, tmp_path):
     assert len(losses(tmp_path / "two")) == 6
 
 
+def test_a_run_of_one_rank_goes_on_with_two(toy, tmp_path):
+    changes = {"objective": "simclr", "lr_base": 0.005, "log_every": 1}
+    run_in_process(toy, tmp_path / "one", max_steps=6, **changes)
+    run_in_process(toy, tmp_path / "moved", max_steps=3, **changes)
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2"}
+    environments = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    ranks = [start_child(toy, tmp_path / "moved", env=env, max_steps=6, **changes) for env in environments]
+    for rank in ranks:
+        _, errors = rank.communicate(timeout=120)
+        assert rank.returncode == 0, errors.decode()
+    assert checkpoint.load(tmp_path / "moved")["ranks"] == 2
+    assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    _, output = run_in_process(toy, tmp_path / "moved", max_steps=7, **changes)
+    assert "The run had 2 ranks and now has 1" in output
+
+
 def test_a_batch_that_does_not_fit_is_refused_with_advice(toy, tmp_path):
     with pytest.raises(UsageError, match=r"'train' has 37 samples. Pass --batch-size 32"):
         run_in_process(toy, tmp_path, batch_size=64)

@@ -1,0 +1,112 @@
+"""kNN while a run goes, and the best networks of a run."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from test_train_resume import TINY
+from toy_shards import write_toy_shards
+
+from satmip_train import checkpoint, features, online, probes
+from satmip_train import train as training
+from satmip_train.config import Settings
+from satmip_train.export import load_backbone
+from satmip_train.job import Job
+from satmip_train.log import read_log
+from satmip_train.meter import read_summary
+from satmip_train.plan import plan_run
+from satmip_train.shards import open_dataset
+from satmip_train.train import build_state, train
+
+CPU = Job(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return open_dataset(write_toy_shards(tmp_path_factory.mktemp("toy"), {"train": 37, "val": 21}, shards=3, size=(24, 24)))
+
+
+def plan_of(toy, **changes):
+    return plan_run(Settings(**{**TINY, "objective": "simclr", "knn_every": 1, **changes}), toy, CPU)
+
+
+@pytest.mark.parametrize(("samples", "at_most"), [(10, 10), (10, 100), (10, 3), (1, 1), (363571, 10000)])
+def test_chosen_samples_are_spread_evenly(samples, at_most):
+    numbers = online.chosen(samples, at_most)
+    assert len(numbers) == len(set(numbers.tolist())) == min(samples, at_most)
+    assert 0 == numbers[0] <= numbers[-1] < samples
+    gaps = np.diff(numbers)
+    assert gaps.size == 0 or gaps.max() - gaps.min() <= 1
+
+
+def test_all_samples_give_what_an_evaluation_of_whole_splits_gives(toy):
+    plan = plan_of(toy)
+    backbone = build_state(plan).objective.backbone.train()
+    how = features.Input(plan.settings.view_size, toy.mean, toy.std)
+    train_features, test = (features.extract(backbone, toy, split, how) for split in ("train", "val"))
+    predictions = probes.knn(train_features.vectors, train_features.labels, test.vectors, [20], classes=4)[20]
+    expected = probes.score(test.labels, predictions, 4)
+    got = online.evaluate(plan, backbone)
+    assert got == pytest.approx({"macro_f1": expected.macro_f1, "top1": expected.top1})
+    assert backbone.training
+    few = online.evaluate(plan_of(toy, knn_samples=5), backbone)
+    assert set(few) == {"macro_f1", "top1"}
+
+
+def test_it_is_due_every_so_many_epochs_and_at_the_end(toy):
+    assert [step for step in range(1, 13) if online.is_due(plan_of(toy), step)] == [4, 8, 12]
+    assert [step for step in range(1, 13) if online.is_due(plan_of(toy, knn_every=2), step)] == [8, 12]
+    assert [step for step in range(1, 8) if online.is_due(plan_of(toy, knn_every=0.5, max_steps=7), step)] == [2, 4, 6, 7]
+
+
+def test_why_there_is_none_is_said(toy, tmp_path):
+    assert online.obstacle(plan_of(toy)) is None
+    assert online.obstacle(plan_of(toy, knn_every=0)) == "knn_every is 0"
+    assert "no other split" in online.obstacle(plan_of(toy, split="val"))
+    unlabelled = open_dataset(write_toy_shards(tmp_path, {"train": 16, "val": 4}, size=(24, 24), classes=()))
+    assert "no class" in online.obstacle(plan_of(unlabelled))
+
+
+def test_a_run_logs_its_scores_and_keeps_its_best(toy, tmp_path, monkeypatch):
+    drawn = iter([0.5, 0.8, 0.6])
+    monkeypatch.setattr(online, "evaluate", lambda plan, backbone: {"macro_f1": next(drawn), "top1": 0.1})
+    steps = {}
+    save = training.save
+
+    def save_and_note(plan, state, run, name=checkpoint.NAME):
+        save(plan, state, run, name)
+        if name == checkpoint.BEST:
+            steps[state.step] = {key: value.clone() for key, value in state.objective.backbone.state_dict().items()}
+
+    monkeypatch.setattr(training, "save", save_and_note)
+    plan = plan_of(toy, log_every=3)
+    train(plan.settings, toy, tmp_path, CPU, Console(quiet=True))
+    lines = read_log(tmp_path)
+    assert [line["step"] + 1 for line in lines] == [3, 4, 6, 8, 9, 12]
+    assert {line["step"] + 1: line["knn"]["macro_f1"] for line in lines if "knn" in line} == {4: 0.5, 8: 0.8, 12: 0.6}
+    assert list(steps) == [4, 8]
+    best = {"macro_f1": 0.8, "top1": 0.1, "step": 8}
+    assert checkpoint.load(tmp_path)["best"] == checkpoint.load(tmp_path, checkpoint.BEST)["best"] == best
+    assert read_summary(tmp_path)["best"] == best
+    backbone, config = load_backbone(tmp_path / "backbone-best.safetensors")
+    assert config["step"] == 8
+    assert all(torch.equal(value, steps[8][name]) for name, value in backbone.state_dict().items())
+    assert load_backbone(tmp_path)[1]["step"] == 12
+    page = (tmp_path / "index.html").read_text()
+    assert "0.8000" in page
+    assert "macro-F1" in (tmp_path / "README.md").read_text()
+
+
+def test_evaluating_changes_nothing_that_is_learned_and_a_resumed_run_remembers_the_best(toy, tmp_path):
+    quiet = Console(quiet=True)
+    common = {**TINY, "objective": "simclr", "epochs": 2, "data": "stream"}
+    train(Settings(**common), toy, tmp_path / "without", CPU, quiet)
+    train(Settings(**common, knn_every=1, max_steps=5), toy, tmp_path / "with", CPU, quiet)
+    first = checkpoint.load(tmp_path / "with")["best"]
+    train(Settings(**common, knn_every=1), toy, tmp_path / "with", CPU, quiet)
+    one, two = checkpoint.load(tmp_path / "without"), checkpoint.load(tmp_path / "with")
+    assert all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())
+    assert two["best"]["macro_f1"] >= first["macro_f1"]
+    assert json.loads((tmp_path / "with/config.json").read_text())["online_knn"].startswith("every 1 epochs on val")

@@ -1,0 +1,240 @@
+"""What a run tells of itself: table, page, summary, trackers, card, exported metadata encoder."""
+
+import io
+import json
+import re
+import sys
+import types
+
+import pytest
+import torch
+from rich.console import Console
+from test_train_resume import TINY
+from toy_shards import write_toy_shards
+
+from satmip_train import checkpoint, meter
+from satmip_train.config import Settings, grouped_settings
+from satmip_train.display import show_run
+from satmip_train.errors import UsageError
+from satmip_train.export import export_run, load_metadata_encoder, push
+from satmip_train.job import Job
+from satmip_train.log import read_log
+from satmip_train.plan import describe, plan_run
+from satmip_train.shards import open_dataset
+from satmip_train.stream import ordered_batches
+from satmip_train.trackers import open_trackers, scalars
+from satmip_train.train import build_state, save, train
+
+CPU, QUIET = Job(torch.device("cpu")), Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return open_dataset(write_toy_shards(tmp_path_factory.mktemp("toy"), {"train": 20, "val": 8}, size=(24, 24)))
+
+
+def settings_of(**changes):
+    return Settings(**{**TINY, "objective": "satmips", "epochs": 2, "log_every": 2, **changes})
+
+
+@pytest.fixture(scope="module")
+def run(toy, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    assert train(settings_of(), toy, folder, CPU, QUIET) == 0
+    return folder
+
+
+def test_settings_are_shown_in_groups_with_what_differs_from_the_recipe(toy):
+    settings = settings_of(metadata_encoder="tabular", lr_base=0.5)
+    plan = plan_run(settings, toy, CPU)
+    description = {**describe(plan, build_state(plan).objective), "data": "stream: asked for", "online_knn": "none: knn_every is 0"}
+    output = io.StringIO()
+    show_run(Console(file=output, width=120, markup=False, highlight=False), settings, description, "tiny")
+    text = " ".join(output.getvalue().split())
+    for heading in grouped_settings():
+        assert heading in text
+    assert "lr_base 0.5 (not 0.001)" in text
+    assert "metadata_encoder tabular (not text)" in text
+    assert "objective satmips ·" in text
+    assert "text_layers" not in text
+    assert "Chance loss 4.7875 = loss_metadata 2.0794, loss_views 2.7081" in text
+    assert max(map(len, output.getvalue().splitlines())) <= 120
+    assert '"' not in text
+
+
+def test_every_setting_stands_in_one_group():
+    names = [name for members in grouped_settings().values() for name in members]
+    assert names == list(Settings.model_fields)
+
+
+def test_the_summary_adds_up_sessions(tmp_path):
+    session = {"wall_seconds": 10.0, "device_seconds": None, "energy_joules": None, "peak_memory_bytes": 5}
+    meter.write_summary(tmp_path, session, {"step": 1})
+    meter.write_summary(tmp_path, {**session, "wall_seconds": 2.5, "energy_joules": 3.0, "peak_memory_bytes": 9}, {"step": 7})
+    summary = meter.read_summary(tmp_path)
+    assert summary["wall_seconds"] == 12.5
+    assert summary["peak_memory_bytes"] == 9
+    assert (summary["device_seconds"], summary["energy_joules"], summary["step"]) == (None, None, 7)
+    assert len(summary["sessions"]) == 2
+
+
+def test_a_run_sums_up_what_it_took(run):
+    summary = meter.read_summary(run)
+    assert (summary["step"], summary["samples"]) == (4, 32)
+    assert summary["measured"]["loss"] == read_log(run)[-1]["loss"]
+    assert summary["sessions"][0]["device"] == "cpu"
+    assert 0 < summary["wall_seconds"] < 600
+    assert summary["peak_memory_bytes"] > 1e7
+    assert summary["energy_joules"] is None
+
+
+def test_energy_is_what_the_gpu_counts(monkeypatch):
+    counted = iter([1_000_000, 3_500_000])
+    fake = types.SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(counted) if handle == "GPU-abc" else None,
+        NVMLError=RuntimeError,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(uuid="abc"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 77)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H200")
+    session = meter.Meter(Job(torch.device("cuda:0"))).session(3, 1.5)
+    assert (session["energy_joules"], session["device_seconds"], session["peak_memory_bytes"]) == (2500.0, 1.5, 77)
+    assert meter.energy_joules(CPU) is None
+
+
+def test_the_page_holds_everything_and_loads_nothing(run):
+    page = (run / "index.html").read_text()
+    assert "data:image/png;base64," in page
+    assert not re.search(r"(src|href)=['\"]?(https?:|//|[a-z]+\.(png|js|css))", page)
+    for word in (
+        "loss_metadata",
+        "temperature",
+        "samples a second",
+        "waiting for data",
+        "peak memory",
+        "torch",
+        "lr_base",
+        "chance",
+    ):
+        assert word in page
+    assert page.count("<table") == page.count("</table>")
+
+
+LINE = {"step": 4, "epoch": 0.5, "lr": 0.1, "loss": 2.0, "chance": {"loss": 3.0}, "knn": {"macro_f1": 0.25, "top1": 0.5}}
+
+
+def test_numbers_of_a_line_are_named_flat():
+    assert scalars(LINE) == {
+        "epoch": 0.5, "lr": 0.1, "loss": 2.0, "chance/loss": 3.0, "knn/macro_f1": 0.25, "knn/top1": 0.5
+    }  # fmt: skip
+
+
+def test_wandb_gets_the_lines_and_the_same_run_again(toy, tmp_path, monkeypatch):
+    started, logged, finished = [], [], []
+    fake = types.SimpleNamespace(
+        log=lambda values, step: logged.append((step, values["loss"])), finish=lambda: finished.append(True)
+    )
+    module = types.SimpleNamespace(init=lambda **arguments: started.append(arguments) or fake)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    for last in (2, 4):
+        train(settings_of(report_to=("wandb",), max_steps=last), toy, tmp_path, CPU, QUIET)
+    assert logged == [(line["step"], line["loss"]) for line in read_log(tmp_path)]
+    assert [step for step, _ in logged] == [1, 3]
+    assert finished == [True, True]
+    assert started[0]["id"] == started[1]["id"]
+    assert started[0]["config"]["settings"]["objective"] == "satmips"
+
+
+def test_tensorboard_gets_the_lines(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed")
+    (tracker,) = open_trackers(["tensorboard"], tmp_path, {})
+    tracker.log(LINE)
+    tracker.close()
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert events.Scalars("knn/macro_f1")[0].value == 0.25
+
+
+@pytest.mark.parametrize(("name", "module"), [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")])
+def test_a_tracker_that_is_not_installed_is_refused_with_advice(name, module, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError, match=rf"pip install 'satmip\[{name}\]'"):
+        open_trackers([name], tmp_path, {})
+
+
+@pytest.mark.parametrize("encoder", ["text", "tabular"])
+def test_the_exported_metadata_encoder_gives_equal_features_and_knows_what_it_reads(toy, tmp_path, encoder):
+    plan = plan_run(settings_of(metadata_encoder=encoder), toy, CPU)
+    state = build_state(plan)
+    save(plan, state, tmp_path)
+    export_run(tmp_path)
+    loaded, config = load_metadata_encoder(tmp_path)
+    keys = state.objective.metadata_encoder.batch_keys
+    columns = plan.decoder.numeric, plan.decoder.categorical
+    (batch,) = ordered_batches(toy, "val", keys, 8, captions=plan.decoder.captions, columns=columns)
+    with torch.no_grad():
+        assert torch.equal(loaded(batch), state.objective.metadata_encoder.eval()(batch))
+    assert not loaded.training
+    assert config["fields"] == ["gsd", "timestamp", "location"]
+    if encoder == "text":
+        assert config["context"] == plan.shape.context
+        assert config["caption_style"] == "key-value"
+    else:
+        assert [c["name"] for c in config["numeric_columns"]] == [toy.numeric[i].name for i in columns[0]]
+        assert len(config["categorical_columns"]) == len(config["cardinalities"])
+    assert config["dataset"]["fingerprint"] == toy.fingerprint
+
+
+def test_a_run_without_metadata_has_no_metadata_encoder(toy, tmp_path):
+    plan = plan_run(settings_of(objective="simclr"), toy, CPU)
+    save(plan, build_state(plan), tmp_path)
+    assert [path.name for path in export_run(tmp_path)] == ["backbone.safetensors", "README.md"]
+    with pytest.raises(UsageError, match=r"no metadata.safetensors in"):
+        load_metadata_encoder(tmp_path)
+
+
+def test_the_card_says_where_it_comes_from_and_how_to_load_it(run, toy):
+    card = (run / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: timm\n")
+    for word in (toy.fingerprint, "CC0-1.0", "gsd, timestamp, location", "`metadata.safetensors`", "lr_base | `0.02`"):
+        assert word in card
+    assert "Not evaluated in training" in card
+
+
+def test_push_uploads_what_was_exported(run, monkeypatch):
+    calls = []
+
+    class Api:
+        def create_repo(self, repository, **options):
+            return f"https://hub/{repository}"
+
+        def upload_folder(self, **options):
+            calls.append(options)
+
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert push(run, export_run(run), "me/satmip") == "https://hub/me/satmip"
+    assert sorted(calls[0]["allow_patterns"]) == [
+        "README.md", "backbone.json", "backbone.safetensors", "metadata.json", "metadata.safetensors"
+    ]  # fmt: skip
+    monkeypatch.setattr(Api, "upload_folder", lambda self, **options: (_ for _ in ()).throw(OSError("no token")))
+    with pytest.raises(UsageError, match=r"no token\. Run: hf auth login"):
+        push(run, export_run(run), "me/satmip")
+
+
+def test_bf16_trains_with_losses_in_float32(toy, tmp_path):
+    for precision in ("bf16", "fp32"):
+        train(settings_of(precision=precision, lr_base=1e-4, max_steps=2), toy, tmp_path / precision, CPU, QUIET)
+    one, two = read_log(tmp_path / "bf16"), read_log(tmp_path / "fp32")
+    assert one[0]["loss"] != two[0]["loss"]
+    assert one[0]["loss"] == pytest.approx(two[0]["loss"], rel=0.02)
+    saved = checkpoint.load(tmp_path / "bf16")
+    assert all(value.dtype == torch.float32 for value in saved["model"].values() if value.is_floating_point())
+    assert json.loads((tmp_path / "bf16/config.json").read_text())["precision"] == "bf16"
+
+
+def test_an_unknown_tracker_is_refused():
+    with pytest.raises(ValueError, match="report_to"):
+        settings_of(report_to=("nowhere",))
