@@ -82,7 +82,7 @@ def load_model(run: Path, modality: Modality = "image") -> Model:
     settings = Settings.model_validate(config["settings"])
     if modality == "image":
         return Model(run.resolve().name, "run", run, settings, backbone, None, trained)
-    if settings.objective.startswith("simclr"):
+    if not settings.objective.startswith("satmip"):
         raise UsageError(
             f"the run must have learned from metadata, however: {settings.objective=} of {run} has no metadata encoder. "
             "Pass runs of satmip or satmips"
