@@ -1,0 +1,231 @@
+"""The commands that fill a table: which they are, that finished ones are left out, and that they fill it."""
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from toy_shards import write_toy_shards
+
+from satmip_train import cli, eval_cli, paper_cli
+from satmip_train.config import Settings, resolve
+from satmip_train.errors import UsageError
+from satmip_train.paper_tables import Budget, identity
+from satmip_train.published import table_layout
+from satmip_train.reproduce import TARGETS, Command, Request, is_done, keep_request, plan_table
+
+NETWORK = json.dumps({"img_size": 32, "patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2})
+TRAIN = (
+    f"--backbone-args '{NETWORK}' --view-size 32 --tabular-width 16 --tabular-layers 1 --tabular-heads 2 --embed-dim 16 "
+    "--ssl-hidden 24 --ssl-dim 16 --batch-size 16 --workers 0 --device cpu --log-every 50"
+)
+EVAL = "--workers 0 --device cpu"
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_shards(tmp_path_factory.mktemp("shards") / "toy", {"train": 32, "val": 12})
+
+
+def request_for(shards: Path, out: Path, **changes: Any) -> Request:
+    return Request(**{"shards": str(shards), "out": out, "evaluation": {"fmow": str(shards)}, "budget": Budget(), **changes})
+
+
+def options_of(command: Command) -> dict[str, Any]:
+    """What satmip-train makes of a command, as its own parser reads it."""
+    context = cli.main.make_context("satmip-train", list(command.arguments))
+    return {name: value for name, value in context.params.items() if value is not None}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_training_command_gives_a_run_of_its_row(target: str, shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "slip.pt").touch()
+    request = request_for(shards, tmp_path, seeds=(3,), hpt=str(tmp_path / "slip.pt"))
+    plan = plan_table(target, request)
+    trained = []
+    for command in plan.commands:
+        if command.program != "satmip-train":
+            continue
+        options = options_of(command)
+        flags = cli._flags({name: value for name, value in options.items() if name in Settings.model_fields})
+        settings = resolve(options["recipe"], flags).model_dump(mode="json")
+        assert {**identity(settings), "epochs": settings["epochs"], "seed": settings["seed"]} == command.settings
+        assert Path(options["out"]) == command.output
+        trained.append(command.settings)
+    layout = table_layout(target)
+    for row in layout.rows:
+        if row.settings is not None:
+            for epochs in {layout.cell_of(row, column)["epochs"] for column in layout.columns}:
+                assert {**identity(row.settings), "epochs": epochs, "seed": 3} in trained
+    outputs = [command.output for command in plan.commands]
+    assert len(set(outputs)) == len(outputs)
+
+
+def test_rates_are_those_of_the_objective_unless_a_recipe_is_given(shards: Path, tmp_path: Path) -> None:
+    plan = plan_table("2", request_for(shards, tmp_path, seeds=(0,)))
+    recipes = {c.settings["objective"]: options_of(c)["recipe"] for c in plan.commands if c.program == "satmip-train"}
+    assert recipes == {
+        "simclr": "simclr", "simclr-geo": "simclr", "simclr-tp": "simclr", "simclr-geo-tp": "simclr",
+        "satmip": "satmip", "satmips": "satmips",
+    }  # fmt: skip
+    small = plan_table("2", request_for(shards, tmp_path, seeds=(0,), recipe="tiny"))
+    assert {options_of(c)["recipe"] for c in small.commands if c.program == "satmip-train"} == {"tiny"}
+
+
+def test_evaluations_follow_the_trainings_they_need(shards: Path, tmp_path: Path) -> None:
+    for target in TARGETS:
+        done: set[Path] = set()
+        for command in plan_table(target, request_for(shards, tmp_path, seeds=(0, 1))).commands:
+            assert {path.parent for path in command.inputs} <= done
+            done.add(command.output)
+
+
+def test_the_paper_tests_on_fmows_val_and_on_the_others_test(shards: Path, tmp_path: Path) -> None:
+    other = write_toy_shards(tmp_path / "euro", {"train": 8, "val": 4, "test": 4})
+    plan = plan_table("2", request_for(shards, tmp_path, evaluation={"fmow": str(other), "eurosat": str(other)}))
+    splits = {c.output.parent.name: c.arguments[c.arguments.index("--test-split") + 1] for c in plan.commands if c.inputs}
+    assert splits == {"fmow": "val", "eurosat": "test"}
+
+
+def test_what_is_not_at_hand_is_named(shards: Path, tmp_path: Path) -> None:
+    notes = " ".join(plan_table("4", request_for(shards, tmp_path)).notes)
+    assert "pass --hpt" in notes
+    assert "pass --eval-shards so2sat=DIR" in notes
+    assert "pass --external satmae=FILE" in " ".join(plan_table("2", request_for(shards, tmp_path)).notes)
+
+
+def test_an_external_backbone_is_evaluated_from_its_file(shards: Path, tmp_path: Path) -> None:
+    plan = plan_table("2", request_for(shards, tmp_path, external={"satmae++": "satmaepp.pth"}))
+    (command,) = [c for c in plan.commands if "--external" in c.arguments]
+    assert command.arguments[:5] == ("knn", "--external", "satmae++", "--weights", "satmaepp.pth")
+    assert command.output == tmp_path / "eval" / "satmaepp" / "fmow" / "knn.json"
+
+
+def test_a_budget_shortens_every_run_and_its_warm_up(shards: Path, tmp_path: Path) -> None:
+    plan = plan_table("s6", request_for(shards, tmp_path, seeds=(0,), budget=Budget(16)))
+    found = {(o["epochs"], o.get("warmup_epochs")) for c in plan.commands if c.program == "satmip-train" for o in [options_of(c)]}
+    assert found == {(2.0, 2 / 25), (16.0, 16 / 25)}
+    assert plan.epochs == 4 * (2 + 16)
+
+
+def finish(command: Command, **changes: Any) -> None:
+    """Leave what a finished training leaves."""
+    settings = {**command.settings, "init": "random", **changes}
+    command.output.mkdir(parents=True, exist_ok=True)
+    (command.output / "backbone.safetensors").touch()
+    (command.output / "backbone.json").write_text(json.dumps({"step": 9, "settings": settings}))
+    (command.output / "config.json").write_text(json.dumps({"last_step": 9}))
+
+
+def test_a_training_is_done_when_its_last_step_is_exported(shards: Path, tmp_path: Path) -> None:
+    command = next(c for c in plan_table("2", request_for(shards, tmp_path)).commands if c.program == "satmip-train")
+    assert not is_done(command)
+    finish(command)
+    assert is_done(command)
+    (command.output / "config.json").write_text(json.dumps({"last_step": 10}))
+    assert not is_done(command)
+    finish(command, policy="crop")
+    with pytest.raises(UsageError, match=r"however: it has another policy\. Pass another --out"):
+        is_done(command)
+
+
+def test_an_evaluation_is_done_when_it_is_newer_and_of_all_its_runs(shards: Path, tmp_path: Path) -> None:
+    command = next(c for c in plan_table("2", request_for(shards, tmp_path, seeds=(0, 1))).commands if len(c.inputs) == 2)
+    for path in command.inputs:
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (100, 100))
+    command.output.parent.mkdir(parents=True)
+
+    def write(runs: list[Path]) -> None:
+        command.output.write_text(json.dumps({"models": [{"run": str(run), "seed": 0} for run in runs]}))
+
+    write([command.inputs[0].parent])
+    assert not is_done(command)
+    write([path.parent for path in command.inputs])
+    assert is_done(command)
+    os.utime(command.output, (50, 50))
+    assert not is_done(command)
+
+
+def test_a_folder_belongs_to_one_reproduction(shards: Path, tmp_path: Path) -> None:
+    keep_request(request_for(shards, tmp_path))
+    keep_request(request_for(shards, tmp_path, seeds=(7,)))
+    with pytest.raises(UsageError, match=r"however: full_epochs was 200 and is now 8\. Pass another --out"):
+        keep_request(request_for(shards, tmp_path, budget=Budget(8)))
+
+
+def in_process(words: list[str]) -> int:
+    """Run a command without a new process."""
+    program = {"satmip_train": cli.main, "satmip_train.eval_cli": eval_cli.main}[words[2]]
+    return CliRunner().invoke(program, words[3:]).exit_code
+
+
+def reproduce(shards: Path, out: Path, *more: str) -> Result:
+    common = ["--shards", str(shards), "--budget", "8", "--seeds", "0", "--train", TRAIN, "--eval", EVAL, "--out", str(out)]
+    return CliRunner().invoke(eval_cli.main, ["reproduce", "3", *common, *more], catch_exceptions=False)
+
+
+def test_a_table_is_filled_and_a_second_run_has_nothing_to_do(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(words: list[str]) -> int:
+        assert words[:2] == [sys.executable, "-m"]
+        ran.append(words)
+        return in_process(words)
+
+    monkeypatch.setattr(paper_cli, "_wait", run)
+    got = reproduce(shards, tmp_path, "--run")
+    assert got.exit_code == 0, got.output
+    assert [words[2] for words in ran] == ["satmip_train", "satmip_train.eval_cli", "satmip_train.eval_cli"] * 2
+    last = got.output[got.output.index("Table 3.") :]
+    ours = [line.split() for line in last.splitlines() if " ours " in line]
+    assert [words[0] for words in ours] == ["SatMIP", "SatMIPS"]
+    assert all("–" not in words[2:5] for words in ours)  # noqa: RUF001
+    assert "8 epochs stand for the paper's 200" in last
+    again = reproduce(shards, tmp_path, "--run")
+    assert len(ran) == 6
+    assert again.output.count("] done: ") == 6
+    assert again.output[again.output.index("Table 3.") :] == last
+    printed = reproduce(shards, tmp_path)
+    assert printed.output.count("# done: satmip-") == 6
+
+
+def test_it_stops_at_the_first_failure_and_shows_the_command(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+
+    def fail(words: list[str]) -> int:
+        ran.append(words)
+        return 3
+
+    monkeypatch.setattr(paper_cli, "_wait", fail)
+    got = reproduce(shards, tmp_path, "--run")
+    assert (got.exit_code, len(ran)) == (1, 1)
+    assert "however: it ended with status 3. It was:\n  satmip-train --shards" in got.output
+    assert "goes on from here" in got.output
+
+
+def test_printed_commands_are_a_shell_script(shards: Path, tmp_path: Path) -> None:
+    got = reproduce(shards, tmp_path / "with space", "--launcher", "torchrun --nproc-per-node 2 -m satmip_train", "--rate", "100")
+    commands = [shlex.split(line) for line in got.output.splitlines() if not line.startswith("#")]
+    assert {tuple(words[:2]) for words in commands} == {("torchrun", "--nproc-per-node"), ("satmip-eval", "linear")}
+    assert commands[0][commands[0].index("--out") + 1].startswith(str(tmp_path / "with space"))
+    assert got.output.startswith("# 2 trainings, 16 epochs of 32 samples: 0.000512 million samples, 0.00142 h at 100 samples/s; 4 ")
+    assert not (tmp_path / "with space").exists()
+
+
+def test_a_program_is_waited_for_and_its_status_told() -> None:
+    assert paper_cli._wait([sys.executable, "-c", "raise SystemExit(7)"]) == 7
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "nan", "inf"])
+def test_a_budget_that_is_none_is_refused(shards: Path, value: str) -> None:
+    got = CliRunner().invoke(eval_cli.main, ["reproduce", "3", "--shards", str(shards), "--budget", value])
+    assert got.exit_code == 2
+    assert "must be a number of epochs or tiny" in got.output
