@@ -50,7 +50,8 @@ def table(result: Result) -> Table:
 
 def per_class(result: Result) -> Table:
     """Return the table of single classes, in percent: F1, average precision (multi-label sets) or IoU; a column a model."""
-    shown = _shown(result)
+    # Where all models are summarised, as draws of random weights are, each of them is a column.
+    shown = _shown(result) or [{**model, "name": f"{model['name']}, seed {model['seed']}"} for model in result["models"]]
     kind, name = next((kind, name) for kind, name in _PER_CLASS.items() if kind in shown[0])
     rows = [
         (label, *("" if model[kind][label] is None else f"{100 * model[kind][label]:.1f}" for model in shown))

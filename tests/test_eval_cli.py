@@ -98,6 +98,13 @@ def test_single_classes_are_a_table(world: Path, tmp_path: Path) -> None:
         assert re.search(rf"{label} .*{100 * value:.1f}", rows)
 
 
+def test_single_classes_of_random_weights_are_a_column_a_seed(world: Path, tmp_path: Path) -> None:
+    chosen = ["--backbone", "tiny", "--random-seeds", "0,5", "--per-class"]
+    got = call("knn", *chosen, "--shards", world / "shards", "--k", "1", "--fixed-k", "1", "--out", tmp_path, *COMMON)
+    assert got.exit_code == 0, got.output
+    assert re.search(r"seed 0 .*seed 5", " ".join(got.output.split()))
+
+
 def test_runs_that_differ_only_in_seed_are_summarised(world: Path, tmp_path: Path) -> None:
     call("knn", *runs(world), "--shards", world / "shards", "--k", "1", "--out", tmp_path, *COMMON)
     result = json.loads((tmp_path / "knn.json").read_text())
