@@ -289,3 +289,17 @@ def test_no_partial_file_stays_behind_an_error(tree: Path, tmp_path: Path, monke
     with pytest.raises(OSError, match="No space left"):
         build(request(tree, tmp_path / "out"))
     assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_chips_that_keep_their_size_have_one_where_all_windows_are_alike(tmp_path: Path) -> None:
+    paths = write_fmow_tree(tmp_path / "fmow", places=3, images=1)
+    keep = BuildSettings(samples_per_shard=5, size=None)
+    assert build(request(tmp_path / "fmow", tmp_path / "different", keep))["size"] is None
+    for path in paths:
+        Image.new("RGB", (50, 40), "green").save(path)
+        record = json.loads(path.with_suffix(".json").read_text())
+        record.update(img_width=50, img_height=40)
+        record["bounding_boxes"][1]["box"] = [3, 4, 20, 30]
+        path.with_suffix(".json").write_text(json.dumps(record))
+    assert build(request(tmp_path / "fmow", tmp_path / "alike", keep))["size"] == [20, 30]
+    assert validate.validate(str(tmp_path / "alike")).problems == ()
