@@ -290,7 +290,7 @@ def _describe(request: BuildRequest, plan: Plan, records: list[ShardRecord], rej
         "software": {name: version(name) for name in ("satmip", "numpy", "pillow", "pyproj")},
         **_intent(request),
         "decoder": imagery.decoder_info(),
-        "size": None if settings.size is None else [settings.size, settings.size],
+        "size": _chip_size(settings, plan),
         "splits": {
             split: {
                 "samples": sum(r.samples for r in records if r.split == split),
@@ -321,3 +321,11 @@ def write_dataset(out: Store, dataset: dict[str, Any]) -> None:
         raise AssertionError(f"dataset.json must follow its schema, however: {error}")
     card.write_cards(out, dataset)
     out.write("dataset.json", json.dumps(dataset, indent=1, ensure_ascii=False, allow_nan=False).encode())
+
+
+def _chip_size(settings: BuildSettings, plan: Plan) -> list[int] | None:
+    """Return [width, height] if all chips share it: as asked for, or because windows that keep their size are all alike."""
+    if settings.size is not None:
+        return [settings.size, settings.size]
+    sizes = {(sample.window.width, sample.window.height) for shard in plan.shards for sample in shard.samples}
+    return list(sizes.pop()) if len(sizes) == 1 else None

@@ -13,6 +13,7 @@ from pathlib import Path
 import geopandas
 import pandas as pd
 import pytest
+from fmow_tree import write_fmow_tree
 from PIL import Image
 
 from satmip_data import captioning, validate
@@ -21,7 +22,6 @@ from satmip_data.fields import parse_fields
 from satmip_data.settings import BuildSettings
 from satmip_data.shards import CaptionRewrite, ShardError
 from satmip_data.sources import SOURCES
-from fmow_tree import write_fmow_tree
 
 SETTINGS = BuildSettings(samples_per_shard=5, size=32)
 
