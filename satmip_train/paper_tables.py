@@ -24,6 +24,10 @@ DEFAULTS: dict[str, Any] = {
     "simclr_weight": 1.0,
 }
 """What a row of the paper is, where its settings do not say otherwise."""
+_PAPERS_NETWORK: dict[str, Any] = {
+    "backbone": "vit_small_patch16_224", "backbone_args": {"num_heads": 12}, "view_size": 224, "batch_size": 1024,
+}  # fmt: skip
+"""What all runs of the paper share (section 4.2)."""
 _METADATA, _BOTH = ("metadata_encoder", "fields"), ("coupled", "simclr_weight")
 _BUDGET = {"seed", "epochs", "warmup_epochs", *FREE_SETTINGS}
 
@@ -99,7 +103,8 @@ def fill(layout: TableLayout, scores: Sequence[Score], trainings: Sequence[Train
                 gain = _mean_gain(cells, number, row.gain_over, column)
                 if gain is not None:
                     cells[number, column.id] = gain
-    return Filled(layout, cells, (*filler.notes, *_sample_notes(filler.used), *_budget_notes(layout, budget, bool(cells))))
+    notes = (*filler.notes, *_sample_notes(filler.used), *_budget_notes(budget, bool(cells)), *_network_notes(filler.networks))
+    return Filled(layout, cells, notes)
 
 
 class _Filler:
@@ -109,6 +114,7 @@ class _Filler:
         self._layout, self._scores, self._trainings, self._budget = layout, scores, trainings, budget
         self.notes: list[str] = []
         self.used: dict[str, Samples] = {}
+        self.networks: set[str] = set()
 
     def choose(self, row: Row) -> str | None:
         """Return the group of equal settings that fills a row, None where there is none; note those left out."""
@@ -152,6 +158,8 @@ class _Filler:
             files = (str(score.file), *([score.run] if score.run else ()))
             found[score.seed] = _Value(value, files, note)
             self.used[score.dataset] = score.samples
+            if row.settings is not None:
+                self.networks.add(_network(score.settings))
         return found
 
     def _matching(self, row: Row, wanted: Mapping[str, Any]) -> list[Score]:
@@ -209,6 +217,7 @@ class _Filler:
 
     def _cost(self, row: Row, column: Column, wanted: Mapping[str, Any], group: str) -> Cell | None:
         ours = [t for t in self._trained(row) if _group(t) == group]
+        self.networks |= {_network(t.settings) for t in ours}
         values = {t.seed: _Value(value, (str(t.folder),)) for t in ours if (value := _cost_value(t, column.kind)) is not None}
         if column.kind not in ("time_ratio", "memory_ratio") or not values:
             return _cell(values)
@@ -299,6 +308,18 @@ def _sample_notes(used: Mapping[str, Samples]) -> Iterable[str]:
             )
 
 
-def _budget_notes(layout: TableLayout, budget: Budget, filled: bool) -> Iterable[str]:
+def _budget_notes(budget: Budget, filled: bool) -> Iterable[str]:
     if filled and budget.full_epochs != FULL_EPOCHS:
         yield f"Ours: {budget.full_epochs:g} epochs stand for the paper's {FULL_EPOCHS}, and all others are shortened alike."
+
+
+def _network(settings: Mapping[str, Any]) -> str:
+    """Return in words what the paper keeps the same in all its runs."""
+    known = {**_PAPERS_NETWORK, **settings}
+    arguments = ", ".join(f"{name} {value}" for name, value in known["backbone_args"].items())
+    return f"{known['backbone']} ({arguments}), views of {known['view_size']} pixels, batch {known['batch_size']}"
+
+
+def _network_notes(networks: Iterable[str]) -> Iterable[str]:
+    if others := sorted(set(networks) - {_network({})}):
+        yield f"Ours: {'; '.join(others)}. The paper's: {_network({})}."

@@ -59,7 +59,7 @@ def _spread(value: Cell | Number, kind: ColumnKind) -> str:
     """Return the deviation as exactly as the paper prints it, which is once with two digits."""
     if isinstance(value, Number) and kind not in _DECIMALS:
         return f"{value.std:.2f}".removesuffix("0")
-    return f"{value.std:{_DECIMALS.get(kind, '.1f')}}"
+    return f"{value.std:{_DECIMALS.get(kind, '.1f').replace('3g', '2g')}}"
 
 
 def notes(table: Filled) -> list[str]:

@@ -251,6 +251,15 @@ def test_other_samples_than_the_papers_are_told() -> None:
     assert note.startswith("Euro here is out/shards: 10 + 5 samples, 2 classes. The paper's: 16,200 + 5,400, 10.")
 
 
+def test_another_network_than_the_papers_is_told() -> None:
+    (note,) = [note for note in filled("2", [score("eurosat", batch_size=64)]).notes if note.startswith("Ours: ")]
+    assert note == (
+        "Ours: vit_small_patch16_224 (num_heads 12), views of 224 pixels, batch 64. "
+        "The paper's: vit_small_patch16_224 (num_heads 12), views of 224 pixels, batch 1024."
+    )
+    assert any("batch 32" in note for note in filled("s8", [], [training(1, 1, batch_size=32)]).notes)
+
+
 def test_csv_holds_every_cell_once() -> None:
     table = filled("s5", [score("fmow", 0.5, objective="satmips", seed=seed) for seed in (0, 1)])
     rows = list(csv.DictReader(io.StringIO(FORMATS["csv"](table))))
