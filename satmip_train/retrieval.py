@@ -61,23 +61,13 @@ class Physical:
     """Metres: the geometric mean of those along x and y."""
 
 
-def ranks(queries: Tensor, gallery: Tensor) -> Indices:
-    """Return the rank, from 1, of each query's own partner (the gallery's vector of the same number) by cosine similarity.
+def search(queries: Tensor, gallery: Tensor) -> tuple[Indices, Indices]:
+    """Return by cosine similarity the rank, from 1, of each query's own partner, and the number of what is found first.
 
-    Of equal similarities the lower number comes first, so a network that maps all to one vector is at chance.
-    Shape: queries, gallery (N, D) -> (N,).
+    The partner is the gallery's vector of the same number. Of equal similarities the lower number comes first, so a network that
+    maps all to one vector is at chance.
+    Shape: queries, gallery (N, D) -> (N,), (N,).
     """
-    found, _ = _search(queries, gallery)
-    return found
-
-
-def nearest(queries: Tensor, gallery: Tensor) -> Indices:
-    """Return the number of the gallery's vector that is most similar to each query. Shape: (N, D), (N, D) -> (N,)."""
-    _, found = _search(queries, gallery)
-    return found
-
-
-def _search(queries: Tensor, gallery: Tensor) -> tuple[Indices, Indices]:
     queries, gallery = F.normalize(queries.float(), dim=1), F.normalize(gallery.float(), dim=1)
     numbers = torch.arange(len(gallery), device=gallery.device)
     step = max(1, _SIMILARITIES // len(gallery))
@@ -238,5 +228,5 @@ def _embeddings(
 
 
 def _direction(truth: Physical, queries: Tensor, gallery: Tensor) -> Result:
-    places, found = _search(queries, gallery)
+    places, found = search(queries, gallery)
     return {"metrics": rank_metrics(places), "errors": error_medians(truth, found)}

@@ -35,7 +35,7 @@ def features(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     centres = np.random.default_rng(0).standard_normal((CLASSES, WIDTH), np.float32)
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, samples)
-    return 0.3 * centres[labels] + rng.standard_normal((samples, WIDTH), np.float32), labels
+    return 0.15 * centres[labels] + rng.standard_normal((samples, WIDTH), np.float32), labels
 
 
 def clock(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
