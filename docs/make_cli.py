@@ -12,23 +12,25 @@ The help of every command, printed by `docs/make_cli.py`.
 """
 
 
-def help_text(command: click.Command, name: str) -> str:
-    """Return the help of a command at a fixed width."""
-    context = click.Context(command, info_name=name, max_content_width=110, terminal_width=110, color=False)
-    return command.get_help(context)
+def context_of(command: click.Command, word: str, parent: click.Context | None = None) -> click.Context:
+    """Return the context in which click would run a command, at a fixed width."""
+    settings = {**command.context_settings, "max_content_width": 110, "terminal_width": 110, "color": False}
+    return click.Context(command, parent=parent, info_name=word, **settings)
 
 
-def section(command: click.Command, name: str, level: int) -> str:
+def section(context: click.Context, level: int) -> str:
     """Return a command's help and, below it, those of its subcommands."""
-    text = f"\n{'#' * level} {name}\n\n```text\n{help_text(command, name)}\n```\n"
+    command = context.command
+    text = f"\n{'#' * level} {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
     children = command.commands if isinstance(command, click.Group) else {}
-    return text + "".join(section(child, f"{name} {word}", level + 1) for word, child in children.items() if not child.hidden)
+    visible = {word: child for word, child in children.items() if not child.hidden}
+    return text + "".join(section(context_of(child, word, context), level + 1) for word, child in visible.items())
 
 
 def page() -> str:
     """Return the page as Markdown."""
     commands = {"satmip-data": data, "satmip-train": train, "satmip-eval": evaluate}
-    return HEAD + "".join(section(command, name, 2) for name, command in commands.items())
+    return HEAD + "".join(section(context_of(command, name), 2) for name, command in commands.items())
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def test_eurosat_with_13_bands_knows_where_it_lies(tmp_path: Path) -> None:
 
 def test_the_command_keeps_small_images_unless_asked(tmp_path: Path) -> None:
     write_class_folders(tmp_path / "in", ("a", "b"), 5)
-    for size, expected in (((), None), (("--size", "32"), [32, 32])):
+    for size, expected in (((), [16, 16]), (("--size", "32"), [32, 32])):
         out = tmp_path / f"out{len(size)}"
         arguments = ["build", "--source", "imagefolder", str(tmp_path / "in"), str(out), "--workers", "1", *size]
         result = CliRunner().invoke(cli.main, arguments)
