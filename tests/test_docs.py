@@ -51,9 +51,9 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
     context = ALL[name]
     assert context.command.help, f"{name} is missing its help"
     body = context.command.get_help(context).split("\n", 1)[1]  # below the line of usage
-    assert re.search(rf"^ +({name.split()[0]}|torchrun) ", body, re.M), f"{name} is missing an example"
+    assert re.search(rf"^ +(Example: )?({name.split()[0]}|torchrun) ", body, re.M), f"{name} is missing an example"
     for option in context.command.params:
-        if isinstance(option, click.Option):
+        if isinstance(option, click.Option) and not option.hidden:
             assert option.help, f"{name} {option.opts[0]} is missing its help"
 
 
