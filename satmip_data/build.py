@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import satmip_schemas
 
-from satmip_data import card, imagery, tabular
+from satmip_data import card, decoders, tabular
 from satmip_data.engines import Engine, Local, Ray
 from satmip_data.index import Index, build_index
 from satmip_data.journal import Journal, OtherSettingsError, differences
@@ -53,6 +53,8 @@ class BuildRequest:
     """Read again the images that gave no chip, in a build that is finished or not."""
     ray: str | None = None
     """Address of the Ray cluster that does the work, "local" for one on this machine; None for processes of this machine."""
+    decoder: str = "auto"
+    """One of `decoders.DECODERS`. All give the same pixels, so a build may be finished by another than it was begun with."""
 
     @property
     def engine(self) -> Engine:
@@ -77,7 +79,7 @@ class Plan:
         """Return the task of every shard, in the order of the plan."""
         out = Store(request.out)
         return [
-            PackTask(shard, request.source, request.root, out, request.settings, self.standardizer, self.classes)
+            PackTask(shard, request.source, request.root, out, request.settings, self.standardizer, self.classes, request.decoder)
             for shard in self.shards
         ]
 
@@ -289,7 +291,7 @@ def _describe(request: BuildRequest, plan: Plan, records: list[ShardRecord], rej
         "schema_version": satmip_schemas.SCHEMA_VERSION,
         "software": {name: version(name) for name in ("satmip", "numpy", "pillow", "pyproj")},
         **_intent(request),
-        "decoder": imagery.decoder_info(),
+        "decoder": decoders.decoder_info(request.decoder),
         "size": _chip_size(settings, plan),
         "splits": {
             split: {

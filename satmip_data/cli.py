@@ -11,9 +11,10 @@ from typing import Any, TypeVar, get_args, get_origin
 import click
 from rich.console import Console
 
-from satmip_data import __version__, build, captioning, display, estimate, fields, tracking, validate
+from satmip_data import __version__, build, captioning, decoders, display, estimate, fields, tracking, validate
 from satmip_data.build import BuildError
 from satmip_data.captions import STYLES
+from satmip_data.decoders import DECODERS, DecoderError
 from satmip_data.demo import write_demo
 from satmip_data.engines import EngineError
 from satmip_data.selection import Selection, SelectionError
@@ -110,7 +111,7 @@ def failures() -> Iterator[None]:
     """Turn what a user can mend into one message without a traceback."""
     try:
         yield
-    except (BuildError, ShardError, SelectionError, EngineError, TrackingError, OSError) as error:
+    except (BuildError, ShardError, SelectionError, EngineError, TrackingError, DecoderError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except ImportError as error:  # fsspec's, which says which package opens such URLs
         raise click.ClickException(f"{error}\nFor s3:// type: pip install 'satmip[s3]'") from error
@@ -190,6 +191,13 @@ def main() -> None:
     "--subsampling", type=click.Choice(["4:4:4", "4:2:2", "4:2:0"]), default="4:4:4", show_default=True, help="Of the chroma."
 )
 @click.option("--max-pixels", type=int, default=400_000_000, show_default=True, help="Reject images with more pixels.")
+@click.option(
+    "--decoder",
+    type=click.Choice(list(DECODERS)),
+    default="auto",
+    show_default=True,
+    help="Of JPEGs; all give the same pixels. auto is the fastest that is installed.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the global shuffle.")
 @click.option("--limit", type=click.IntRange(1), help="Take the first so many items only.")
 @selection_options
@@ -215,6 +223,7 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
     request = _build_request(root, out, source_name, options)
     console = Console()
     with failures():
+        decoders.check(request.decoder)
         if options["dry_run"]:
             with tracking.progress_bar() as show:
                 plan = build.plan_build(request, show)
@@ -243,6 +252,7 @@ def _build_request(root: str, out: str, source_name: str, options: dict[str, Any
         selection=Selection(options["splits"], options["categories"], options["where"]),
         retry_rejects=options["retry_rejects"],
         ray=(options["ray_address"] or "local") if options["engine"] == "ray" else None,
+        decoder=options["decoder"],
     )  # fmt: skip
 
 

@@ -5,15 +5,14 @@ The pixels are those of Pillow's full decode, whatever is done to get them soone
 
 import io
 import re
-import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import PIL
-from PIL import Image, features
+from PIL import Image
 
+from satmip_data import decoders
 from satmip_data.records import Window
 
 MAX_PIXELS = 400_000_000
@@ -103,16 +102,25 @@ def _decode(
     try:
         header = _open(data)
         _check_header(header, expected_size, max_pixels)
-        whole = _open(cut_below(data, box[3], prefix)) if header.format == "JPEG" else header
-        whole.load()
-        with _without_pillow_limit():  # Pillow asks it again of a crop
-            part = whole.crop(box)
-        part.info.pop("transparency", None)
-        return part.convert("RGB")
+        if header.format != "JPEG":
+            return _crop(header, box)
+        short = cut_below(data, box[3], prefix)
+        pixels = None if prefix else decoders.decode_fast(short, cut=short is not data)
+        if pixels is not None:
+            return Image.fromarray(pixels[box[1] : box[3], box[0] : box[2]])
+        return _crop(_open(short), box)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
         raise ImageError("image_unreadable", f"an image must be decodable, however: {_evidence(error)}") from error
+
+
+def _crop(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    image.load()
+    with _without_pillow_limit():  # Pillow asks it again of a crop
+        part = image.crop(box)
+    part.info.pop("transparency", None)
+    return part.convert("RGB")
 
 
 def _evidence(error: Exception) -> str:
@@ -160,37 +168,14 @@ def cut_below(data: bytes, bottom: int, prefix: bool = False) -> bytes | bytearr
     a truncated file is still found to be truncated; of a `prefix` it is known that its file ends so. One row of MCUs more than
     the window needs is kept, because the upsampling of colours looks at the row below.
     """
-    frame = _sequential_frame(data)
+    frame = decoders.read_frame(data)
     if frame is None or not (prefix or data.endswith(b"\xff\xd9")):
         return data
-    position, height, mcu = frame
-    rows = (-(-bottom // mcu) + 1) * mcu
-    if rows >= height:
+    if frame.marker not in (0xC0, 0xC1) or frame.bits != 8 or frame.scanned != len(frame.sampling):
         return data
-    cut = bytearray(data)
-    struct.pack_into(">H", cut, position, rows)
-    return cut
-
-
-def _sequential_frame(data: bytes) -> tuple[int, int, int] | None:
-    """Return where a JPEG's height stands, the height, and the rows of an MCU; None where the height may not be changed."""
-    frame, components, position = None, 0, 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        body = data[position + 4 : position + 2 + length]
-        if marker in (0xC0, 0xC1) and len(body) >= 6 and body[0] == 8:
-            components = body[5]
-            vertical = [body[index] & 15 for index in range(7, len(body), 3)]
-            frame = (position + 5, int.from_bytes(body[1:3], "big"), 8 * max(vertical, default=1))
-        elif marker == 0xDA:
-            return frame if body and body[0] == components else None
-        elif 0xC2 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # progressive, lossless or arithmetic
-            return None
-        position += 2 + length
-    return None
+    mcu = 8 * max((vertical for _, vertical in frame.sampling), default=1)
+    rows = (-(-bottom // mcu) + 1) * mcu
+    return data if rows >= frame.height else frame.with_height(data, rows)
 
 
 def encode_jpeg(image: Image.Image, quality: int = 95, subsampling: str = "4:4:4") -> bytes:
@@ -198,10 +183,3 @@ def encode_jpeg(image: Image.Image, quality: int = 95, subsampling: str = "4:4:4
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=quality, subsampling=subsampling, comment=b"")
     return stream.getvalue()
-
-
-def decoder_info() -> dict[str, str]:
-    """Return name and version of the decoder that the pixels of a chip depend on."""
-    turbo = features.version("libjpeg_turbo")
-    jpeg = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version('jpg')}"
-    return {"name": "Pillow", "version": f"{PIL.__version__} ({jpeg})"}

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from satmip_data import imagery
+from satmip_data import decoders, imagery
 from satmip_data.captions import caption
 from satmip_data.plan import ShardPlan
 from satmip_data.records import Reject, Sample
@@ -144,6 +144,8 @@ class PackTask:
     settings: BuildSettings
     standardizer: Standardizer
     classes: tuple[str, ...]
+    decoder: str = "auto"
+    """One of `decoders.DECODERS`."""
 
 
 @dataclass(slots=True)
@@ -202,7 +204,8 @@ def encode_samples(task: PackTask, traffic: Traffic) -> Iterator[tuple[Sample, E
     for sample, read_chip in _chip_readers(task, traffic):
         size = (sample.window.width, sample.window.height) if settings.size is None else (settings.size, settings.size)
         try:
-            image = read_chip(size, settings.max_pixels)
+            with decoders.using(task.decoder):
+                image = read_chip(size, settings.max_pixels)
         except imagery.ImageError as error:
             yield sample, Reject(sample.path, "pack", error.reason, str(error), key=sample.key)
             continue

@@ -279,9 +279,3 @@ def test_errors_survive_the_way_between_processes() -> None:
     error = pickle.loads(pickle.dumps(ImageError("image_empty", "words")))
     assert (error.reason, str(error)) == ("image_empty", "words")
     assert error.reason in REASONS
-
-
-def test_the_decoder_is_named_with_its_version() -> None:
-    info = imagery.decoder_info()
-    assert info["name"] == "Pillow"
-    assert "libjpeg" in info["version"]
