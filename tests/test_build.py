@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas
@@ -16,7 +17,7 @@ import pytest
 from fmow_tree import write_fmow_tree
 from PIL import Image
 
-from satmip_data import captioning, validate
+from satmip_data import captioning, decoders, validate
 from satmip_data.build import BuildError, BuildRequest, build
 from satmip_data.fields import parse_fields
 from satmip_data.settings import BuildSettings
@@ -59,6 +60,17 @@ def test_a_build_is_proven_by_validate(built: Path) -> None:
 def test_the_same_bytes_for_one_and_two_workers(tree: Path, built: Path, tmp_path: Path) -> None:
     build(request(tree, tmp_path / "two", workers=2))
     assert contents(tmp_path / "two") == contents(built)
+
+
+def test_the_decoder_changes_no_shard_and_may_change_between_runs(tree: Path, built: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build(request(tree, tmp_path / "pillow"), InterruptAfter(3))
+    dataset = build(replace(request(tree, tmp_path / "pillow"), decoder="pillow"))
+    assert dataset["decoder"] == decoders.decoder_info("pillow")
+    assert json.loads((built / "dataset.json").read_text())["decoder"] == decoders.decoder_info("auto")
+    assert {name: data for name, data in contents(tmp_path / "pillow").items() if name != "dataset.json"} == {
+        name: data for name, data in contents(built).items() if name != "dataset.json"
+    }
 
 
 def test_members_of_a_sample(built: Path) -> None:

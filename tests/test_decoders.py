@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from test_imagery import jpeg, jpegs, picture
 
 from satmip_data import decoders, imagery
+from satmip_data.cli import main
 from satmip_data.imagery import ImageError
 from satmip_data.records import Window
 
@@ -142,6 +144,13 @@ def test_without_simplejpeg_pillow_decodes(monkeypatch: pytest.MonkeyPatch) -> N
             decoders.check("simplejpeg")
     finally:
         decoders._simplejpeg_is_exact.cache_clear()
+
+
+def test_a_decoder_that_is_not_there_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    result = CliRunner().invoke(main, ["build", str(tmp_path / "in"), str(tmp_path / "out"), "--decoder", "simplejpeg"])
+    assert result.exit_code == 1
+    assert "Type: pip install 'satmip[fast]'" in result.output
 
 
 def test_the_decoder_is_named_with_its_version() -> None:
