@@ -78,7 +78,7 @@ def protocol_models(runs: Sequence[Path], protocol: Protocol) -> list[Model]:
         raise UsageError(
             f"--backbone has features of images only, however: --modality is {protocol.modality}. Leave out one of the two"
         )
-    return list(
+    found = list(
         models(
             runs,
             protocol.random_seeds,
@@ -87,6 +87,12 @@ def protocol_models(runs: Sequence[Path], protocol: Protocol) -> list[Model]:
             modality=protocol.modality,
         )
     )
+    if not found:
+        raise UsageError(
+            "there must be something to evaluate, however: --backbone has random weights and --random-seeds is empty. "
+            "Pass --random-seeds 0,1,2"
+        )
+    return found
 
 
 def split_features(model: Model, protocol: Protocol, progress: Callable[[int], None]) -> tuple[Features, Features]:

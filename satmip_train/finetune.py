@@ -25,7 +25,7 @@ from satmip_train.classifiers import Result, described, primary_metric
 from satmip_train.errors import UsageError
 from satmip_train.evaluate import Protocol, assemble, describe_model, protocol_models
 from satmip_train.features import AUTOCAST, is_multilabel
-from satmip_train.models import Model
+from satmip_train.models import PIXELS, Model
 from satmip_train.shards import Readers
 from satmip_train.stream import Decoder, Order, TrainingStream, loader, ordered_batches
 
@@ -63,6 +63,8 @@ def finetune(runs: Sequence[Path], protocol: Protocol, recipe: Recipe, out: Path
         raise UsageError(
             f"chips must be of one size to train on, however: those of {protocol.train.root} are not. Build with a fixed --size"
         )
+    if PIXELS in protocol.backbones:
+        raise UsageError(f"fine-tuning needs a network, however: --backbone {PIXELS} has nothing to train. Leave it out")
     results, metric = [], ""
     for model in protocol_models(runs, protocol):
         progress(model.name, 0)

@@ -89,6 +89,15 @@ def test_the_rate_rises_and_falls() -> None:
     assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
+def test_there_must_be_weights_to_tune(world: Path, tmp_path: Path) -> None:
+    common = ["--shards", world / "shards", "--out", tmp_path, "--batch-size", "16", *COMMON]
+    got = call("finetune", "--backbone", "pixels", *common)
+    assert "--backbone pixels has nothing to train" in got.output
+    got = call("finetune", "--backbone", "tiny", *common)
+    assert got.exit_code == 1
+    assert "Pass --random-seeds 0,1,2" in " ".join(got.output.split())
+
+
 def test_a_batch_larger_than_the_split_is_refused(world: Path, tmp_path: Path) -> None:
     got = call("finetune", world / "run", "--shards", world / "shards", "--out", tmp_path, "--batch-size", "64", *COMMON)
     assert got.exit_code == 1
