@@ -1,12 +1,13 @@
 # make demo   the whole path on a small made-up world, about 10 minutes on two cores
 # make test   every test
+# make bench  the benchmarks that need no GPU, small; the sizes of docs/benchmarks.md are each script's own defaults
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 # One environment in the project's own folder; torch and torchvision come together, from one index.
 $(STAMP): pyproject.toml
@@ -26,6 +27,15 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2
+
+# One thread each, so that rates are those of a core; real file sizes where SATMIP_REAL_DATA names the data.
+bench: export OMP_NUM_THREADS = 1
+bench: $(STAMP)
+	$(BIN)/python tests/benchmarks/index_100k.py --records 10000
+	$(BIN)/python tests/benchmarks/pack.py
+	$(BIN)/python tests/benchmarks/stream.py
+	$(BIN)/python tests/benchmarks/probes.py --scale 0.1 --seconds 20
+	$(BIN)/python tests/benchmarks/decoders.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,224 @@
+"""Packing chips and rewriting captions on a CPU, each beside what a user would run instead, in turns.
+
+    python tests/benchmarks/pack.py          # about two minutes
+    python tests/benchmarks/pack.py --toy    # seconds, only to see that it works
+
+The images are made up (quality 75, 4:2:0); the sizes of their files follow fMoW's official list, which is read from
+SATMIP_REAL_DATA where that is set and else from its quantiles below. The box has a quarter of the image's side and ends at 62 % of
+its height. Needs Linux for the memory.
+"""
+
+import argparse
+import csv
+import gzip
+import io
+import json
+import os
+import tarfile
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timing
+from fmow_tree import record
+from PIL import Image
+
+from satmip_data import build, decoders, imagery, shards
+from satmip_data.captioning import recaption
+from satmip_data.records import Sample, Window
+from satmip_data.settings import BuildSettings
+from satmip_data.sources import SOURCES
+
+QUANTILES = {
+    0: 14_376, 5: 65_772, 10: 82_199, 25: 113_005, 50: 151_194, 75: 222_298, 90: 484_634, 95: 1_994_127, 97: 9_817_903,
+    98: 12_759_826, 99: 18_731_655, 99.5: 28_054_940, 100: 58_872_202,
+}  # fmt: skip
+"""Percent of the 7,445 rgb images of fMoW's val_sample list, and the bytes of a file that so many do not exceed."""
+
+BYTES_A_PIXEL = 0.26
+TILE = 1024
+
+
+def file_sizes(images: int) -> tuple[np.ndarray, str]:
+    """Return the bytes of so many files, one from each equal share of the list, and where the list comes from."""
+    at = (np.arange(images) + np.random.default_rng(0).random(images)) / images * 100
+    if "SATMIP_REAL_DATA" not in os.environ:
+        return np.exp(np.interp(at, list(QUANTILES), np.log(list(QUANTILES.values())))), "the quantiles in this script"
+    path = Path(os.environ["SATMIP_REAL_DATA"]) / "fmow" / "fmow-rgb_val_sample_filelist.csv.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        known = [int(row["bytes"]) for row in csv.DictReader(lines) if row["path"].endswith("_rgb.jpg")]
+    return np.percentile(known, at), "the official list"
+
+
+def tile() -> np.ndarray:
+    """Return smooth colours with noise on them, of which images are made. Shape: (TILE, TILE, 3)."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (TILE // 16, TILE // 16, 3), dtype=np.uint8))
+    pixels = np.asarray(coarse.resize((TILE, TILE), Image.Resampling.BICUBIC)).astype(np.int16)
+    return (pixels + rng.integers(-15, 16, (TILE, TILE, 1), dtype=np.int16)).clip(0, 255).astype(np.uint8)
+
+
+def made_up(texture: np.ndarray, width: int, height: int) -> bytes:
+    """Return a JPEG of the tile, repeated over the image."""
+    repeats = -(-height // TILE), -(-width // TILE), 1
+    stream = io.BytesIO()
+    Image.fromarray(np.tile(texture, repeats)[:height, :width]).save(stream, "JPEG", quality=75, subsampling="4:2:0")
+    return stream.getvalue()
+
+
+def write_tree(root: Path, sizes: np.ndarray) -> None:
+    """Write an fMoW tree of images whose files have about the given bytes."""
+    rng, texture = np.random.default_rng(0), tile()
+    for number, size in enumerate(rng.permutation(sizes)):
+        side = size / BYTES_A_PIXEL
+        width, height = round((side * 1.25) ** 0.5), round((side / 1.25) ** 0.5)
+        data = record(rng, "airport", width, height, 1 + number % 12)
+        for box in data["bounding_boxes"]:
+            box["box"] = [round(width * 0.4), round(height * 0.37), width // 4, height // 4]
+        folder = root / "train" / "airport" / f"airport_{number}"
+        folder.mkdir(parents=True)
+        (folder / f"airport_{number}_0_rgb.json").write_text(json.dumps(data), encoding="utf-8")
+        (folder / f"airport_{number}_0_rgb.jpg").write_bytes(made_up(texture, width, height))
+
+
+def with_pillow(path: Path, window: Window) -> tuple[Image.Image, bytes]:
+    """Return chip and JPEG as one would make them with Pillow: decode all, crop, resize, encode."""
+    box = window.x, window.y, window.x + window.width, window.y + window.height
+    with Image.open(path) as image:
+        chip = image.convert("RGB").crop(box).resize((224, 224), Image.Resampling.BICUBIC)
+    return chip, imagery.encode_jpeg(chip)
+
+
+def with_satmip(path: Path, sample: Sample, decoder: str) -> tuple[Image.Image, bytes]:
+    """Return chip and JPEG as they are packed."""
+    with decoders.using(decoder):
+        chip = imagery.read_chip(path, sample.window, (224, 224), (sample.scene_width, sample.scene_height))
+    return chip, imagery.encode_jpeg(chip)
+
+
+def pack_all(tasks: list[shards.PackTask]) -> None:
+    """Pack the shards in this process."""
+    for task in tasks:
+        shards.pack_shard(task)
+
+
+def measure_packing(root: Path, images: int, rounds: int) -> None:
+    """Print chips/s of decoding and encoding by each way, and of whole packing."""
+    sizes, origin = file_sizes(images)
+    write_tree(root, sizes)
+    request = build.BuildRequest(SOURCES["fmow"](), str(root), str(root / "out"), BuildSettings(samples_per_shard=10))
+    plan = build.plan_build(request)
+    samples = [sample for shard in plan.shards for sample in shard.samples]
+    written = sorted((root / sample.path).stat().st_size for sample in samples)
+    top = sum(written[-max(images // 20, 1) :]) / sum(written)
+    pixels = sum(sample.scene_width * sample.scene_height for sample in samples)
+    print(f"{len(samples)} images, {sum(written) / 1e6:.0f} MB, {sum(written) / pixels:.2f} byte a pixel, sizes of {origin};")
+    print(f"the largest 5 % hold {top:.0%} of the bytes; box 25 % of a side, ending at 62 % of the height")
+    for sample in samples:
+        chip, jpeg = with_pillow(root / sample.path, sample.window)
+        for decoder in decoders.DECODERS:
+            ours = with_satmip(root / sample.path, sample, decoder)
+            assert ours[0].tobytes() == chip.tobytes(), f"{sample.key}: other pixels by {decoder}"
+            assert ours[1] == jpeg
+    print(f"bit-identical to Pillow: all {len(samples)} chips, by {', '.join(decoders.DECODERS)}")
+    each = {
+        "Pillow, whole image": lambda: [with_pillow(root / s.path, s.window) for s in samples],
+        "satmip, pillow": lambda: [with_satmip(root / s.path, s, "pillow") for s in samples],
+        "satmip, auto": lambda: [with_satmip(root / s.path, s, "auto") for s in samples],
+        "satmip, whole pack": partial(pack_all, plan.tasks(request)),
+    }
+    seconds = timing.in_turns(each, rounds)
+    for name, took in seconds.items():
+        faster = timing.ratio(seconds["Pillow, whole image"], took)
+        print(f"| {name} | {timing.rate(len(samples), took):.1f} chips/s | {faster} |")
+    measure_scaling(plan, request, rounds)
+
+
+def measure_scaling(plan: build.Plan, request: build.BuildRequest, rounds: int) -> None:
+    """Print how much sooner two processes have packed the shards; neither their start nor their imports count."""
+    shards_longest_first = sorted(plan.tasks(request), key=lambda t: -sum(s.scene_width * s.scene_height for s in t.shard.samples))
+    context = get_context("spawn")
+    with ProcessPoolExecutor(1, context) as one, ProcessPoolExecutor(2, context) as two:
+        pools = {"1 process": one, "2 processes": two}
+        works = {name: partial(_pack_in, pool, shards_longest_first) for name, pool in pools.items()}
+        for work in works.values():
+            work()
+        seconds = timing.in_turns(works, rounds, time.perf_counter)
+    print(f"| 2 processes against 1, on the clock | {timing.ratio(seconds['1 process'], seconds['2 processes'])} |")
+
+
+def _pack_in(pool: ProcessPoolExecutor, tasks: list[shards.PackTask]) -> None:
+    list(pool.map(shards.pack_shard, tasks))
+
+
+def chip_memory(path: str, size: tuple[int, int], decoder: str) -> tuple[float, float]:
+    """Return the peak memory in MB before and after reading a box of 500 pixels that ends at 62 % of the height."""
+    width, height = size
+    window = Window(width // 2 - 250, round(height * 0.62) - 500, 500, 500)
+    with decoders.using(decoder):
+        small = Image.new("RGB", (64, 64), (9, 9, 9))
+        imagery.read_chip(imagery.encode_jpeg(small), Window(0, 0, 64, 64), (224, 224), (64, 64))
+        before = timing.memory_mb("VmHWM")
+        imagery.read_chip(path, window, (224, 224), size)
+    return before, timing.memory_mb("VmHWM")
+
+
+def measure_memory(root: Path, size: tuple[int, int]) -> None:
+    """Print the peak memory of a process that reads one chip of a large image."""
+    path = root / "large.jpg"
+    path.write_bytes(made_up(tile(), *size))
+    print(f"peak memory, a box of 500 pixels in {size[0]:,} x {size[1]:,} ({path.stat().st_size / 1e6:.0f} MB):")
+    for decoder in ("pillow", "auto"):
+        before, after = timing.apart(chip_memory, str(path), size, decoder)
+        print(f"| {decoder} | {after:.0f} MB | of it before {before:.0f} MB | more {after - before:.0f} MB |")
+
+
+def copy_members(root: Path, names: list[str]) -> None:
+    """Read every member of the tars and write it into another tar."""
+    for name in names:
+        with tarfile.open(root / name) as old, tarfile.open(root / "copy", "w|") as new:
+            for entry in old:
+                new.addfile(entry, old.extractfile(entry))
+
+
+def measure_captions(root: Path, samples: int, times: int, rounds: int) -> None:
+    """Print how much longer new captions take than copying the tars' members."""
+    timing.repeated_shards(root, samples, times)
+    names = [entry["name"] for entry in json.loads((root / "dataset.json").read_text(encoding="utf-8"))["shards"]]
+    fields = iter([("gsd",), ("gsd", "timestamp")] * rounds)
+
+    def rewrite() -> Any:
+        return recaption(str(root), shards.CaptionRewrite(next(fields), "key-value"))
+
+    seconds = timing.in_turns({"members": lambda: copy_members(root, names), "captions": rewrite}, rounds)
+    size = sum((root / name).stat().st_size for name in names) / 1e6
+    print(
+        f"captions of {samples * times:,} samples, {size:.0f} MB, {timing.rate(samples * times, seconds['captions']):,.0f} a second"
+    )
+    print(f"| new captions against reading and writing the members | {timing.ratio(seconds['captions'], seconds['members'])} |")
+
+
+def main() -> None:
+    """Run all parts and print their rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=150)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--toy", action="store_true", help="small and short")
+    chosen = parser.parse_args()
+    images, rounds = (20, 2) if chosen.toy else (chosen.images, chosen.rounds)
+    print(timing.machine("pillow", "simplejpeg", "numpy"))
+    Image.MAX_IMAGE_PIXELS = None
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        measure_packing(root / "fmow", images, rounds)
+        measure_memory(root, (2500, 2000) if chosen.toy else (10_000, 8_000))
+        measure_captions(root / "captions", 50 if chosen.toy else 500, 2 if chosen.toy else 10, rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Reading shards in one process beside webdataset's pipeline as open_clip builds it, in turns, and the memory of reading more.
+
+    python tests/benchmarks/stream.py          # about two minutes
+    python tests/benchmarks/stream.py --toy    # seconds, only to see that it works
+
+A sample is decoded to 224 x 224 x 3 whole numbers and 77 tokens on both sides, in shuffled batches. A third row has open_clip's own
+transform for evaluation instead (to floats, normalized), which here is the GPU's work. Needs Linux for the memory.
+"""
+
+import argparse
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import timing
+import torch
+import webdataset as wds
+
+from satmip_train.shards import Dataset, Readers, open_dataset
+from satmip_train.stream import Decoder, Order, TrainingStream, loader
+from satmip_train.tokens import CaptionReader
+
+FIELDS = ("gsd", "timestamp", "location")
+CONTEXT = 77
+BATCH = 50
+
+
+def ours(dataset: Dataset) -> Iterable[Any]:
+    """Return the batches of an epoch of training, made in this process."""
+    counts = tuple(shard.samples for shard in dataset.split("train"))
+    order = Order(counts, BATCH, seed=0, block=8)
+    decoder = Decoder(frozenset({"image", "tokens"}), CaptionReader(FIELDS, FIELDS, CONTEXT))
+    return loader(TrainingStream(Readers(dataset, "train"), order, decoder), range(order.steps_per_epoch), 0)
+
+
+def theirs(urls: list[str], transform: Callable[[Any], torch.Tensor]) -> Iterable[Any]:
+    """Return the batches of webdataset's pipeline, its stages those of `open_clip_train.data.get_wds_dataset` in training."""
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    pipeline = wds.DataPipeline(
+        wds.SimpleShardList(urls, seed=0),
+        wds.shuffle(2000, initial=500),
+        wds.split_by_worker,
+        wds.tarfile_to_samples(),
+        wds.shuffle(5000, initial=1000),
+        wds.select(lambda sample: "txt" in sample and "jpg" in sample),
+        wds.decode("pilrgb"),
+        wds.rename(image="jpg;png;jpeg;webp", text="txt"),
+        wds.map_dict(image=transform, text=lambda text: tokenizer(text)[0]),
+        wds.to_tuple("image", "text"),
+        wds.batched(BATCH, partial=False),
+    )
+    return wds.WebLoader(pipeline, batch_size=None, num_workers=0)
+
+
+def whole_numbers(image: Any) -> torch.Tensor:
+    """Return the pixels as they are."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def exhaust(batches: Callable[[], Iterable[Any]], expected: int) -> None:
+    """Read all batches, and see that they hold so many samples of the one form."""
+    count = 0
+    for batch in batches():
+        image, tokens = (batch["image"], batch["tokens"]) if isinstance(batch, dict) else batch
+        assert image.shape[1:] == (3, 224, 224)
+        assert tokens.shape[1:] == (CONTEXT,)
+        count += len(image)
+    assert count == expected
+
+
+def measure_rate(root: Path, samples: int, times: int, rounds: int) -> None:
+    """Print samples/s of CPU time of each way."""
+    dataset = open_dataset(timing.repeated_shards(root, samples, times))
+    urls = [str(root / shard.name) for shard in dataset.split("train")]
+    works = {
+        "webdataset as open_clip builds it, pixels as they are": partial(theirs, urls, whole_numbers),
+        "the same with open_clip's transform": partial(theirs, urls, open_clip.image_transform(224, is_train=False)),
+        "satmip": partial(ours, dataset),
+    }
+    epochs = {name: partial(exhaust, work, samples * times) for name, work in works.items()}
+    timing.in_turns(epochs, 1)  # fills the caches of the tokenizers and of the disk
+    seconds = timing.in_turns(epochs, rounds)
+    print(f"{samples * times:,} samples, {sum(Path(url).stat().st_size for url in urls) / 1e6:.0f} MB, {rounds} rounds")
+    for name, took in seconds.items():
+        print(f"| {name} | {timing.rate(samples * times, took):,.0f} samples/s | {timing.ratio(took, seconds['satmip'])} |")
+
+
+def stream_memory(root: Path) -> tuple[float, float, float]:
+    """Return what this process holds itself, in MB: before, and at most after any batch; and its peak with mapped files."""
+    dataset = open_dataset(root)
+    before = timing.memory_mb("RssAnon")
+    most = max(timing.memory_mb("RssAnon") for _ in ours(dataset))
+    return before, most, timing.memory_mb("VmHWM")
+
+
+def measure_memory(folder: Path, samples: int, times: int) -> None:
+    """Print the memory of reading an epoch of data, and of ten times as much."""
+    for factor in (1, 10):
+        root = timing.repeated_shards(folder / str(factor), samples, times * factor)
+        before, most, peak = timing.apart(stream_memory, root)
+        row = f"{samples * times * factor:,} samples | {before:.0f} MB | {most:.0f} MB | {peak:.0f} MB"
+        print(f"| {factor} x: {row} |")
+
+
+def main() -> None:
+    """Run all parts and print their rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--toy", action="store_true", help="small and short")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves its files open
+    print(timing.machine("torch", "webdataset", "open_clip_torch", "pillow"))
+    samples, times, rounds = (50, 2, 2) if chosen.toy else (500, 4, chosen.rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        measure_rate(Path(folder) / "rate", samples, times, rounds)
+        print("| data | itself, before | itself, at most | peak with mapped files |")
+        measure_memory(Path(folder), samples, times)
+
+
+if __name__ == "__main__":
+    main()
