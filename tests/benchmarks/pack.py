@@ -17,6 +17,7 @@ import os
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -126,7 +127,7 @@ def measure_packing(root: Path, images: int, rounds: int) -> None:
             assert ours[0].tobytes() == chip.tobytes(), f"{sample.key}: other pixels by {decoder}"
             assert ours[1] == jpeg
     print(f"bit-identical to Pillow: all {len(samples)} chips, by {', '.join(decoders.DECODERS)}")
-    each = {
+    each: dict[str, Callable[[], Any]] = {
         "Pillow, whole image": lambda: [with_pillow(root / s.path, s.window) for s in samples],
         "satmip, pillow": lambda: [with_satmip(root / s.path, s, "pillow") for s in samples],
         "satmip, auto": lambda: [with_satmip(root / s.path, s, "auto") for s in samples],

@@ -54,7 +54,8 @@ def theirs(urls: list[str], transform: Callable[[Any], torch.Tensor]) -> Iterabl
         wds.to_tuple("image", "text"),
         wds.batched(BATCH, partial=False),
     )
-    return wds.WebLoader(pipeline, batch_size=None, num_workers=0)
+    batches: Iterable[Any] = wds.WebLoader(pipeline, batch_size=None, num_workers=0)
+    return batches
 
 
 def whole_numbers(image: Any) -> torch.Tensor:
