@@ -12,6 +12,7 @@ from satmip_train import resident
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
 from satmip_train.job import Job
+from satmip_train.objectives import OBJECTIVES
 from satmip_train.plan import plan_run
 from satmip_train.resident import DataPath
 from satmip_train.shards import open_dataset
@@ -64,9 +65,10 @@ def test_tokens_are_cut_to_the_longest_of_the_batch(toy):
     assert [resident.trimmed_width(n, 77) for n in (1, 8, 9, 72, 73, 77)] == [8, 8, 16, 72, 77, 77]
 
 
-def test_both_paths_train_to_the_same_weights_and_either_goes_on_from_the_other(toy, tmp_path):
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_both_paths_train_to_the_same_weights_and_either_goes_on_from_the_other(toy, tmp_path, objective):
     def run(name, **changes):
-        settings = Settings(**{**TINY, "objective": "satmips", "epochs": 2, "log_every": 4, **changes})
+        settings = Settings(**{**TINY, "objective": objective, "geo_clusters": 3, "epochs": 2, "log_every": 4, **changes})
         assert train(settings, toy, tmp_path / name, CPU, Console(quiet=True)) == 0
 
     run("stream", data="stream")
