@@ -1,6 +1,7 @@
 """Metadata encoders: captions or tabular features of a batch -> features (supplement B)."""
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ class MetadataShape:
     """For each chosen categorical column the number of its codes, 0 = unknown included."""
 
 
-class CaptionEncoder(nn.Module):
+class CaptionEncoder(nn.Module, ABC):
     """What reads the token ids of captions."""
 
     batch_keys = frozenset({"tokens"})
@@ -59,9 +60,9 @@ class CaptionEncoder(nn.Module):
             raise ValueError(f"captions must fit the context of {self.context} tokens, however: {tuple(tokens.shape)=}")
         return self.features(tokens)
 
+    @abstractmethod
     def features(self, tokens: Tensor) -> Tensor:
         """Return the features of token rows that fit. Shape: (B, L) int64 -> (B, width)."""
-        raise NotImplementedError
 
 
 class TextEncoder(CaptionEncoder):
