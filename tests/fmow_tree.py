@@ -68,3 +68,8 @@ def write_fmow_tree(root: Path, places: int = 6, images: int = 3, seed: int = 0)
                 stem.with_suffix(".json").write_text(json.dumps(data))
                 paths.append(stem.with_suffix(".jpg"))
     return sorted(paths)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Return the bytes of every file below a folder by its relative path."""
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}

@@ -14,7 +14,7 @@ from pathlib import Path
 import geopandas
 import pandas as pd
 import pytest
-from fmow_tree import write_fmow_tree
+from fmow_tree import contents, write_fmow_tree
 from PIL import Image
 
 from satmip_data import captioning, decoders, validate
@@ -31,10 +31,6 @@ def request(
     root: Path, out: Path, settings: BuildSettings = SETTINGS, workers: int = 1, max_rejects: int | None = None
 ) -> BuildRequest:
     return BuildRequest(SOURCES["fmow"](), str(root), str(out), settings, workers, max_rejects=max_rejects)
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")

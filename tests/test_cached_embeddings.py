@@ -51,7 +51,9 @@ def test_the_gradient_of_parts_is_that_of_the_whole_batch(case, rows):
     assert got_loss == pytest.approx(loss, abs=1e-6)
     assert got.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(got[name], value, atol=2e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        # Sums in another order round by a share of the largest term: torch 2.11 differs by 1.6e-4 of an element.
+        rounding = max(2e-6, 2e-4 * value.abs().max().item())
+        torch.testing.assert_close(got[name], value, atol=rounding, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_batch_norms_of_the_head_see_the_whole_batch():
@@ -78,7 +80,7 @@ def test_dropout_draws_in_the_backward_pass_what_it_drew_in_the_forward():
     got_loss, got = gradients(parts)
     assert got_loss == pytest.approx(loss, abs=1e-6)
     for name, value in expected.items():
-        torch.testing.assert_close(got[name], value, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(got[name], value, atol=2e-6, rtol=1e-4)
 
 
 def test_parts_keep_fewer_activations():

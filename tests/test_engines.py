@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fmow_tree import write_fmow_tree
+from fmow_tree import contents, write_fmow_tree
 
 from satmip_data import build as build_module
 from satmip_data.build import BuildRequest, build
@@ -20,10 +20,6 @@ from satmip_data.sources import SOURCES
 
 SETTINGS = BuildSettings(samples_per_shard=5, size=32)
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra ray is not installed")
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("engine", [Local(1), Local(2)])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fmow_tree import write_fmow_tree
+from fmow_tree import contents, write_fmow_tree
 
 from satmip_data import captioning, validate
 from satmip_data.build import BuildError, BuildRequest, build, plan_build
@@ -22,10 +22,6 @@ SETTINGS = BuildSettings(samples_per_shard=5, size=32)
 
 def request(root: Path, out: Path, **options: object) -> BuildRequest:
     return replace(BuildRequest(SOURCES["fmow"](), str(root), str(out), SETTINGS), **options)  # type: ignore[arg-type]
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
