@@ -1,4 +1,7 @@
-"""What the benchmarks share: work measured in turns, ratios with their spread, the memory of a process, shards to read."""
+"""What the benchmarks share: work measured in turns, rows with targets, the memory of a process, shards to read.
+
+Where the environment names a folder in SATMIP_BENCH, as `run.py` does, the rows of each script are written there as JSON.
+"""
 
 import json
 import os
@@ -10,10 +13,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -26,7 +30,66 @@ def machine(*packages: str) -> str:
     if Path("/proc/cpuinfo").exists():
         cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text()).group(1)  # type: ignore[union-attr]
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    return f"{cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; CPython {platform.python_version()}, {versions}"
+    return f"{cpu}, {os.cpu_count()} cores, load {load()}; CPython {platform.python_version()}, {versions}"
+
+
+def load() -> str:
+    """Return how many processes of the machine wanted a core, on average of the last minute."""
+    return f"{os.getloadavg()[0]:.1f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a figure has to be: "at least" or "at most" so much."""
+
+    sense: Literal["at least", "at most"]
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.sense} {self.value:g}"
+
+    def met(self, found: float) -> bool:
+        """Return whether a figure is as it has to be."""
+        return found >= self.value if self.sense == "at least" else found <= self.value
+
+
+@dataclass(slots=True)
+class Report:
+    """The rows of one script: printed as they come, in tables of one form, and kept for `save`."""
+
+    script: str
+    packages: tuple[str, ...]
+    """Whose versions matter."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if "SATMIP_BENCH" not in os.environ:
+            print(machine(*self.packages))
+
+    def table(self, title: str) -> None:
+        """Begin a table."""
+        print(
+            f"\n{title} (load {load()})\n| what | measured | ratio (least to greatest) | target | |\n| --- | ---: | ---: | ---: | --- |"
+        )
+        self.rows.append({"table": title, "load": load()})
+
+    def row(self, what: str, figure: float, unit: str, ratios: Sequence[float] = (), target: Target | None = None) -> None:
+        """Print a row; the target is that of the median of the ratios, or of the figure where there are none."""
+        judged = statistics.median(ratios) if ratios else figure
+        verdict = "" if target is None else "met" if target.met(judged) else "**missed**"
+        spread = f"{judged:.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
+        print(
+            f"| {what} | {figure:,.{1 if abs(figure) < 1000 else 0}f} {unit} | {spread} | {target or ''} | {verdict} |", flush=True
+        )
+        parts = {"what": what, "figure": figure, "unit": unit, "ratios": list(ratios)}
+        self.rows.append({**parts, "target": target and str(target), "met": target and target.met(judged)})
+
+    def save(self) -> None:
+        """Write the rows as JSON, where the environment says so."""
+        if (folder := os.environ.get("SATMIP_BENCH")) is not None:
+            path = Path(folder) / f"{self.script}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"machine": machine(*self.packages), "rows": self.rows}, indent=1), encoding="utf-8")
 
 
 def in_turns(
@@ -42,9 +105,14 @@ def in_turns(
     return seconds
 
 
+def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """Return the ratio of each round."""
+    return [a / b for a, b in zip(above, below, strict=True)]
+
+
 def ratio(above: Sequence[float], below: Sequence[float]) -> str:
     """Return the median of the ratios within a round, with the least and the greatest."""
-    found = [a / b for a, b in zip(above, below, strict=True)]
+    found = ratios(above, below)
     return f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
 
 
@@ -53,14 +121,18 @@ def rate(count: int, seconds: Sequence[float]) -> float:
     return count / statistics.median(seconds)
 
 
-def memory_mb(name: str) -> float:
-    """Return a line of Linux's account of this process in MB: VmHWM is its peak, RssAnon what it holds itself.
+def memory_mb(name: str, process: str = "self") -> float:
+    """Return a line of Linux's account of a process in MB: VmHWM is its peak, RssAnon what it holds itself; 0 of one that ended.
 
     The peak of `getrusage` is no use here: a new process inherits that of its parent.
     """
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found.group(1)) / 1e3
+    found = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    return int(found.group(1)) / 1e3 if found else 0.0
+
+
+def largest_worker_mb(name: str) -> float:
+    """Return the same of the largest process that this one has started and that still runs; 0 where there is none."""
+    return max((memory_mb(name, str(worker.pid)) for worker in active_children()), default=0.0)
 
 
 def apart(work: Callable[..., Any], *arguments: Any) -> Any:
