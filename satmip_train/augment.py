@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from satmip_train import augment_cpu, colour
+from satmip_train.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,14 @@ class Params:
         """Return the draws of a slice of the views."""
         return Params(**{field.name: getattr(self, field.name)[views] for field in fields(self)})
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Params":
-        """Return the same draws on another device."""
-        return Params(**{field.name: getattr(self, field.name).to(device, non_blocking=non_blocking) for field in fields(self)})
+    def to(self, device: torch.device | str) -> "Params":
+        """Return the same draws on another device, see `transfer.to_device`."""
+        target = torch.device(device)
+        return Params(**{field.name: to_device(getattr(self, field.name), target) for field in fields(self)})
 
 
-def policy(name: Literal["simclr-sat", "crop"], view_size: int) -> Policy:
-    """Return a policy of the paper (supplement B; table 6 compares the two) for views of `view_size` pixels.
+def policy(name: Literal["simclr-sat", "crop", "moco-v2"], view_size: int) -> Policy:
+    """Return a policy of the paper (supplement B; table 6 compares its two), or MoCo-v2's, for views of `view_size` pixels.
 
     The strengths of jitter and blur are not printed in the paper; they are those of SLIP, whose code the authors used.
 
@@ -87,8 +89,8 @@ def policy(name: Literal["simclr-sat", "crop"], view_size: int) -> Policy:
     """
     if name == "crop":
         return Policy(view_size, scale=(0.5, 1.0))
-    if name != "simclr-sat":
-        raise ValueError(f"a policy must be simclr-sat or crop, however: {name=}")
+    if name not in ("simclr-sat", "moco-v2"):
+        raise ValueError(f"a policy must be simclr-sat, moco-v2 or crop, however: {name=}")
     # NOTE[DIFF] The paper's sigma, 0.1 to 2, is for views of 224 pixels. Other views get the same blur relative to their side.
     pixel = view_size / 224
     return Policy(
@@ -103,8 +105,8 @@ def policy(name: Literal["simclr-sat", "crop"], view_size: int) -> Policy:
         blur_p=0.5,
         sigma=(0.1 * pixel, 2.0 * pixel),
         hflip_p=0.5,
-        vflip_p=0.5,
-        rot90_p=0.75,
+        vflip_p=0.5 if name == "simclr-sat" else 0.0,
+        rot90_p=0.75 if name == "simclr-sat" else 0.0,
     )
 
 

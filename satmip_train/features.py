@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from satmip_train import augment
 from satmip_train.checkpoint import write_atomically
 from satmip_train.shards import Dataset, Readers
 from satmip_train.stream import ordered_batches
+from satmip_train.transfer import to_device, to_host
 
 Precision = Literal["fp32", "bf16", "fp16"]
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -72,18 +73,25 @@ def extract(
     Raises:
         UsageError: there is no such split, or a chip cannot be read.
     """
-    was_training = backbone.training
+    was_training, device = backbone.training, torch.device(device)
     backbone.to(device).eval()
-    mean, std = torch.tensor(how.mean, device=device), torch.tensor(how.std, device=device)
-    parts, labels, keys = [], [], []
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (how.mean, how.std))
+    labels, keys = [], []
     label = "labels" if is_multilabel(dataset, split) else "label"
-    try:
-        for batch in ordered_batches(dataset, split, {"image", label, "key"}, batch_size, workers):
-            views = resize(batch["image"].to(device), how.image_size).sub_(mean.view(3, 1, 1)).div_(std.view(3, 1, 1))
-            parts.append(run_frozen(backbone, views, views.device, how.precision).cpu())
+    batches = ordered_batches(dataset, split, {"image", label, "key"}, batch_size, workers, pin=device.type == "cuda")
+
+    def vectors() -> Iterator[Tensor]:
+        for batch in batches:
+            views = resize(to_device(batch["image"], device), how.image_size).sub_(mean).div_(std)
             labels.append(batch[label])
-            keys += batch["key"]
-            progress(len(views))
+            keys.extend(batch["key"])
+            yield run_frozen(backbone, views, device, how.precision)
+
+    parts = []
+    try:
+        for part in to_host(vectors()):
+            parts.append(part)
+            progress(len(part))
     finally:
         backbone.train(was_training)
     return Features(torch.cat(parts).numpy(), torch.cat(labels).numpy(), np.array(keys))

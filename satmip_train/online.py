@@ -1,11 +1,12 @@
 """kNN while a run goes: how well its features tell classes apart, on a part of the labelled chips."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset as MapStyle
 
 from satmip_train import probes
@@ -13,6 +14,7 @@ from satmip_train.features import is_multilabel, resize, run_frozen
 from satmip_train.plan import Plan
 from satmip_train.shards import Dataset, Readers
 from satmip_train.stream import Batch, Decoder, loader
+from satmip_train.transfer import to_device, to_host
 
 TEST_SPLIT = "val"
 NEIGHBOURS = 20
@@ -53,18 +55,25 @@ def evaluate(plan: Plan, backbone: nn.Module) -> dict[str, float]:
 def _features(plan: Plan, backbone: nn.Module, split: str) -> tuple[probes.Features, probes.Labels]:
     device, size = plan.job.device, plan.settings.view_size
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (plan.dataset.mean, plan.dataset.std))
-    vectors, labels = [], []
+    labels = []
+    batches = chosen_batches(plan.dataset, split, plan.settings.knn_samples, plan.settings.workers, pin=device.type == "cuda")
+
+    def vectors() -> Iterator[Tensor]:
+        for batch in batches:
+            views = resize(to_device(batch["image"], device), size).sub_(mean).div_(std)
+            labels.append(batch["label"])
+            yield run_frozen(backbone, views, device, plan.precision)
+
     was_training = backbone.training
     backbone.eval()
     try:
-        for batch in chosen_batches(plan.dataset, split, plan.settings.knn_samples, plan.settings.workers):
-            views = resize(batch["image"].to(device), size).sub_(mean).div_(std)
-            vectors.append(run_frozen(backbone, views, device, plan.precision).cpu())
-            labels.append(batch["label"])
+        # Not the compiled network: other shapes than a step's would be compiled too, for longer than they run.
+        with torch.compiler.set_stance("force_eager") if plan.settings.compile else nullcontext():
+            parts = list(to_host(vectors()))
     finally:
         backbone.train(was_training)
     known = torch.cat(labels) >= 0
-    return torch.cat(vectors)[known].numpy(), torch.cat(labels)[known].numpy()
+    return torch.cat(parts)[known].numpy(), torch.cat(labels)[known].numpy()
 
 
 class _Chosen(MapStyle[Batch]):
@@ -89,7 +98,7 @@ def chosen(samples: int, at_most: int) -> npt.NDArray[np.int64]:
     return np.arange(min(samples, at_most)) * samples // min(samples, at_most)
 
 
-def chosen_batches(dataset: Dataset, split: str, at_most: int, workers: int) -> Iterator[Batch]:
+def chosen_batches(dataset: Dataset, split: str, at_most: int, workers: int, *, pin: bool = False) -> Iterator[Batch]:
     """Return images and labels of at most `at_most` samples of a split, spread evenly over its stored order."""
     samples = _Chosen(dataset, split, at_most)
-    return iter(loader(samples, range(len(samples)), workers))
+    return iter(loader(samples, range(len(samples)), workers, pin=pin))

@@ -4,7 +4,7 @@ Both give the same samples in the same order with the same views, so a run may c
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from satmip_train import transfer
 from satmip_train.errors import UsageError
 from satmip_train.job import Job
 from satmip_train.places import Places, read_places
@@ -97,7 +98,7 @@ def batches(plan: Plan, keys: frozenset[str], steps: range, path: DataPath, prog
     stream = TrainingStream(Readers(plan.dataset, plan.settings.split), plan.order, replace(plan.decoder, keys=keys), places)
     streamed = loader(stream, steps, plan.settings.workers, pin=device.type == "cuda")
     trimmed = (_trimmed(batch) for batch in streamed) if trim else streamed
-    return _ahead(trimmed, device) if device.type == "cuda" else trimmed
+    return transfer.ahead(trimmed, device) if device.type == "cuda" else trimmed
 
 
 def trimmed_width(longest: int, context: int) -> int:
@@ -109,7 +110,9 @@ def _trimmed(batch: Batch) -> Batch:
     if "tokens" not in batch:
         return batch
     tokens = batch["tokens"]
-    return {**batch, "tokens": tokens[:, : trimmed_width(int((tokens != 0).sum(1).max()), tokens.shape[1])]}
+    width = trimmed_width(int((tokens != 0).sum(1).max()), tokens.shape[1])
+    # Contiguous, since a copy to a GPU of anything else would be made dense in memory that is not pinned.
+    return {**batch, "tokens": tokens[:, :width].contiguous()}
 
 
 class Resident:
@@ -171,28 +174,4 @@ class Resident:
         return rows
 
     def _index(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        index = torch.from_numpy(rows)
-        return index.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else index
-
-
-def _ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Give the batches on the GPU; while one is worked on, the next is copied on a stream of its own."""
-    side, waiting = torch.cuda.Stream(device), None  # type: ignore[no-untyped-call]
-    for batch in batches:
-        with torch.cuda.stream(side):
-            moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
-            done = side.record_event()
-        if waiting is not None:
-            yield _arrived(*waiting)
-        waiting = moved, done
-    if waiting is not None:
-        yield _arrived(*waiting)
-
-
-def _arrived(batch: Batch, done: Any) -> Batch:
-    stream = torch.cuda.current_stream()
-    stream.wait_event(done)
-    for value in batch.values():
-        if isinstance(value, Tensor):
-            value.record_stream(stream)
-    return batch
+        return transfer.to_device(torch.from_numpy(rows), self._device)

@@ -271,14 +271,16 @@ def ordered_batches(
     *,
     captions: CaptionReader | None = None,
     columns: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
+    pin: bool = False,
 ) -> DataLoader[Batch]:
     """Return the batches of a split for evaluation: stored order, every sample once, the last batch short.
 
-    `captions` (with its context) and `columns` (see `column_numbers`) are needed where the keys ask for tokens or columns.
+    `captions` (with its context) and `columns` (see `column_numbers`) are needed where the keys ask for tokens or columns; `pin`
+    where the batches go to a GPU.
     """
     decoder = Decoder(frozenset(keys), captions, *columns)
     stream = _OrderedStream(Readers(dataset, split), decoder, batch_size)
-    return loader(stream, range(len(stream)), workers)
+    return loader(stream, range(len(stream)), workers, pin=pin)
 
 
 def loader(stream: MapStyle[Batch], steps: range, workers: int, *, pin: bool = False) -> DataLoader[Batch]:

@@ -36,6 +36,7 @@ from satmip_train.run_page import write_run_page
 from satmip_train.shards import Dataset
 from satmip_train.stream import Batch
 from satmip_train.trackers import open_trackers
+from satmip_train.transfer import to_device
 
 _VIEWS, _DROPOUT = 1, 2
 """Tell the random numbers of a step apart by their use."""
@@ -70,7 +71,8 @@ def build_state(plan: Plan) -> State:
         if plan.settings.grad_checkpointing:
             speed.recompute_activations(objective.backbone)
         if plan.settings.compile:
-            objective.backbone.forward = torch.compile(objective.backbone.forward)
+            for encoder in objective.image_encoders:
+                encoder.forward = torch.compile(encoder.forward)
         if plan.settings.micro_batch is not None:
             work_in_parts(objective, plan.settings.micro_batch)
     except ValueError as error:
@@ -151,8 +153,8 @@ class Step:
         plan, state, job = self._plan, self._state, self._plan.job
         # Dropout draws from here, so that a resumed run draws the same.
         torch.manual_seed(seed_of(plan.settings.seed, state.step, _DROPOUT, job.rank))
-        inputs: dict[str, Any] = {key: batch[key].to(job.device, non_blocking=True) for key in state.objective.batch_keys}
-        images = {key: batch[key].to(job.device, non_blocking=True) for key in set(state.objective.view_sources)}
+        inputs: dict[str, Any] = {key: to_device(batch[key], job.device) for key in state.objective.batch_keys}
+        images = {key: to_device(batch[key], job.device) for key in set(state.objective.view_sources)}
         inputs["views"] = tuple(self.view(images[key], number) for number, key in enumerate(state.objective.view_sources))
         state.optimizer.zero_grad(set_to_none=True)
         with speed.attention(plan.settings.attention), speed.tf32(plan.settings.tf32 == "all"):
@@ -173,7 +175,7 @@ class Step:
         plan, rows = self._plan, len(images)
         generator = torch.Generator().manual_seed(seed_of(plan.settings.seed, self._state.step, _VIEWS, number))
         params = augment.draw(self._policy, plan.settings.batch_size, generator, (images.shape[2], images.shape[3]))
-        mine = params[plan.job.rank * rows : (plan.job.rank + 1) * rows].to(images.device, non_blocking=True)
+        mine = params[plan.job.rank * rows : (plan.job.rank + 1) * rows].to(images.device)
         with speed.tf32(plan.settings.tf32 != "off"):
             return self._apply(images, mine, self._policy, self._mean, self._std)
 
