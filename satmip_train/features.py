@@ -100,7 +100,9 @@ def extract(
 def resize(images: Tensor, size: int) -> Tensor:
     """Resize whole images as the views' crops are. Shape: uint8 (B, 3, H, W) -> float32 (B, 3, size, size) in 0..1."""
     batch, _, height, width = images.shape
-    box = torch.tensor([[0, 0, height, width]], device=images.device).expand(batch, 4)
+    # Filled on the device: copying numbers to it would wait for all work before.
+    box = torch.zeros((batch, 4), dtype=torch.int64, device=images.device)
+    box[:, 2], box[:, 3] = height, width
     straight = torch.zeros(batch, dtype=torch.bool, device=images.device)
     return augment.crop_resize(images, box, straight, straight, size).permute(0, 2, 1, 3).contiguous()
 
