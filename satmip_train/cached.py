@@ -19,13 +19,13 @@ from satmip_train.objectives.base import Objective
 
 
 def work_in_parts(objective: Objective, rows: int) -> None:
-    """Let backbone and metadata encoder of an objective take at most `rows` rows at a time while they are trained.
+    """Let the image encoders and the metadata encoder of an objective take at most `rows` rows at a time while they are trained.
 
     Raises:
         ValueError: one of them has batch norms, whose statistics would be those of a part.
     """
     encoders: list[nn.Module] = [
-        objective.backbone,
+        *objective.image_encoders,
         *([objective.metadata_encoder] if objective.metadata_encoder is not None else []),
     ]
     for encoder in encoders:
@@ -39,8 +39,9 @@ def work_in_parts(objective: Objective, rows: int) -> None:
 
 def _in_parts(encoder: nn.Module, forward: Callable[[Any], Tensor], rows: int) -> Callable[[Any], Tensor]:
     def encode(batch: Any) -> Tensor:
-        if not (encoder.training and torch.is_grad_enabled()):
+        if not encoder.training:
             return forward(batch)
+        # Without gradients, as MoCo embeds its keys, checkpointing only calls.
         parts = [checkpoint(forward, part, use_reentrant=False) for part in _parts(encoder, batch, rows)]
         return torch.cat(parts)
 

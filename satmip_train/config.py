@@ -28,7 +28,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     objective: str = Field(
-        "satmips", description="what is learned: simclr, satmip, satmips, or the baselines simclr-geo, simclr-tp, simclr-geo-tp"
+        "satmips",
+        description="what is learned: simclr, satmip, satmips, or the baselines simclr-geo, simclr-tp, simclr-geo-tp, "
+        "moco, moco-geo, moco-tp, moco-geo-tp",
     )
     split: str = Field("train", description="split of the shards to learn from")
     seed: int = Field(0, ge=0, description="seed of the weights, the order and the views")
@@ -87,9 +89,13 @@ class Settings(BaseModel):
         "raw", description="Geo: cluster longitude and latitude as plain numbers, or points on the sphere"
     )
     geo_weight: float = Field(1.0, ge=0, description="Geo: weight of the loss of predicting the cluster")
+    queue_length: int = Field(65_536, ge=1, description="MoCo: keys of earlier steps that are negatives")
+    key_momentum: float = Field(0.999, ge=0, le=1, description="MoCo: share of itself that the key encoder keeps in a step")
 
     view_size: int = Field(224, ge=16, description="side of a view in pixels")
-    policy: Literal["simclr-sat", "crop"] = Field("simclr-sat", description="augmentation policy (supplement B)")
+    policy: Literal["simclr-sat", "crop", "moco-v2"] = Field(
+        "simclr-sat", description="augmentation policy (supplement B); moco-v2: simclr-sat without vertical flips and rotations"
+    )
 
     epochs: float = Field(200, gt=0, description="passes over the split")
     max_steps: int | None = Field(None, ge=1, description="stop after so many steps; the schedule still spans the epochs")
@@ -98,13 +104,15 @@ class Settings(BaseModel):
     lr_start: float = Field(1e-6, ge=0, description="learning rate of the first step, unscaled")
     lr_end: float = Field(1e-5, ge=0, description="learning rate of the last step, unscaled")
     warmup_epochs: float = Field(1, ge=0, description="epochs of linear warm-up")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW's weight decay")
+    weight_decay: float = Field(0.1, ge=0, description="weight decay: AdamW's, or added to the gradient by SGD")
     wd_policy: Literal["slip", "timm"] = Field(
         "slip", description="which parameters decay: as in SLIP, or as in timm (no positions, no tokens)"
     )
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first beta")
     beta2: float = Field(0.98, ge=0, lt=1, description="AdamW's second beta")
     adam_eps: float = Field(1e-8, gt=0, description="AdamW's epsilon")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, the paper's; or SGD, MoCo's")
+    sgd_momentum: float = Field(0.9, ge=0, lt=1, description="SGD's momentum")
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="of the networks; losses are float32 always. auto: bf16 on a GPU that has it, else fp32"

@@ -33,10 +33,10 @@ def dry_run(plan: Plan, steps: int = 2) -> Estimate:
     batch = next(iter(source))
     load = time.perf_counter() - start
     step = Step(plan, state)
-    first = float(step(batch)["loss"])
+    first, chance = float(step(batch)["loss"]), state.objective.chance()["loss"]
     start = time.perf_counter()
     for _ in range(steps):
         loss = step(batch)["loss"]
     float(loss)
     seconds = (time.perf_counter() - start) / steps
-    return Estimate(first, state.objective.chance()["loss"], load, seconds, peak_bytes(plan.job))
+    return Estimate(first, chance, load, seconds, peak_bytes(plan.job))

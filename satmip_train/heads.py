@@ -12,6 +12,13 @@ def linear_projection(width: int, embed_dim: int) -> nn.Linear:
     return projection
 
 
+def moco_head(width: int, hidden: int, ssl_dim: int) -> nn.Sequential:
+    """Return the projection head of MoCo-v2, a 2-layer MLP without batch norms: (B, width) -> (B, ssl_dim)."""
+    return nn.Sequential(
+        OrderedDict(linear1=nn.Linear(width, hidden), relu1=nn.ReLU(), linear2=nn.Linear(hidden, ssl_dim)),
+    )
+
+
 def ssl_head(width: int, hidden: int, ssl_dim: int) -> nn.Sequential:
     """Return the projection head of the image-image loss, a 3-layer MLP: (B, width) -> (B, ssl_dim).
 

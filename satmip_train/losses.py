@@ -113,6 +113,24 @@ def view_loss(
         return (contrastive_loss(from_one, first) + contrastive_loss(from_two, first)) / 2
 
 
+def key_loss(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float, excluded: Tensor) -> Tensor:
+    """Return the InfoNCE of MoCo (He et al. 2020, eq. 1): a query is told from the queue, its positive is its own key.
+
+    Gradients reach the queries alone, so nothing is gathered: each rank has the whole queue.
+
+    Shape:
+        queries, keys: (B, D), need not be normalized
+        queue: (K, D), normalized
+        excluded: (K,) or (B, K) bool, rows of the queue that are no negatives
+        returns: () float32
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        queries, keys = _unit_rows(queries), _unit_rows(keys.detach())
+        positive = (queries * keys).sum(dim=1, keepdim=True)
+        logits = torch.cat([positive, _without(queries @ queue.T, excluded)], dim=1) / temperature
+        return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
+
+
 def cluster_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy of predicted clusters, the mean over the samples of all ranks that have a label.
 

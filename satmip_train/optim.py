@@ -1,4 +1,4 @@
-"""The optimizer and its schedule: SLIP's (supplement B)."""
+"""The optimizer and its schedule: SLIP's (supplement B), or MoCo's SGD."""
 
 import math
 from typing import Any
@@ -46,18 +46,20 @@ def undecayed(module: nn.Module, wd_policy: str) -> frozenset[str]:
     return frozenset(flat | {name for name in parameters if name.endswith(".bias") or name in exempt})
 
 
-def build_optimizer(objective: nn.Module, settings: Settings) -> torch.optim.AdamW:
-    """Return AdamW over the parameters that learn, in two groups, decayed and not. The loop sets the learning rate each step."""
+def build_optimizer(objective: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """Return AdamW or SGD over the parameters that learn: two groups, decayed and not. The loop sets the learning rate each step.
+
+    NOTE[DIFF] MoCo's SGD decays every parameter; ours spares the same as AdamW.
+    """
     spared = undecayed(objective, settings.wd_policy)
     learning = [(name, parameter) for name, parameter in objective.named_parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for name, p in learning if name not in spared], "weight_decay": settings.weight_decay},
         {"params": [p for name, p in learning if name in spared], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        groups,
-        lr=settings.lr_start,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.adam_eps,
-        fused=all(parameter.is_cuda for _, parameter in learning),
-    )
+    # One pass over weight, gradient and averages: also on a CPU, six times as fast as a loop over the parameters.
+    fused = {parameter.device.type for _, parameter in learning} <= {"cpu", "cuda"}
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr_start, momentum=settings.sgd_momentum, fused=fused)
+    betas = settings.beta1, settings.beta2
+    return torch.optim.AdamW(groups, lr=settings.lr_start, betas=betas, eps=settings.adam_eps, fused=fused)

@@ -274,6 +274,15 @@ def test_the_crop_policy_only_crops() -> None:
     torch.testing.assert_close(augment.apply(x, params, policy, *NO_NORM), expected, atol=1e-5, rtol=0)
 
 
+def test_the_policy_of_moco_v2_neither_flips_vertically_nor_rotates() -> None:
+    policy = augment.policy("moco-v2", 32)
+    assert replace(policy, vflip_p=0.5, rot90_p=0.75) == augment.policy("simclr-sat", 32)
+    params = augment.draw(policy, 200, torch.Generator().manual_seed(0), (60, 60))
+    assert not params.vflip.any()
+    assert not params.rot90.any()
+    assert params.hflip.any()
+
+
 def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"simclr-sat or crop, however: name='auto'"):
+    with pytest.raises(ValueError, match=r"simclr-sat, moco-v2 or crop, however: name='auto'"):
         augment.policy("auto", 224)  # type: ignore[arg-type]

@@ -124,3 +124,8 @@ def test_optimizer_holds_each_learning_parameter_once_with_the_settings_values()
     assert set(found) == set(names.values()) - {"backbone.pos_embed"}
     assert {names[id(parameter)] for parameter in spare["params"]} == undecayed(objective, "slip")
     assert isinstance(optimizer, torch.optim.AdamW)
+    sgd = build_optimizer(objective, settings.model_copy(update={"optimizer": "sgd", "sgd_momentum": 0.7}))
+    assert isinstance(sgd, torch.optim.SGD)
+    assert [(len(g["params"]), g["weight_decay"], g["momentum"]) for g in sgd.param_groups] == [
+        (len(group["params"]), group["weight_decay"], 0.7) for group in optimizer.param_groups
+    ]

@@ -115,7 +115,11 @@ def losses(run: Path) -> list[float]:
 
 def test_a_killed_run_goes_on_to_the_same_weights(toy, tmp_path):
     # The tabular encoder has dropout, so its random numbers must come back too. Step 7 lies inside the second epoch.
-    cases = {"simclr": {"objective": "simclr"}, "satmips": {"objective": "satmips", "metadata_encoder": "tabular"}}
+    # MoCo has a second copy of its networks, and a queue that is full since step 2.
+    cases = {
+        "moco": {"objective": "moco-tp", "queue_length": 20, "optimizer": "sgd"},
+        "satmips": {"objective": "satmips", "metadata_encoder": "tabular"},
+    }
     children = {name: start_child(toy, tmp_path / name / "killed", kill_at=7, **changes) for name, changes in cases.items()}
     for name, changes in cases.items():
         run_in_process(toy, tmp_path / name / "whole", **changes)

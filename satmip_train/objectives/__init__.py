@@ -4,6 +4,10 @@ from collections.abc import Callable
 
 from satmip_train.config import Settings
 from satmip_train.objectives.base import MetadataShape, Objective
+from satmip_train.objectives.moco import MoCo
+from satmip_train.objectives.moco_geo import MoCoGeo
+from satmip_train.objectives.moco_geo_tp import MoCoGeoTP
+from satmip_train.objectives.moco_tp import MoCoTP
 from satmip_train.objectives.satmip import SatMIP
 from satmip_train.objectives.satmips import SatMIPS
 from satmip_train.objectives.simclr import SimCLR
@@ -16,6 +20,10 @@ OBJECTIVES: dict[str, Callable[[Settings, MetadataShape], Objective]] = {
     "simclr-geo": SimCLRGeo,
     "simclr-tp": SimCLRTP,
     "simclr-geo-tp": SimCLRGeoTP,
+    "moco": MoCo,
+    "moco-geo": MoCoGeo,
+    "moco-tp": MoCoTP,
+    "moco-geo-tp": MoCoGeoTP,
     "satmip": SatMIP,
     "satmips": SatMIPS,
 }

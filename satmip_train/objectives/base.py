@@ -42,6 +42,11 @@ class Objective(nn.Module, ABC):
         """Number of views of each sample."""
         return len(self.view_sources)
 
+    @property
+    def image_encoders(self) -> tuple[nn.Module, ...]:
+        """The networks that take views: the backbone, and a copy of it where there is one."""
+        return (self.backbone,)
+
     def fit(self, places: Callable[[], Places]) -> None:
         """Fit what follows from the whole split, once, before the first step; it is saved with the weights. By default nothing.
 
@@ -86,12 +91,16 @@ class Objective(nn.Module, ABC):
         Raises:
             ValueError: there are more or fewer views than `views`.
         """
-        if len(views) != self.views:
-            raise ValueError(f"a batch must hold {self.views} views, however: {len(views)=}")
+        self.check_views(views)
         if len(views) == 1 or any(isinstance(part, _BatchNorm) for part in self.backbone.modules()):
             return tuple(self.backbone(view) for view in views)
         features: Tensor = self.backbone(torch.cat(tuple(views)))
         return features.chunk(len(views))
+
+    def check_views(self, views: Sequence[Tensor]) -> None:
+        """Check the number of views. Raises ValueError where there are more or fewer than `views`."""
+        if len(views) != self.views:
+            raise ValueError(f"a batch must hold {self.views} views, however: {len(views)=}")
 
 
 def masked_pairs(excluded: Tensor | None) -> dict[str, Tensor]:

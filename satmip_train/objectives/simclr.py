@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from satmip_train.backbones import feature_dim
 from satmip_train.config import Settings
@@ -20,7 +20,11 @@ class SimCLR(Objective):
         super().__init__(settings)
         self.view_sources = ("image", "image")
         self.backbone, self.start = start_backbone(settings)
-        self.ssl_head = ssl_head(feature_dim(self.backbone), settings.ssl_hidden, settings.ssl_dim)
+        self.ssl_head = self.head(feature_dim(self.backbone))
+
+    def head(self, width: int) -> nn.Module:
+        """Return the projection head, with fresh weights: (B, width) -> (B, ssl_dim)."""
+        return ssl_head(width, self.settings.ssl_hidden, self.settings.ssl_dim)
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return "loss", and "loss_views", the same."""
