@@ -14,7 +14,7 @@ import satmip_schemas
 
 from satmip_data import card, decoders, tabular
 from satmip_data.engines import Engine, Local, Ray
-from satmip_data.index import Index, build_index
+from satmip_data.index import Index, build_index, collector_paused
 from satmip_data.journal import Journal, OtherSettingsError, differences
 from satmip_data.plan import ShardPlan, plan_shards
 from satmip_data.progress import Progress, Show, no_show
@@ -84,6 +84,7 @@ class Plan:
         ]
 
 
+@collector_paused()
 def plan_build(request: BuildRequest, show: Show = no_show) -> Plan:
     """Read all metadata and lay out every shard.
 

@@ -30,6 +30,8 @@ SHAPE_TOLERANCE = 0.01
 """Share by which the sides of a square footprint may differ, besides a pixel: over 5 km at a latitude of 70 degrees the length of a
 degree of longitude changes by 0.25 %, and the image's border is rounded to whole pixels."""
 
+_ECCENTRICITY_SQUARED = geometry.WGS84.es
+
 PIXEL_TOLERANCE = 1e-6
 """Relative difference of pixel sizes: fMoW's agree to 12 digits, so that one in a million is already another image."""
 
@@ -41,6 +43,9 @@ def utm_zone(zone: str | None, georeference: Georeference | None, width: int, he
     another point. Beyond UTM's latitudes, and where zone or place are unknown, there is nothing to compare.
     """
     if zone is None or georeference is None:
+        return None
+    centre = geometry.lonlat(georeference, width / 2, height / 2)
+    if not -80.0 <= centre[1] <= 84.0 or geometry.utm_zone(centre) == zone:
         return None
     points = [(0, 0), (width, 0), (0, height), (width, height), (width / 2, height / 2)]
     places = [geometry.lonlat(georeference, *point) for point in points]
@@ -62,12 +67,27 @@ def footprint_shape(georeference: Georeference | None, width: int, height: int) 
     fMoW cut its images as squares in metres out of a grid whose pixels are square in degrees, so that height / width in pixels is
     N cos(latitude) / M, with the radii of WGS84.
     """
-    if georeference is None:
+    if georeference is None or _surely_square(georeference, width, height):
         return None
     east, north = geometry.ground_gsd(georeference, Window(0, 0, width, height), (1, 1))
     if abs(east - north) <= SHAPE_TOLERANCE * max(east, north) + max(east / width, north / height):
         return None
     return f"a footprint must be as wide as it is high, however: {east:.1f} m x {north:.1f} m"
+
+
+def _surely_square(georeference: Georeference, width: int, height: int) -> bool:
+    """Tell whether a small north-up image is square to half the tolerance, by the radii of WGS84 at its centre.
+
+    Over a degree those differ from geodesics by a thousandth at most, so that the geodesics, which take longer, would say the same.
+    """
+    a, b, _, d, e, f = georeference.affine
+    across, down = a * width, -e * height
+    if georeference.crs != "EPSG:4326" or b or d or not (0.0 < across < 1.0 and 0.0 < down < 1.0):
+        return False
+    latitude = math.radians(f - down / 2)
+    bend = 1.0 - _ECCENTRICITY_SQUARED * math.sin(latitude) ** 2
+    east, north = across * math.cos(latitude), down * (1.0 - _ECCENTRICITY_SQUARED) / bend
+    return abs(east - north) <= SHAPE_TOLERANCE / 2 * max(east, north)
 
 
 def pixel_size(recorded: Point | None, georeference: Georeference | None, width: int, height: int) -> str | None:

@@ -4,7 +4,6 @@ The integers that are read give the GSD, the footprint and the location, so pixe
 """
 
 import math
-from dataclasses import replace
 from functools import cache
 from typing import Literal
 
@@ -99,8 +98,7 @@ def chip_metadata(
     gsd = _scaled(metadata.gsd, scale)
     if gsd_mode == "ground":
         gsd = None if georeference is None else ground_gsd(georeference, window, size)
-    return replace(
-        metadata,
+    return metadata.replaced(
         gsd=gsd,
         multispectral_gsd=None if metadata.multispectral_gsd is None else metadata.multispectral_gsd * mean_scale,
         pixel_size=_scaled(metadata.pixel_size, scale),
@@ -168,6 +166,9 @@ def wrap_longitude(lon: float) -> float:
 
 def unwrap(ring: Ring) -> Ring:
     """Return the ring with each longitude within 180 degrees of the one before it."""
+    longitudes = [lon for lon, _ in ring]
+    if max(longitudes) - min(longitudes) < 180.0:
+        return ring
     out = [ring[0]]
     for lon, lat in ring[1:]:
         turns = round((out[-1][0] - lon) / 360.0)
@@ -182,7 +183,7 @@ def signed_area(ring: Ring) -> float:
     """
     x0, y0 = ring[0]
     moved = [(x - x0, y - y0) for x, y in ring]
-    return sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(moved, moved[1:] + moved[:1], strict=True)) / 2
+    return sum([x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(moved, moved[1:] + moved[:1], strict=True)]) / 2
 
 
 def split_ring(ring: Ring) -> tuple[Ring, ...]:

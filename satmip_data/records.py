@@ -5,8 +5,10 @@
 
 import datetime as dt
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from itertools import chain
+from operator import attrgetter
+from typing import Any
 
 Point = tuple[float, float]
 Ring = tuple[Point, ...]
@@ -52,20 +54,31 @@ class Metadata:
     """Name of the sensor platform, as "GEOEYE01"."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            for value in _numbers(getattr(self, field.name)):
-                if not math.isfinite(value):
-                    raise ValueError(f"{field.name} must be finite or None, however: {value!r}")
-        if self.datetime is not None and self.datetime.utcoffset() != dt.timedelta(0):
+        # All numbers at once: an index makes two of these a sample, and which number is wrong is rarely asked.
+        tuples = [values for values in _TUPLES(self) if values is not None]
+        if not all(map(math.isfinite, [value for value in chain(_NUMBERS(self), *tuples) if value is not None])):
+            raise ValueError(_not_finite(self))
+        if self.datetime is not None and self.datetime.utcoffset() != _ZERO:
             raise ValueError(f"datetime must be in UTC with its time zone, however: {self.datetime!r}")
 
+    def replaced(self, **changes: Any) -> "Metadata":
+        """Return the same with other values; `dataclasses.replace` takes twice as long."""
+        return Metadata(**(dict(zip(Metadata.__slots__, _VALUES(self), strict=True)) | changes))
 
-def _numbers(value: object) -> Iterable[float]:
-    if isinstance(value, float | int):
-        return (value,)
-    if isinstance(value, tuple):
-        return value
-    return ()
+
+_VALUES = attrgetter(*Metadata.__slots__)
+_NUMBERS = attrgetter("multispectral_gsd", "cloud_cover", "target_azimuth", "sun_azimuth", "sun_elevation", "off_nadir")
+_TUPLES = attrgetter("gsd", "pixel_size", "location", "wavelengths")
+_ZERO = dt.timedelta(0)
+
+
+def _not_finite(metadata: Metadata) -> str:
+    for field in fields(metadata):
+        value = getattr(metadata, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                return f"{field.name} must be finite or None, however: {number!r}"
+    raise AssertionError(f"one of the numbers must not be finite, however: {metadata!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ from satmip_data.storage import Store
 from satmip_data.tabular import Standardizer
 from satmip_data.tokens import token_counter
 
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
 Members = dict[str, bytes]
 """Suffix -> bytes of one sample, as "jpg", "num.npy"."""
 
@@ -260,7 +262,7 @@ def multi_hot(labels: Sequence[str], classes: Sequence[str]) -> npt.NDArray[np.u
 
 def dump_json(data: object) -> bytes:
     """Write compact JSON, the same bytes for the same content; NaN is refused."""
-    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return _JSON.encode(data).encode()
 
 
 def _npy(array: npt.NDArray[Any]) -> bytes:

@@ -28,7 +28,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"max_pool_connec
 
 def _filesystem(url: str) -> tuple[Any, str]:
     # A relative path follows the working directory, which may change.
-    return _connect(url if "://" in url or "::" in url else os.path.abspath(url))
+    return _connect(url if url.startswith("/") or "://" in url or "::" in url else os.path.abspath(url))
 
 
 @cache
@@ -69,9 +69,11 @@ class Store:
         Raises:
             FileNotFoundError: there is none.
         """
-        if self.local:
-            return Path(self.path(name)).read_bytes()
-        data: bytes = _filesystem(self.url)[0].cat_file(self.path(name))
+        filesystem, root = _filesystem(self.url)
+        if isinstance(filesystem, LocalFileSystem):
+            with open(f"{root}/{name}", "rb", buffering=0) as stream:
+                return stream.readall()
+        data: bytes = filesystem.cat_file(self.path(name))
         return data
 
     def read_range(self, name: str, start: int, end: int) -> bytes:

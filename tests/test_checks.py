@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pvlib.solarposition import get_solarposition
 
-from satmip_data import checks
-from satmip_data.records import Georeference, Metadata
+from satmip_data import checks, geometry
+from satmip_data.records import Georeference, Metadata, Window
 
 TIMES = st.datetimes(dt.datetime(2002, 1, 1), dt.datetime(2020, 1, 1)).map(lambda time: time.replace(tzinfo=dt.UTC))
 LONS, LATS = st.floats(-180, 179.9), st.floats(-70, 75)
@@ -153,3 +153,15 @@ def test_every_flag_has_a_meaning_and_a_normalised_country_is_no_reason_for_doub
     assert set(checks.FLAGS) > checks.SUSPECT
     assert set(checks.FLAGS) - checks.SUSPECT == {"country_code"}
     assert all(checks.FLAGS.values())
+
+
+@given(LATS, st.floats(1e-6, 2.0), st.floats(0.97, 1.03), st.integers(1, 5000), st.integers(1, 5000))
+def test_the_short_way_to_a_square_says_what_geodesics_say(
+    lat: float, side: float, stretch: float, width: int, height: int
+) -> None:
+    """Sides in degrees of latitude; the image is higher than wide by `stretch`."""
+    across = side / math.cos(math.radians(lat - side / 2))
+    placed = Georeference((across / width, 0.0, 10.0, 0.0, -side * stretch / height, lat))
+    east, north = geometry.ground_gsd(placed, Window(0, 0, width, height), (1, 1))
+    square = abs(east - north) <= checks.SHAPE_TOLERANCE * max(east, north) + max(east / width, north / height)
+    assert (checks.footprint_shape(placed, width, height) is None) == square

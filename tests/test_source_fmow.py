@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import gc
 import json
 import math
 import os
@@ -19,12 +20,13 @@ from fmow_tree import record, write_fmow_tree
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from shapely import from_wkt
+from shapely import GEOSException, from_wkt
 
 from satmip_data import geometry
+from satmip_data.index import collector_paused
 from satmip_data.records import REASONS, Aoi, Reject, Scene, Window
 from satmip_data.sources import SOURCES
-from satmip_data.sources.base import Item
+from satmip_data.sources.base import InvalidError, Item, parse_ring
 from satmip_data.sources.fmow import Fmow
 
 STEM = "train/fountain/fountain_514/fountain_514_1_rgb"
@@ -366,3 +368,31 @@ def test_every_source_states_its_name_licence_and_options() -> None:
         assert source.name == name
         assert source.licence
         assert all(option.metadata["help"] for option in dataclasses.fields(source))
+
+
+NUMBERS = st.one_of(
+    st.floats(-200, 200).map(lambda value: f"{value:.16f}"), st.sampled_from(["1", "-0", ".5", "2.", "1.2.3", "-", ""])
+)
+
+
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=6), st.booleans(), st.sampled_from([", ", ",", " ,", ",,"]))
+def test_a_ring_is_what_shapely_reads(points: list[tuple[str, str]], closed: bool, comma: str) -> None:
+    text = f"POLYGON (({comma.join(f'{x} {y}' for x, y in points + points[:1] * closed)}))"
+    try:
+        expected = tuple((x, y) for x, y in from_wkt(text).exterior.coords)
+    except GEOSException:
+        with pytest.raises(InvalidError, match="must be a WKT polygon"):
+            parse_ring("raw_location", text)
+        return
+    assert parse_ring("raw_location", text) == expected
+
+
+def test_the_collector_of_cycles_runs_again_after_an_index() -> None:
+    for enabled in (True, False):
+        (gc.enable if enabled else gc.disable)()
+        try:
+            with collector_paused():
+                assert not gc.isenabled()
+            assert gc.isenabled() == enabled
+        finally:
+            gc.enable()

@@ -5,6 +5,7 @@ import datetime as dt
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -17,6 +18,9 @@ from satmip_data.remote import ImageFile, fetch_image
 from satmip_data.storage import Store
 
 Found = Scene | Reject
+
+_JSON = json.JSONDecoder(parse_constant=str)
+_ONE_RING = re.compile(r"POLYGON ?\(\(([-0-9. ,]+)\)\)")
 
 MANIFEST = "manifest.json.bz2"
 """List of all files of a bucket of fMoW."""
@@ -197,8 +201,9 @@ def read_json(root: str, path: str) -> Any:
         OSError: the file cannot be read.
         ValueError: it holds no JSON, or is nested too deep to be read.
     """
+    data = Store(root).read(path)
     try:
-        return json.loads(Store(root).read(path), parse_constant=str)
+        return _JSON.decode(data.decode(json.detect_encoding(data), "surrogatepass"))
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 
@@ -222,6 +227,8 @@ def parse_ring(key: str, text: str) -> Ring:
     Raises:
         InvalidError: `text`, the value of `key`, is no polygon.
     """
+    if (plain := _plain_ring(text)) is not None:
+        return plain
     try:
         shape = from_wkt(text)
     except GEOSException as error:
@@ -232,6 +239,18 @@ def parse_ring(key: str, text: str) -> Ring:
     if not all(math.isfinite(value) for point in ring for value in point):
         raise InvalidError(f"{key} must be finite, however: {text!r}")
     return ring
+
+
+def _plain_ring(text: str) -> Ring | None:
+    """Return the ring of a polygon that is written as nearly all are; None leaves it to shapely, which is slower."""
+    match = _ONE_RING.fullmatch(text)
+    if match is None:
+        return None
+    try:
+        ring = tuple([(float(x), float(y)) for x, y in map(str.split, match[1].split(","))])
+    except ValueError:
+        return None
+    return ring if len(ring) >= 4 and ring[0] == ring[-1] else None
 
 
 def parse_lonlat_ring(key: str, text: str) -> Ring:

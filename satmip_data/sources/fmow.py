@@ -10,7 +10,6 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
 from PIL import Image
@@ -33,7 +32,7 @@ from satmip_data.sources.base import (
     reject,
     unpaired,
 )
-from satmip_data.sources.fmow_names import SPLITS, SUFFIXES, FmowName, parse_name
+from satmip_data.sources.fmow_names import SPLITS, SUFFIXES, FmowName, parse_name, stem_of
 from satmip_data.sources.fmow_records import aois_of, findings, georeference_of, metadata_of
 from satmip_data.sources.fmow_truth import read_truth
 from satmip_data.storage import Store
@@ -161,8 +160,7 @@ class Fmow(ImageFiles):
         """Return the scene of one record, or its reject."""
         if (lonely := unpaired(item)) is not None:
             return [lonely]
-        path = PurePosixPath(item.image)
-        key = f"{path.parts[0]}_{path.stem}".lower()
+        key = f"{item.image.partition('/')[0]}_{stem_of(item.image)}".lower()
         try:
             record = json.loads(item.record, parse_constant=str) if item.record else self._read_record(root, item)
         except (OSError, ValueError, RecursionError) as error:

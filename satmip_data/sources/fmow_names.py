@@ -1,5 +1,6 @@
 """How fMoW names its files. Names are read from the right, because categories hold hyphens and underscores themselves. Pure."""
 
+import posixpath
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -51,7 +52,7 @@ def parse_name(path: str) -> FmowName:
     Raises:
         InvalidError: it is not named as fMoW names them.
     """
-    split, stem = PurePosixPath(path).parts[0], PurePosixPath(path).stem
+    split, stem = path.partition("/")[0], stem_of(path)
     numbered = split in ("test", "seq")
     match = (_NUMBERED if numbered else _NAMED).fullmatch(stem)
     if match is None:
@@ -59,6 +60,11 @@ def parse_name(path: str) -> FmowName:
         raise InvalidError(f"a name must be {form}, however: {stem!r}")
     category = None if numbered else match["category"]
     return FmowName(split, category, match["number"], int(match["acquisition"]), match["product"])
+
+
+def stem_of(path: str) -> str:
+    """Return the name of a file without folders and ending."""
+    return posixpath.splitext(posixpath.basename(path))[0]
 
 
 def record_paths(folder: str, place: str, name: FmowName) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """What one fMoW record says, in our words. Vendor oddities end here. Pure."""
 
 import re
-from dataclasses import replace
 from typing import Any, Literal
 
 from satmip_data import checks
@@ -11,6 +10,8 @@ from satmip_data.sources.base import InvalidError, azimuth, parse_lonlat_ring, p
 
 FALSE_DETECTION = "false_detection"
 """Category of the boxes in which a detector of the challenge saw an object that is not there."""
+
+_CODE = re.compile("[A-Z]{3}")
 
 
 def georeference_of(record: dict[str, Any]) -> Georeference | None:
@@ -65,7 +66,7 @@ def country(code: str | None) -> str | None:
     """
     if code == "KO-":
         return "XKX"
-    return code if code is not None and re.fullmatch("[A-Z]{3}", code) else None
+    return code if code is not None and _CODE.fullmatch(code) else None
 
 
 def findings(record: dict[str, Any], metadata: Metadata, georeference: Georeference | None) -> dict[str, str]:
@@ -93,15 +94,18 @@ def aois_of(record: dict[str, Any], boxes: Literal["one", "all"], false_detectio
     entries = [entry for entry in entries if entry.get("ID") != -1]
     labelled = [entry for entry in entries if entry.get("category") != FALSE_DETECTION]
     taken = entries if false_detections == "keep" else labelled
+    if boxes == "one":
+        return (_aoi(max(taken, key=_rank), ""),) if taken else ()
     ids = [entry.get("ID") for entry in taken]
     named_by_id = None not in ids and len(set(ids)) == len(ids)
-    names = [f"b{ids[index] if named_by_id else index}" for index in range(len(taken))]
-    found = [(*entry["box"], entry.get("category"), name) for entry, name in zip(taken, names, strict=True)]
-    aois = tuple(Aoi(x, y, width, height, category, name) for x, y, width, height, category, name in found)
-    if boxes == "all" or not aois:
-        return aois
-    return (replace(max(aois, key=_rank), name=""),)
+    return tuple(_aoi(entry, f"b{ids[index] if named_by_id else index}") for index, entry in enumerate(taken))
 
 
-def _rank(aoi: Aoi) -> tuple[bool, float]:
-    return aoi.category != FALSE_DETECTION, max(aoi.width, 0.0) * max(aoi.height, 0.0)
+def _aoi(entry: dict[str, Any], name: str) -> Aoi:
+    x, y, width, height = entry["box"]
+    return Aoi(x, y, width, height, entry.get("category"), name)
+
+
+def _rank(entry: dict[str, Any]) -> tuple[bool, float]:
+    _, _, width, height = entry["box"]
+    return entry.get("category") != FALSE_DETECTION, max(width, 0.0) * max(height, 0.0)

@@ -53,6 +53,9 @@ class Target:
         return found >= self.value if self.sense == "at least" else found <= self.value
 
 
+HEAD = "| what | measured | ratio (least to greatest) | target | |\n| --- | ---: | ---: | ---: | --- |"
+
+
 @dataclass(slots=True)
 class Report:
     """The rows of one script: printed as they come, in tables of one form, and kept for `save`."""
@@ -68,9 +71,7 @@ class Report:
 
     def table(self, title: str) -> None:
         """Begin a table."""
-        print(
-            f"\n{title} (load {load()})\n| what | measured | ratio (least to greatest) | target | |\n| --- | ---: | ---: | ---: | --- |"
-        )
+        print(f"\n{title} (load {load()})\n{HEAD}")
         self.rows.append({"table": title, "load": load()})
 
     def row(self, what: str, figure: float, unit: str, ratios: Sequence[float] = (), target: Target | None = None) -> None:
