@@ -5,21 +5,34 @@ The verdict on broken files is always Pillow's: what a faster library has anythi
 
 import importlib.util
 import io
-import struct
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import Image, features
 
-DECODERS = ("auto", "pillow", "simplejpeg")
+from satmip_data import turbojpeg
+from satmip_data.jpeg import Frame, cut_below, read_frame, unbroken
+
+BOX_DECODERS = ("turbojpeg", "pyvips")
+"""The libraries that hold no more than the box they are asked for; "auto" takes the first that is there."""
+
+DECODERS = ("auto", "pillow", "simplejpeg", *BOX_DECODERS)
 """What can be asked for; "auto" is the fastest that is installed and exact."""
+
+LARGE = 8_000_000
+"""Pixels down to the box's last row from which "auto" prefers pyvips to simplejpeg, which would hold them all, 3 bytes each."""
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom."""
 
 _EXACT_FRAMES = (0xC0, 0xC1, 0xC2)
 """Huffman-coded JPEGs, baseline, extended and progressive; arithmetic coding is not in every libjpeg."""
@@ -31,53 +44,6 @@ _chosen: ContextVar[str] = ContextVar("decoder", default="auto")
 
 class DecoderError(Exception):
     """A decoder that cannot be had; the message says what to type."""
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """What the header of a JPEG says, down to its first scan."""
-
-    marker: int
-    """The second byte of the frame's marker, which is the kind of coding: 0xC0 is baseline."""
-    position: int
-    """Where the two bytes of the height stand."""
-    bits: int
-    height: int
-    sampling: tuple[tuple[int, int], ...]
-    """Horizontal and vertical sampling factor of each component."""
-    scanned: int
-    """Components of the first scan."""
-    restarts: bool
-    """The scans hold restart markers."""
-
-    def with_height(self, data: bytes, rows: int) -> bytearray:
-        """Return the file with another height in its header."""
-        changed = bytearray(data)
-        struct.pack_into(">H", changed, self.position, rows)
-        return changed
-
-
-def read_frame(data: bytes | bytearray) -> Frame | None:
-    """Return the frame of a JPEG; None where there is none before the first scan."""
-    body: bytes | bytearray = b""
-    start, kind, restarts, position = 0, 0, False, 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        segment = data[position + 4 : position + 2 + length]
-        if marker == 0xDA:
-            if len(body) < 6 or not segment:
-                return None
-            sampling = tuple((factors >> 4, factors & 15) for factors in body[7::3])
-            return Frame(kind, start + 1, body[0], int.from_bytes(body[1:3], "big"), sampling, segment[0], restarts)
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            body, start, kind = segment, position + 4, marker
-        elif marker == 0xDD:
-            restarts = any(segment)
-        position += 2 + length
-    return None
 
 
 @contextmanager
@@ -96,37 +62,96 @@ def check(name: str) -> None:
     Raises:
         DecoderError: it is not installed, or not exact here.
     """
-    if name == "simplejpeg" and importlib.util.find_spec("simplejpeg") is None:
-        raise DecoderError("--decoder simplejpeg needs simplejpeg, however: it is not installed. Type: pip install 'satmip[fast]'")
-    if name == "simplejpeg" and not _simplejpeg_is_exact():
-        raise DecoderError("--decoder simplejpeg must give Pillow's pixels, however: it gives others here. Use --decoder pillow.")
+    if name in ("auto", "pillow"):
+        return
+    if not _installed(name):
+        raise DecoderError(f"--decoder {name} needs {name}, however: it is not installed. Type: pip install 'satmip[fast]'")
+    if not _is_exact(name):
+        raise DecoderError(f"--decoder {name} must give Pillow's pixels, however: it gives others here. Use --decoder pillow.")
 
 
 def decoder_info(name: str = "auto") -> dict[str, str]:
-    """Return name and version of the decoder that `name` comes to here, and of Pillow, which decodes what that one does not."""
+    """Return name and version of the decoder that `name` comes to here, and of those that decode what that one does not."""
     turbo = features.version("libjpeg_turbo")
-    jpeg = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version('jpg')}"
-    pillow = f"{PIL.__version__} ({jpeg})"
-    if name == "pillow" or not _simplejpeg_is_exact():
-        return {"name": "Pillow", "version": pillow}
-    return {"name": "simplejpeg", "version": version("simplejpeg"), "otherwise": f"Pillow {pillow}"}
+    pillow = f"{PIL.__version__} (libjpeg-turbo {turbo})" if turbo else f"{PIL.__version__} (libjpeg {features.version('jpg')})"
+    first, *others = [(found, _version(found)) for found in _ladder(name)] + [("Pillow", pillow)]
+    info = {"name": first[0], "version": first[1]}
+    return {**info, "otherwise": ", ".join(f"{found} {known}" for found, known in others)} if others else info
 
 
-def decode_fast(data: bytes | bytearray, cut: bool) -> NDArray[np.uint8] | None:
-    """Return a JPEG's pixels, shape (height, width, 3), without Pillow; None where Pillow must decode it.
+def _ladder(name: str) -> list[str]:
+    """Return the libraries that come before Pillow, and are exact: one of boxes at most, and simplejpeg."""
+    if name == "pillow":
+        return []
+    if name != "auto":
+        return [name] if _is_exact(name) else []
+    boxes = next((found for found in BOX_DECODERS if _is_exact(found)), None)
+    return [found for found in (boxes, "simplejpeg") if found is not None and _is_exact(found)]
+
+
+def _installed(name: str) -> bool:
+    return turbojpeg.library_version() is not None if name == "turbojpeg" else importlib.util.find_spec(name) is not None
+
+
+def _version(name: str) -> str:
+    return turbojpeg.library_version() or "" if name == "turbojpeg" else version(name)
+
+
+def decode_fast(data: bytes, box: Box, prefix: bool = False) -> NDArray[np.uint8] | None:
+    """Return the pixels of a box of a JPEG, shape (height, width, 3), without Pillow; None where Pillow must decode it.
 
     Args:
-        data: the whole file, never a prefix: too short a prefix looks like a truncated file.
-        cut: the height in the header was made smaller (see `Frame.with_height`).
+        data: the file, whole or its first part.
+        box: left, top, right, bottom.
+        prefix: `data` is but the first part of a file that is known to end as it should.
     """
-    if _chosen.get() == "pillow" or not _simplejpeg_is_exact():
-        return None
-    frame = read_frame(data)
+    chosen = _chosen.get()
+    names = _ladder(chosen)
+    frame = read_frame(data) if names else None
     if frame is None or frame.marker not in _EXACT_FRAMES or frame.bits != 8 or frame.sampling not in _EXACT_SAMPLING:
         return None
-    if cut and frame.restarts:  # each restart marker below the cut is one more complaint
+    if box[2] > frame.width or box[3] > frame.height:
         return None
-    return _simplejpeg(data, cut)
+    slow = chosen == "auto" and names[0] == "pyvips" and frame.width * box[3] < LARGE
+    if names[0] in BOX_DECODERS and not slow and frame.sequential and (prefix or unbroken(data, frame)):
+        return _decode(names[0], data, box, frame)
+    # Too short a prefix looks to simplejpeg like a truncated file.
+    return _decode("simplejpeg", data, box, frame) if "simplejpeg" in names and not prefix else None
+
+
+def _decode(name: str, data: bytes, box: Box, frame: Frame) -> NDArray[np.uint8] | None:
+    if name == "turbojpeg":
+        return turbojpeg.decode_box(data, box, (frame.width, frame.height))
+    if name == "pyvips":
+        return _pyvips(data, box)
+    short = cut_below(data, box[3])
+    if short is not data and frame.restarts:  # each restart marker below the cut is one more complaint
+        return None
+    pixels = _simplejpeg(short, short is not data)
+    return None if pixels is None else pixels[box[1] : box[3], box[0] : box[2]]
+
+
+@cache
+def _vips() -> Any:
+    """Return pyvips without its cache, its threads and its warnings."""
+    os.environ.setdefault("VIPS_CONCURRENCY", "1")
+    logging.getLogger("pyvips").propagate = False
+    import pyvips
+
+    pyvips.cache_set_max(0)
+    return pyvips
+
+
+def _pyvips(data: bytes, box: Box) -> NDArray[np.uint8] | None:
+    """Return the pixels of the box, of which no more than some rows are held; None at the first complaint about those above."""
+    vips, (left, top, right, bottom) = _vips(), box
+    try:
+        image = vips.Image.jpegload_buffer(data, access="sequential", fail_on="warning")
+        found = image.crop(left, top, right - left, bottom - top).write_to_memory()
+    except vips.Error:
+        return None
+    pixels = np.frombuffer(found, np.uint8).reshape(bottom - top, right - left, -1)
+    return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
 
 
 def _simplejpeg(data: bytes | bytearray, cut: bool) -> NDArray[np.uint8] | None:
@@ -146,20 +171,20 @@ def _simplejpeg(data: bytes | bytearray, cut: bool) -> NDArray[np.uint8] | None:
 
 
 @cache
-def _simplejpeg_is_exact() -> bool:
-    """Try it, once a process: it is installed, and small pictures, whole and cut, come out as Pillow's, whatever its libjpeg."""
-    if importlib.util.find_spec("simplejpeg") is None:
+def _is_exact(name: str) -> bool:
+    """Try it, once a process: it is installed, and boxes of small pictures come out as Pillow's, whatever its libjpeg."""
+    if not _installed(name):
         return False
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 37, 3), dtype=np.uint8))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 67, 3), dtype=np.uint8))
     for subsampling in ("4:4:4", "4:2:2", "4:2:0"):
         stream = io.BytesIO()
         picture.save(stream, "JPEG", subsampling=subsampling)
         data = stream.getvalue()
         frame = read_frame(data)
         assert frame is not None
-        for cut in (False, True):
-            tried = frame.with_height(data, 32) if cut else data
-            pixels = _simplejpeg(tried, cut)
-            if pixels is None or not np.array_equal(pixels, np.asarray(Image.open(io.BytesIO(tried)))):
+        whole = np.asarray(Image.open(stream))
+        for box in ((0, 0, 67, 64), (0, 0, 67, 16), (33, 17, 50, 31), (16, 32, 67, 48)):
+            pixels = _decode(name, data, box, frame)
+            if pixels is None or not np.array_equal(pixels, whole[box[1] : box[3], box[0] : box[2]]):
                 return False
     return True

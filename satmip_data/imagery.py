@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from satmip_data import decoders
+from satmip_data.jpeg import cut_below
 from satmip_data.records import Window
 
 MAX_PIXELS = 400_000_000
@@ -104,11 +105,8 @@ def _decode(
         _check_header(header, expected_size, max_pixels)
         if header.format != "JPEG":
             return _crop(header, box)
-        short = cut_below(data, box[3], prefix)
-        pixels = None if prefix else decoders.decode_fast(short, cut=short is not data)
-        if pixels is not None:
-            return Image.fromarray(pixels[box[1] : box[3], box[0] : box[2]])
-        return _crop(_open(short), box)
+        pixels = decoders.decode_fast(data, box, prefix)
+        return _crop(_open(cut_below(data, box[3], prefix)), box) if pixels is None else Image.fromarray(pixels)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
@@ -159,23 +157,6 @@ def _check_header(image: Image.Image, expected_size: tuple[int, int], max_pixels
 
 def _layout(image: Image.Image) -> str:
     return ", ".join(sorted({repr(tile[3]) for tile in getattr(image, "tile", ())}))
-
-
-def cut_below(data: bytes, bottom: int, prefix: bool = False) -> bytes | bytearray:
-    """Return the JPEG with a smaller height in its header, so that decoding stops below row `bottom`; the rows above stay exact.
-
-    Only sequential Huffman-coded JPEGs of one scan that end as they should are changed: all others come back as they are, so that
-    a truncated file is still found to be truncated; of a `prefix` it is known that its file ends so. One row of MCUs more than
-    the window needs is kept, because the upsampling of colours looks at the row below.
-    """
-    frame = decoders.read_frame(data)
-    if frame is None or not (prefix or data.endswith(b"\xff\xd9")):
-        return data
-    if frame.marker not in (0xC0, 0xC1) or frame.bits != 8 or frame.scanned != len(frame.sampling):
-        return data
-    mcu = 8 * max((vertical for _, vertical in frame.sampling), default=1)
-    rows = (-(-bottom // mcu) + 1) * mcu
-    return data if rows >= frame.height else frame.with_height(data, rows)
 
 
 def encode_jpeg(image: Image.Image, quality: int = 95, subsampling: str = "4:4:4") -> bytes:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from satmip_data import jpeg
 from satmip_data.records import Sample
 from satmip_data.storage import IN_FLIGHT, Store
 
@@ -21,9 +22,7 @@ MARGIN = 0.1
 """Share of the file that is fetched beyond the share of the rows: some parts of a picture take more bytes than others."""
 
 ROWS_BELOW = 32
-"""Rows that decoding may need below a window: two rows of MCUs (see `imagery.cut_below`)."""
-
-JPEG_END = b"\xff\xd9"
+"""Rows that decoding may need below a window: two rows of MCUs (see `jpeg.cut_below`)."""
 
 
 @dataclass(slots=True)
@@ -66,9 +65,9 @@ def fetch_image(store: Store, sample: Sample) -> ImageFile:
     large = sample.scene_width * sample.scene_height >= LARGE and sample.path.lower().endswith((".jpg", ".jpeg"))
     if large and share < 1.0:
         size = store.size(sample.path)
-        if store.read_range(sample.path, size - len(JPEG_END), size) == JPEG_END:
+        if store.read_range(sample.path, size - len(jpeg.END), size) == jpeg.END:
             data = store.read_range(sample.path, 0, int(size * share))
-            return ImageFile(store, sample.path, size, data, len(data) + len(JPEG_END))
+            return ImageFile(store, sample.path, size, data, len(data) + len(jpeg.END))
     data = store.read(sample.path)
     return ImageFile(store, sample.path, len(data), data, len(data))
 

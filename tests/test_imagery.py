@@ -15,6 +15,7 @@ from PIL import Image, JpegImagePlugin
 
 from satmip_data import imagery
 from satmip_data.imagery import ImageError
+from satmip_data.jpeg import cut_below
 from satmip_data.records import REASONS, Window
 
 
@@ -100,19 +101,19 @@ def test_every_row_above_the_cut_is_exact(subsampling: str, bottom: int) -> None
 def test_a_sequential_jpeg_is_cut_below_its_window_and_others_are_not() -> None:
     image = picture(64, 200)
     plain = jpeg(image)
-    cut = imagery.cut_below(plain, 40)
+    cut = cut_below(plain, 40)
     assert len(cut) == len(plain)
     assert Image.open(io.BytesIO(cut)).size == (64, 64)  # 40 rows are 3 MCU rows of 16, and one more
-    assert imagery.cut_below(jpeg(image, restart_marker_rows=1), 40) != jpeg(image, restart_marker_rows=1)
+    assert cut_below(jpeg(image, restart_marker_rows=1), 40) != jpeg(image, restart_marker_rows=1)
     for data in (jpeg(image, progressive=True), plain[:-1], plain + b"x", plain[:100], b"", b"\xff\xd8\xff", saved(image, "PNG")):
-        assert imagery.cut_below(data, 40) is data
-    assert imagery.cut_below(plain, 190) is plain
+        assert cut_below(data, 40) is data
+    assert cut_below(plain, 190) is plain
 
 
 def test_a_jpeg_of_several_scans_is_not_cut() -> None:
     data = bytearray(jpeg(picture(64, 200)))
     data[data.index(b"\xff\xda") + 4] = 1
-    assert imagery.cut_below(bytes(data), 40) == data
+    assert cut_below(bytes(data), 40) == data
 
 
 @given(st.integers(0, 2500))

@@ -24,6 +24,7 @@ from PIL import Image
 from satmip_data import captioning, cli, imagery, remote, validate
 from satmip_data.build import BuildRequest, build
 from satmip_data.journal import Journal
+from satmip_data.jpeg import END
 from satmip_data.progress import Progress
 from satmip_data.records import Metadata, Sample, Window
 from satmip_data.remote import ImageFile, fetch_image, read_ahead
@@ -260,7 +261,7 @@ def test_a_prefix_gives_the_pixels_of_the_whole(
         image = fetch_image(Bytes(content), one)
     expected = imagery.read_chip(content, window, (16, 16), (width, height))
     assert ImageFiles().chip_of(image, one, (16, 16), 10**6).tobytes() == expected.tobytes()
-    assert image.fetched <= len(content) + len(remote.JPEG_END)
+    assert image.fetched <= len(content) + len(END)
 
 
 def test_a_prefix_suffices_for_an_even_picture() -> None:
