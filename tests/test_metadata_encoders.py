@@ -77,6 +77,19 @@ def test_captions_of_a_batch_do_not_see_each_other() -> None:
     torch.testing.assert_close(encoder({"tokens": tokens}), apart, rtol=1e-4, atol=1e-5)
 
 
+def test_features_and_gradients_are_those_of_the_whole_tower() -> None:
+    encoder = text_encoder().train().double()
+    tokens = tiny_tokens(6, torch.Generator().manual_seed(0))
+    weights = torch.randn(6, encoder.width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found, gradients = [], []
+    for features in (encoder({"tokens": tokens}), encoder.transformer(tokens)):
+        found.append(features)
+        gradients.append(torch.autograd.grad((features * weights).sum(), list(encoder.parameters())))
+    torch.testing.assert_close(*found)
+    for ours, whole in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, whole)
+
+
 def test_captions_longer_than_the_context_are_refused_not_cut() -> None:
     encoder = text_encoder()
     with pytest.raises(ValueError, match=r"must fit the context of 12 tokens, however: tuple\(tokens.shape\)=\(2, 13\)"):
