@@ -10,11 +10,7 @@ from typing import Any, Literal
 import fsspec
 import numpy as np
 import numpy.typing as npt
-import rasterio
 from PIL import Image
-from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.windows import Window as RasterWindow
 
 from satmip_data.imagery import ImageError
 from satmip_data.records import Georeference, Window
@@ -143,6 +139,10 @@ def check_scale(header: Header, stretch: Stretch) -> None:
 @contextmanager
 def _opened(store: Store, name: str) -> Iterator[Any]:
     """Open a raster; elsewhere than on this machine only the parts that are asked for are read."""
+    # Imported here, because the many workers that read no raster are smaller by its 90 MB.
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -178,9 +178,9 @@ def _header(dataset: Any) -> Header:
     )
 
 
-def _colours(found: Sequence[ColorInterp]) -> tuple[int, ...] | None:
-    wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-    return tuple(found.index(colour) + 1 for colour in wanted) if set(wanted) <= set(found) else None
+def _colours(found: Sequence[Any]) -> tuple[int, ...] | None:
+    names, wanted = [colour.name for colour in found], ("red", "green", "blue")
+    return tuple(names.index(name) + 1 for name in wanted) if set(wanted) <= set(names) else None
 
 
 def _georeference(dataset: Any) -> Georeference | None:
@@ -233,7 +233,7 @@ def read_layers(
             chosen = choose_bands(header, bands)
         except ScaleError as error:
             raise ImageError("image_unreadable", str(error)) from error
-        part = RasterWindow(window.x, window.y, window.width, window.height)
+        part = (window.y, window.y + window.height), (window.x, window.x + window.width)
         values = dataset.read(chosen, window=part)
         known = _known(values, dataset.read_masks(chosen, window=part))
     if stretch.kind == "none":

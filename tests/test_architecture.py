@@ -1,11 +1,22 @@
 """Arrows of import go one way."""
 
 import ast
+import json
+import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from satmip_data import index, shards
+from satmip_data.plan import ShardPlan
+from satmip_data.settings import BuildSettings
+from satmip_data.sources.base import Item
+from satmip_data.sources.fmow import Fmow
+from satmip_data.storage import Store
+from satmip_data.tabular import Standardizer
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(path for package in ("satmip_data", "satmip_train", "schemas") for path in (ROOT / package).rglob("*.py"))
@@ -47,7 +58,7 @@ def test_the_two_packages_meet_only_in_the_shards(path: Path) -> None:
     assert not offending
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [p for p in MODULES if p.name != "__main__.py"], ids=lambda p: str(p.relative_to(ROOT)))
 def test_nobody_imports_a_command_line(path: Path) -> None:
     offending = {name for name in imports(path) if name.split(".")[-1] in ("cli", "eval_cli") and name.startswith("satmip_")}
     assert not offending
@@ -89,3 +100,28 @@ def test_the_data_side_runs_without_torch() -> None:
         "assert not {m for m in sys.modules if m.split('.')[0] == 'torchvision'}"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+PACKING = shards.pack_shard, shards.PackTask(
+    ShardPlan("train/000000.tar", "train", ()), Fmow(), "in", Store("out"), BuildSettings(), Standardizer((), ()), ()
+)  # fmt: skip
+INDEXING = index._run, index._Task(Fmow(), "in", (Item("a.json", "a.jpg"),), BuildSettings())
+
+
+@pytest.mark.parametrize("work", [PACKING, INDEXING], ids=["pack", "index"])
+def test_a_worker_imports_what_it_needs_and_no_more(work: tuple[object, object], tmp_path: Path) -> None:
+    """The process that takes the work up holds none of the libraries that the main process needs for tables, rasters and words."""
+    code = "import json, pickle, sys; pickle.load(sys.stdin.buffer); print(json.dumps([*sys.modules]))"
+    run = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(work), capture_output=True, check=True)
+    found = {name.split(".")[0] for name in json.loads(run.stdout)}
+    heavy = {"pandas", "pyarrow", "rasterio", "boto3", "botocore", "s3fs", "click", "rich", "pydantic", "ray", "wandb", "torch"}
+    assert not found & (heavy | {"simplejpeg", "pyvips", "instant_clip_tokenizer"})
+    assert {"numpy", "PIL", "pyproj", "satmip_data"} <= found
+
+
+def test_the_main_module_that_workers_import_again_imports_nothing() -> None:
+    code = "import sys, satmip_data; before = {*sys.modules}; import satmip_data.__main__; print({*sys.modules} - before)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "{'satmip_data.__main__'}"
+    run = subprocess.run([sys.executable, "-m", "satmip_data", "--version"], capture_output=True, text=True, check=True)
+    assert "satmip" in run.stdout

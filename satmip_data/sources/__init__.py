@@ -1,21 +1,17 @@
 """The sources: each turns one kind of raw archive into scenes, and vendor oddities end there."""
 
-from satmip_data.sources.base import Found, Item, Source
-from satmip_data.sources.bigearthnet import BigEarthNet
-from satmip_data.sources.evaluation import EuroSat, Fgsc23, Optimal31, Resisc45, UcMerced
-from satmip_data.sources.fmow import Fmow
-from satmip_data.sources.geotiff import GeoTiff
-from satmip_data.sources.imagefolder import ImageFolder
-from satmip_data.sources.so2sat import So2Sat
-from satmip_data.sources.stac import Stac
-from satmip_data.sources.table import Table
-from satmip_data.sources.xbd import Xbd
+from typing import TYPE_CHECKING, Any
 
-_ALL: tuple[type[Source], ...] = (
-    Fmow, Xbd, Table, GeoTiff, Stac, ImageFolder, EuroSat, Resisc45, Optimal31, UcMerced, Fgsc23, So2Sat, BigEarthNet,
-)  # fmt: skip
+if TYPE_CHECKING:
+    from satmip_data.sources.registry import SOURCES
 
-SOURCES: dict[str, type[Source]] = {source.name: source for source in _ALL}
-"""Every source by the word that chooses it."""
+__all__ = ["SOURCES"]
 
-__all__ = ["SOURCES", "Found", "Item", "Source"]
+
+def __getattr__(name: str) -> Any:
+    """Import all sources at the first look at `SOURCES`: a worker, which unpickles one, never does."""
+    if name == "SOURCES":
+        from satmip_data.sources.registry import SOURCES
+
+        return SOURCES
+    raise AttributeError(name)
