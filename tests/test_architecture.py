@@ -2,7 +2,6 @@
 
 import ast
 import json
-import json
 import pickle
 import subprocess
 import sys
