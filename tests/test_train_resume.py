@@ -68,7 +68,7 @@ def take_or_die(self, batch):
     return take(self, batch)
 
 Step.__call__ = take_or_die
-with join_job("cpu") as job:
+with join_job(os.environ.get("DEVICE", "cpu")) as job:
     train(settings, open_dataset(shards), run, job, Console(quiet=True))
 """
 
