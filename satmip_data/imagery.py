@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from satmip_data import decoders
@@ -106,11 +108,18 @@ def _decode(
         if header.format != "JPEG":
             return _crop(header, box)
         pixels = decoders.decode_fast(data, box, prefix)
-        return _crop(_open(cut_below(data, box[3], prefix)), box) if pixels is None else Image.fromarray(pixels)
+        return _crop(_open(cut_below(data, box[3], prefix)), box) if pixels is None else _image(pixels)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
         raise ImageError("image_unreadable", f"an image must be decodable, however: {_evidence(error)}") from error
+
+
+def _image(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Return pixels (H, W, 3), which may be part of longer rows, as an image: `Image.fromarray` would copy them once more."""
+    height, width, row = *pixels.shape[:2], pixels.strides[0]
+    bytes_of_rows = np.lib.stride_tricks.as_strided(pixels, ((height - 1) * row + width * 3,), (1,), writeable=False)
+    return Image.frombytes("RGB", (width, height), bytes_of_rows.data, "raw", "RGB", row)
 
 
 def _crop(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:

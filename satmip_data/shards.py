@@ -41,15 +41,13 @@ class ChannelSums:
     total: list[int] = field(default_factory=lambda: [0, 0, 0])
     squares: list[int] = field(default_factory=lambda: [0, 0, 0])
 
-    def add_image(self, pixels: npt.NDArray[np.uint8]) -> None:
-        """Add the pixels of one chip. Shape: (H, W, 3)."""
-        flat = pixels.reshape(-1, 3)
-        self.pixels += len(flat)
+    def add_image(self, image: Image.Image) -> None:
+        """Add the pixels of one chip, which is RGB."""
+        counts, levels = np.array(image.histogram(), np.int64).reshape(3, 256), np.arange(256)
+        self.pixels += image.width * image.height
         for channel in range(3):
-            counts = np.bincount(flat[:, channel], minlength=256)
-            levels = np.arange(256)
-            self.total[channel] += int(counts @ levels)
-            self.squares[channel] += int(counts @ levels**2)
+            self.total[channel] += int(counts[channel] @ levels)
+            self.squares[channel] += int(counts[channel] @ levels**2)
 
     def add(self, other: "ChannelSums") -> None:
         """Add the sums of other pixels."""
@@ -165,11 +163,11 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class EncodedSample:
-    """What is written of a sample: its members, its caption, and the chip's pixels (H, W, 3) before they became a JPEG."""
+    """What is written of a sample: its members, its caption, and the chip before it became a JPEG."""
 
     members: Members
     text: str
-    pixels: npt.NDArray[np.uint8]
+    chip: Image.Image
 
 
 def pack_shard(task: PackTask) -> ShardRecord:
@@ -183,7 +181,7 @@ def pack_shard(task: PackTask) -> ShardRecord:
                     continue
                 _add(tar, sample.key, encoded.members)
                 captions.add(sample.key, encoded.text)
-                channels.add_image(encoded.pixels)
+                channels.add_image(encoded.chip)
                 count += 1
         size, digest = staged.stat().st_size, file_sha256(staged)
     name, split = task.shard.name, task.shard.split
@@ -252,7 +250,7 @@ def _encode(sample: Sample, image: Image.Image, task: PackTask) -> EncodedSample
         members["cls"] = str(task.classes.index(sample.category)).encode()
     if sample.labels:
         members["labels.npy"] = _npy(multi_hot(sample.labels, task.classes))
-    return EncodedSample(members, text, np.asarray(image))
+    return EncodedSample(members, text, image)
 
 
 def multi_hot(labels: Sequence[str], classes: Sequence[str]) -> npt.NDArray[np.uint8]:
