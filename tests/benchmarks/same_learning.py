@@ -1,0 +1,171 @@
+"""Speed must not change what is learned: the loss of a run by the reference path and by the fast path, beside the spread of seeds.
+
+    python tests/benchmarks/same_learning.py SHARDS
+
+Trains SatMIPS for 300 steps by the reference path with three seeds, and by the fast path with the first of them. The reference
+path: views one by one on the CPU, samples decoded anew in each epoch, float32 without TF32, eager, attention by its plain formula,
+token rows as long as the longest caption, AdamW as a loop. The fast path: views in batches, views and backbone compiled, the split
+resident, trimmed tokens, fused AdamW, and on a GPU bf16 and TF32 views. Prints one table; writes `same_learning.json` and `.png`.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from timing import machine
+from torch import Tensor
+
+from satmip_train import augment, resident
+from satmip_train.augment import Params, Policy
+from satmip_train.config import Settings, resolve
+from satmip_train.job import Job, device_name
+from satmip_train.plan import plan_run
+from satmip_train.resident import DataPath
+from satmip_train.shards import Dataset, open_dataset
+from satmip_train.train import Step, batch_keys, build_state
+
+SMALL = {
+    "backbone_args": {"img_size": 64, "patch_size": 16, "embed_dim": 96, "depth": 2, "num_heads": 3},
+    "text_layers": 1, "text_width": 64, "text_heads": 2, "ssl_hidden": 256, "ssl_dim": 64, "embed_dim": 64,
+    "batch_size": 64, "workers": 0, "warmup_epochs": 1, "knn_every": 0,
+}  # fmt: skip
+REFERENCE = {"compile": False, "precision": "fp32", "attention": "math", "tf32": "off", "trim_tokens": False}
+FAST = {"attention": "auto", "tf32": "views", "trim_tokens": True}
+EVERY = 50
+"""Steps that a mean goes over."""
+
+Losses = npt.NDArray[np.float64]
+
+
+@contextmanager
+def views_made_by(fast: bool, compiled: bool) -> Iterator[None]:
+    """Let views be made one by one on the CPU, or in batches on whatever device."""
+
+    def one_by_one(images: Tensor, params: Params, policy: Policy) -> Tensor:
+        return augment_one_by_one(images.cpu(), params.to("cpu"), policy).to(images.device)
+
+    augment_one_by_one, batched = augment.one_by_one, augment.batched
+    if not fast:
+        with patch.object(augment, "batched", one_by_one):
+            yield
+    else:
+        # Step compiles the views itself where there is a GPU.
+        made: Callable[..., Tensor] = torch.compile(batched) if compiled else batched
+        with patch.object(augment, "one_by_one", made):
+            yield
+
+
+def train(dataset: Dataset, settings: Settings, device: torch.device, fast: bool) -> Losses:
+    """Return the loss of each step of a run."""
+    torch.compiler.reset()
+    plan = plan_run(settings, dataset, Job(device))
+    state = build_state(plan)
+    for group in state.optimizer.param_groups:
+        group.update(fused=fast, foreach=False)
+    steps = range(plan.last_step)
+    with views_made_by(fast, settings.compile):
+        step = Step(plan, state)
+        source = resident.batches(plan, batch_keys(state), steps, DataPath(fast, ""), lambda samples: None)
+        losses = [step(batch)["loss"] for batch in source]
+    return torch.stack(losses).double().cpu().numpy()
+
+
+def smoothed(losses: Losses) -> Losses:
+    """Return the mean of each `EVERY` steps, or of the whole where these are fewer."""
+    every = min(EVERY, len(losses))
+    return losses[: len(losses) // every * every].reshape(-1, every).mean(1)
+
+
+def compare(
+    dataset: Dataset, device: torch.device, settings: dict[str, Any], steps: int, seeds: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Train all runs and return their losses, and whether the fast one lies within the spread of the others."""
+    per_epoch = sum(shard.samples for shard in dataset.split("train")) // settings["batch_size"]
+    common = {**settings, "epochs": steps / per_epoch}
+    fast = {**FAST, "precision": "bf16" if device.type == "cuda" else "fp32", "compile": device.type == "cuda" or can_compile()}
+    runs: dict[str, Losses] = {}
+    seconds: dict[str, float] = {}
+    for name, seed, changes in [*((f"reference, seed {s}", s, REFERENCE) for s in range(seeds)), ("fast, seed 0", 0, fast)]:
+        start = time.process_time()
+        runs[name] = train(dataset, resolve("tiny", {**common, **changes, "seed": seed}), device, changes is fast)
+        seconds[name] = time.process_time() - start
+        say(f"{name}: {seconds[name]:.0f} s of CPU time")
+    return {"runs": {name: losses.tolist() for name, losses in runs.items()}, "cpu_seconds": seconds, "fast": fast, **verdict(runs)}
+
+
+def can_compile() -> bool:
+    """Return whether there is what torch.compile needs on a CPU."""
+    return shutil.which("g++") is not None
+
+
+def verdict(runs: dict[str, Losses]) -> dict[str, Any]:
+    """Return the smoothed losses, the spread of the seeds and how far the fast run is from the reference of its seed."""
+    smooth = {name: smoothed(losses) for name, losses in runs.items()}
+    *references, fast = smooth.values()
+    spread = np.max(references, axis=0) - np.min(references, axis=0)
+    distance = np.abs(fast - references[0])
+    return {
+        "smoothed": {name: values.tolist() for name, values in smooth.items()},
+        "spread": spread.tolist(),
+        "distance": distance.tolist(),
+        "within": bool((distance <= spread).all()),
+    }
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """Print the one table."""
+    table = Table("steps", *found["smoothed"], "spread of seeds", "fast - reference", box=None)
+    for row, values in enumerate(zip(*found["smoothed"].values(), strict=True)):
+        numbers = (f"{x:.4f}" for x in (*values, found["spread"][row]))
+        table.add_row(f"{row * EVERY + 1} to {(row + 1) * EVERY}", *numbers, f"{found['distance'][row]:.6f}")
+    console.print(table)
+    console.print(f"The fast path lies within the spread of the seeds: {'yes' if found['within'] else 'NO'}")
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Draw the losses."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, losses in found["runs"].items():
+        width = min(10, len(losses))
+        style = {"color": "#c0453a", "linewidth": 1.2} if name.startswith("fast") else {"color": "#8a8a8a", "linewidth": 1.8}
+        axes.plot(np.convolve(losses, np.ones(width) / width, "valid"), label=name, **style)
+    axes.set(xlabel="step", ylabel="loss, mean of 10 steps")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Read the command line, train, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shards", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("out/benchmarks/same_learning"))
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    console = Console(width=140)
+    settings, device = {"objective": "satmips", **SMALL}, torch.device(options.device)
+    found = compare(open_dataset(options.shards), device, settings, options.steps, options.seeds, console.print)
+    content = {"machine": machine("torch", "timm"), "device": device_name(device), "settings": settings, **found}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "same_learning.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    plot(found, options.out / "same_learning.png")
+    console.print(content["machine"], soft_wrap=True)
+    show(found, console)
+
+
+if __name__ == "__main__":
+    main()
