@@ -18,8 +18,17 @@ Labels = npt.NDArray[np.int64]
 MultiHot = npt.NDArray[np.uint8]
 """(N, classes), 1 for each class of a sample."""
 
-_SIMILARITIES = 1 << 25
-"""Similarities held at a time; the search needs about 30 bytes for each."""
+_BLOCK = 1 << 11
+"""Train vectors in one matrix product. A multiple of 64: in the last few columns of other products, and only there, BLAS may add
+in another order, so that equal vectors would differ in their similarities."""
+_SPAN = 1 << 17
+"""Train vectors whose similarities are held at a time."""
+_QUERIES = 1 << 8
+"""Test vectors searched for at a time: with the span 128 MB of similarities."""
+_GROUP, _SUBGROUP = 64, 8
+"""Neighbouring similarities of which the greatest is looked at first."""
+_ROWS = {"cpu": 1 << 10}
+"""Train vectors of the linear probe worked on at a time: few on a CPU, so that they stay in cache, else 65,536."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +106,8 @@ def neighbours(
 ) -> tuple[Labels, npt.NDArray[np.float32]]:
     """Return the k nearest train vectors by cosine similarity, nearest first; of equal ones the lower index comes first.
 
-    Works through the test vectors in chunks, so memory stays bounded by the train features and about 1 GB. A vector of
-    zeros has similarity 0 with all.
+    Equal train vectors have equal similarities. A vector of zeros has similarity 0 with all. Memory: a copy of the features, about
+    300 MB for any number of train vectors, and for a k of hundreds about 30 bytes a neighbour.
     Shape: train (N, D), test (M, D) -> indices (M, k), similarities (M, k).
 
     Raises:
@@ -106,12 +115,13 @@ def neighbours(
     """
     if not 1 <= k <= len(train):
         raise ValueError(f"k must be in 1..{len(train)}, the number of train features, however: {k=}")
-    bank, queries = _unit(train, "train", device), _unit(test, "test", device)
-    reverse = torch.arange(len(bank) - 1, -1, -1, device=bank.device)
-    step = max(1, _SIMILARITIES // len(bank))
-    parts = [_nearest(queries[start : start + step] @ bank.mT, reverse, k) for start in range(0, len(queries), step)]
-    indices = torch.cat([index for index, _ in parts]) if parts else torch.empty(0, k, dtype=torch.int64)
-    similarities = torch.cat([similarity for _, similarity in parts]) if parts else torch.empty(0, k)
+    x, queries = _finite(train, "train", device), _finite(test, "test", device)
+    bank = [_factor(F.normalize(F.pad(part, (0, 0, 0, _BLOCK - len(part))), dim=1)) for part in x.split(_BLOCK)]
+    held = x.new_empty(_QUERIES, min(len(bank) * _BLOCK, _SPAN))
+    found = [torch.empty(0, k, dtype=torch.int64, device=x.device)]
+    for start in range(0, len(queries), _QUERIES):
+        found.append(_search(F.normalize(queries[start : start + _QUERIES], dim=1), bank, len(x), held, k))
+    indices, similarities = _unpacked(torch.cat(found).cpu())
     return indices.numpy(), similarities.numpy()
 
 
@@ -201,11 +211,11 @@ def linear(
     present, targets = np.unique(train_labels, return_inverse=True)
     if len(present) < 2:
         raise ValueError(f"a linear probe needs two classes among the train labels, however: {present=}")
-    x, y = _finite(train, "train", device).double(), torch.from_numpy(targets).to(device)
+    x, y = _finite(train, "train", device), torch.from_numpy(targets).to(device)
     # Two classes have one column, for the second class: that is binary logistic regression.
     weights, fit = _fit(x, y, len(present) if len(present) > 2 else 1, max_iterations, tolerance)
-    logits = _logits(_finite(test, "test", device).double(), weights)
-    return LinearFit(present[logits.cpu().numpy().argmax(1)], int(fit.nit), float(np.abs(fit.jac).max()), float(fit.fun))
+    logits = _all_logits(_finite(test, "test", device), weights)
+    return LinearFit(present[logits.argmax(0)], int(fit.nit), float(np.abs(fit.jac).max()), float(fit.fun))
 
 
 def linear_multilabel(
@@ -229,12 +239,12 @@ def linear_multilabel(
     divide = np.flatnonzero((counts > 0) & (counts < len(train_labels)))
     if not len(divide):
         raise ValueError(f"a linear probe needs a class that some train samples have and some not, however: {counts=}")
-    x, z = _finite(train, "train", device).double(), _finite(test, "test", device).double()
+    x, z = _finite(train, "train", device), _finite(test, "test", device)
     scores, fits = np.zeros((len(test), train_labels.shape[1])), []
     for index in divide:
         y = torch.from_numpy(train_labels[:, index].astype(np.int64)).to(device)
         weights, fit = _fit(x, y, 1, max_iterations, tolerance)
-        scores[:, index] = _logits(z, weights)[:, 1].cpu().numpy()
+        scores[:, index] = _all_logits(z, weights)[1]
         fits.append(fit)
     gradient = max(float(np.abs(fit.jac).max()) for fit in fits)
     return MultiLabelFit(scores, max(int(fit.nit) for fit in fits), gradient, float(np.mean([fit.fun for fit in fits])))
@@ -250,13 +260,11 @@ def standardize(train: Features, test: Features) -> tuple[Features, Features]:
 
 
 def _fit(x: Tensor, y: Tensor, columns: int, max_iterations: int, tolerance: float) -> tuple[Tensor, Any]:
-    """Minimise the mean cross-entropy. Shape: x (N, D) float64, y (N,) -> weights (D + 1, columns), and scipy's account."""
+    """Minimise the mean cross-entropy. Shape: x (N, D), y (N,) -> weights (columns, D + 1) in float64, and scipy's account."""
 
     def loss_and_gradient(flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        weights = torch.tensor(flat, device=x.device, requires_grad=True)
-        loss = F.cross_entropy(_logits(x, weights.view(-1, columns)), y)
-        (gradient,) = torch.autograd.grad(loss, weights)
-        return loss.item(), gradient.cpu().numpy()
+        loss, gradient = _cross_entropy(x, y, torch.tensor(flat, device=x.device).view(columns, -1))
+        return loss.item(), gradient.flatten().cpu().numpy()
 
     fit = scipy.optimize.minimize(
         loss_and_gradient,
@@ -265,34 +273,115 @@ def _fit(x: Tensor, y: Tensor, columns: int, max_iterations: int, tolerance: flo
         jac=True,
         options={"maxiter": max_iterations, "maxls": 50, "gtol": tolerance, "ftol": 64 * np.finfo(np.float64).eps},
     )
-    return torch.from_numpy(fit.x).to(x.device).view(-1, columns), fit
+    return torch.from_numpy(fit.x).to(x.device).view(columns, -1), fit
+
+
+def _cross_entropy(x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean cross-entropy and its gradient, (softmax - one-hot) times the features, both in float64.
+
+    The rows are worked on in parts that stay in cache for both matrix products, and only a part is in float64 at a time. Classes
+    come first, since BLAS is faster with the long side last.
+    Shape: x (N, D), y (N,), weights (C, D + 1) -> (), (C, D + 1).
+    """
+    loss, gradient = weights.new_zeros(()), torch.zeros_like(weights)
+    for part, targets in zip(_parts(x), _parts(y), strict=True):
+        features, rows = part.double(), targets.unsqueeze(0)
+        logits = _logits(features, weights)
+        logits -= logits.amax(0)
+        loss -= logits.gather(0, rows).sum()
+        total = logits.exp_().sum(0)
+        loss += total.log().sum()
+        residual = logits.div_(total).scatter_add_(0, rows, -torch.ones_like(total).unsqueeze(0))[-len(weights) :]
+        gradient[:, :-1].addmm_(residual, features)
+        gradient[:, -1] += residual.sum(1)
+    return loss / len(x), gradient / len(x)
+
+
+def _logits(x: Tensor, weights: Tensor) -> Tensor:
+    """Shape: x (N, D), weights (C, D + 1), bias last -> (C, N); a single class becomes the second of two."""
+    logits = torch.addmm(weights[:, -1:], weights[:, :-1], x.mT)
+    return F.pad(logits, (0, 0, 1, 0)) if len(weights) == 1 else logits
+
+
+def _all_logits(x: Tensor, weights: Tensor) -> npt.NDArray[np.float64]:
+    return torch.cat([_logits(part.double(), weights) for part in _parts(x)], 1).cpu().numpy()
+
+
+def _parts(x: Tensor) -> tuple[Tensor, ...]:
+    return x.split(_ROWS.get(x.device.type, 1 << 16))
 
 
 def _finite(features: Features, name: str, device: torch.device | str) -> Tensor:
     x = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)).to(device)
-    if not (finite := x.isfinite().all(1)).all():
+    finite = torch.cat([part.isfinite().all(1) for part in _parts(x)])
+    if not finite.all():
         raise ValueError(f"{name} features must be finite, however: {int((~finite).sum())} of {len(x)} are not")
     return x
 
 
-def _unit(features: Features, name: str, device: torch.device | str) -> Tensor:
-    return F.normalize(_finite(features, name, device), dim=1)
+def _factor(x: Tensor) -> Tensor:
+    """Return the same in the layout of oneDNN on a CPU, as its products are up to twice as fast there as those of BLAS."""
+    return x.to_mkldnn() if x.device.type == "cpu" and torch.backends.mkldnn.is_available() else x
 
 
-def _nearest(similarity: Tensor, reverse: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return indices and values of the k largest of each row, on the CPU; of equal ones the lower index comes first.
+def _search(queries: Tensor, bank: Sequence[Tensor], size: int, held: Tensor, k: int) -> Tensor:
+    """Return the k nearest of each query as keys, greatest first.
 
-    `topk` promises no order among equal values. Therefore it gets integers that rise with the similarity first and fall with the
-    index second: the bits of a float, made monotone, in the upper half, the index from the end in the lower half.
-    Shape: similarity (M, N) float32; reverse (N,): N - 1 down to 0 -> (M, k), (M, k).
+    Shape: queries (M, D); bank: blocks (_BLOCK, D) of `_factor`, `size` rows in all being vectors; held: room for (>= M, >= span)
+    similarities -> (M, k).
+    """
+    best = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    factor, blocks = _factor(queries), held.shape[1] // _BLOCK
+    for first in range(0, len(bank), blocks):
+        maxima = []
+        for place, block in enumerate(bank[first : first + blocks]):
+            product = F.linear(factor, block)
+            similarity = product.to_dense() if product.is_mkldnn else product
+            similarity[:, size - (first + place) * _BLOCK :] = -torch.inf  # what fills up the last block
+            maxima.append(similarity.unflatten(1, (-1, _GROUP)).amax(2))
+            held[: len(queries), place * _BLOCK : (place + 1) * _BLOCK] = similarity
+        found = _nearest(held[: len(queries)], torch.cat(maxima, 1), first * _BLOCK, k)
+        best = torch.cat([best, found], 1)
+        best = best.topk(min(k, best.shape[1]), dim=1).values
+    return best
+
+
+def _nearest(similarity: Tensor, maxima: Tensor, start: int, k: int) -> Tensor:
+    """Return keys of some similarities, the k nearest of each row among them, in any order.
+
+    If a similarity is in none of the k groups with the greatest maxima, then each of those has a nearer one: a greater one, or an
+    equal one of a lower index where the maxima are equal, as the group's indices are all lower. Few groups have to be looked into.
+    Shape: similarity (M, >= groups * _GROUP), its first column being train vector `start`; maxima (M, groups) -> (M, some).
+    """
+    count, device = maxima.shape[1] * _GROUP, maxima.device
+    firsts = torch.arange(start, start + count, _GROUP, device=device).expand(len(maxima), -1)
+    values, firsts = _greatest_groups(similarity[:, :count].unflatten(1, (-1, _GROUP)), maxima, firsts, k)
+    values = values.reshape(len(maxima), -1, _SUBGROUP)
+    firsts = (firsts.unsqueeze(2) + torch.arange(0, _GROUP, _SUBGROUP, device=device)).flatten(1)
+    values, firsts = _greatest_groups(values, values.amax(2), firsts, k)
+    return _keys(values, firsts.unsqueeze(2) + torch.arange(_SUBGROUP, device=device)).flatten(1)
+
+
+def _greatest_groups(values: Tensor, maxima: Tensor, firsts: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k groups with the greatest maxima, of equal ones those of lower index, and their first indices.
+
+    Shape: values (M, groups, width); maxima, firsts (M, groups) -> (M, k, width), (M, k).
+    """
+    chosen = _keys(maxima, firsts).topk(min(k, maxima.shape[1]), dim=1, sorted=False).indices
+    return values[torch.arange(len(values), device=values.device).unsqueeze(1), chosen], firsts.gather(1, chosen)
+
+
+def _keys(similarity: Tensor, index: Tensor) -> Tensor:
+    """Return integers that rise with the similarity first and fall with the index second, as `topk` promises no order among equals.
+
+    The bits of a float, made monotone, are the upper half, the index from the end the lower half.
     """
     bits = (similarity + 0.0).view(torch.int32)  # the sum turns -0.0 into 0.0
-    keys = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64).bitwise_left_shift_(32).bitwise_or_(reverse)
-    indices = len(reverse) - 1 - (keys.topk(k, dim=1).values & 0xFFFFFFFF)
-    return indices.cpu(), similarity.gather(1, indices).cpu()
+    upper = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64).bitwise_left_shift_(32)
+    return upper.bitwise_or_(0x7FFFFFFF - index)
 
 
-def _logits(x: Tensor, weights: Tensor) -> Tensor:
-    """Shape: x (N, D), weights (D + 1, C), the last row being the bias -> (N, C); a single column becomes the second of two."""
-    logits = torch.addmm(weights[-1], x, weights[:-1])
-    return F.pad(logits, (1, 0)) if weights.shape[1] == 1 else logits
+def _unpacked(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the index and the similarity of each of the keys."""
+    bits = keys.bitwise_right_shift(32).to(torch.int32)
+    return 0x7FFFFFFF - (keys & 0xFFFFFFFF), torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).view(torch.float32)

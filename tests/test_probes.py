@@ -2,6 +2,9 @@
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,18 +63,38 @@ def test_knn_is_scikit_learns() -> None:
             assert np.array_equal(got, expected)
 
 
+@contextmanager
+def parts_of(**sizes: Any) -> Iterator[None]:
+    """Work in smaller parts, so that few vectors are several of them."""
+    before = {name: getattr(probes, name) for name in sizes}
+    try:
+        for name, size in sizes.items():
+            setattr(probes, name, size)
+        yield
+    finally:
+        for name, size in before.items():
+            setattr(probes, name, size)
+
+
+SPANS = [(64, 64), (64, 128), (128, 512), (1 << 11, 1 << 17)]
+"""Sizes of block and span."""
+
+
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10_000), k=st.integers(1, 12), n=st.integers(12, 40), chunk=st.sampled_from([1, 45, 10_000]))
-def test_equal_neighbours_come_in_the_order_of_their_index(seed: int, k: int, n: int, chunk: int) -> None:
-    rng = np.random.default_rng(seed)
+@given(
+    seed=st.integers(0, 10_000),
+    k=st.integers(1, 200),
+    n=st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 128, 300])),
+    queries=st.sampled_from([1, 4, 256]),
+    sizes=st.sampled_from(SPANS),
+)
+def test_equal_neighbours_come_in_the_order_of_their_index(seed: int, k: int, n: int, queries: int, sizes: tuple[int, int]) -> None:
+    rng, k = np.random.default_rng(seed), min(k, n)
     # Along the axes all similarities are -1, 0 or 1, so most are equal.
     axes = np.concatenate([np.eye(3), -np.eye(3), np.zeros((1, 3))]).astype(np.float32)
     train, test = axes[rng.integers(0, 7, n)], axes[rng.integers(0, 7, 9)]
-    whole, probes._SIMILARITIES = probes._SIMILARITIES, chunk
-    try:
+    with parts_of(_BLOCK=sizes[0], _SPAN=sizes[1], _QUERIES=queries):
         indices, similarities = probes.neighbours(train, test, k)
-    finally:
-        probes._SIMILARITIES = whole
     expected = test @ train.T
     for row in range(9):
         order = sorted(range(n), key=lambda i: (-expected[row, i], i))[:k]
@@ -79,11 +102,61 @@ def test_equal_neighbours_come_in_the_order_of_their_index(seed: int, k: int, n:
         assert similarities[row].tolist() == expected[row, order].tolist()
 
 
-def test_nearest_orders_all_floats() -> None:
-    values = torch.tensor([[0.5, -0.0, 0.0, -1e-30, 1e-30, -1.0, 1.0, 0.5]])
-    indices, got = probes._nearest(values, torch.arange(7, -1, -1), 8)
-    assert indices.tolist() == [[6, 0, 7, 4, 1, 2, 3, 5]]
-    assert torch.equal(got, values[:, indices[0]])
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(1, 500),
+    copies=st.integers(1, 60),
+    width=st.sampled_from([1, 3, 17, 64, 100]),
+    queries=st.sampled_from([1, 5, 256]),
+    sizes=st.sampled_from(SPANS),
+)
+def test_equal_vectors_have_equal_similarities_wherever_they_lie(
+    seed: int, n: int, copies: int, width: int, queries: int, sizes: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(seed)
+    distinct = rng.normal(size=(1 + n // copies, width)).astype(np.float32)
+    which = rng.integers(0, len(distinct), n)
+    train, test = distinct[which], rng.normal(size=(7, width)).astype(np.float32)
+    with parts_of(_BLOCK=sizes[0], _SPAN=sizes[1], _QUERIES=queries):
+        indices, similarities = probes.neighbours(train, test, n)
+        first = {k: probes.neighbours(train, test, k) for k in {1, (n + 1) // 2}}
+    unit, unit_test = (v.astype(float) / np.linalg.norm(v.astype(float), axis=1, keepdims=True) for v in (train, test))
+    for row in range(7):
+        of = dict(zip(indices[row].tolist(), similarities[row].tolist(), strict=True))
+        assert indices[row].tolist() == sorted(range(n), key=lambda i: (-of[i], i))
+        assert len(set(zip(which.tolist(), [of[i] for i in range(n)], strict=True))) == len(set(which.tolist()))
+        np.testing.assert_allclose([of[i] for i in range(n)], unit @ unit_test[row], atol=1e-6)
+    for k, (some, values) in first.items():
+        assert np.array_equal(some, indices[:, :k])
+        assert np.array_equal(values, similarities[:, :k])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("queries", [1, 3, 70, 300])
+def test_one_vector_many_times_is_found_from_the_start(threads: int, queries: int) -> None:
+    rng, before = np.random.default_rng(queries), torch.get_num_threads()
+    train = np.repeat(rng.normal(size=(1, 384)), 4 * probes._BLOCK + 5, axis=0).astype(np.float32)
+    try:
+        torch.set_num_threads(threads)
+        indices, similarities = probes.neighbours(train, rng.normal(size=(queries, 384)).astype(np.float32), 120)
+    finally:
+        torch.set_num_threads(before)
+    assert (indices == np.arange(120)).all()
+    assert (similarities == similarities[:, :1]).all()
+
+
+def test_keys_order_all_floats_and_give_them_back() -> None:
+    values = torch.tensor([0.5, -0.0, 0.0, -1e-30, 1e-30, -1.0, 1.0, 0.5, -torch.inf])
+    indices, got = probes._unpacked(probes._keys(values, torch.arange(9)).sort(descending=True).values)
+    assert indices.tolist() == [6, 0, 7, 4, 1, 2, 3, 5, 8]
+    assert torch.equal(got, values[indices])
+
+
+def test_no_test_vectors_have_no_neighbours() -> None:
+    train, _ = blobs(60, 3, 5, seed=6)
+    indices, similarities = probes.neighbours(train, train[:0], 4)
+    assert indices.shape == similarities.shape == (0, 4)
 
 
 def test_knn_of_classes_missing_from_train_or_test() -> None:
@@ -132,6 +205,25 @@ def test_linear_is_scikit_learns_iterate_for_iterate(classes: int, iterations: i
     likelihood = model.predict_proba(train.astype(np.float64))[np.arange(500), labels]
     assert got.loss == pytest.approx(-np.log(likelihood).mean(), rel=1e-9)
     assert (got.gradient_norm <= 1e-4) == (iterations == 200)
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+@pytest.mark.parametrize("rows", [1, 7, 50, 1024])
+def test_cross_entropy_and_its_gradient_are_autograds(columns: int, rows: int) -> None:
+    train, labels = blobs(50, max(columns, 2), 6, seed=8)
+    # Logits of hundreds: probabilities are 0 and 1 to the last bit.
+    for scale in (0.1, 300.0):
+        start = scale * np.random.default_rng(0).normal(size=(columns, 7))
+        weights = torch.tensor(start, requires_grad=True)
+        x, y = torch.from_numpy(train).double(), torch.from_numpy(labels)
+        logits = x @ weights[:, :-1].mT + weights[:, -1]
+        logits = torch.cat([torch.zeros(50, 1), logits], 1) if columns == 1 else logits
+        expected = torch.nn.functional.cross_entropy(logits, y)
+        expected.backward()
+        with parts_of(_ROWS={"cpu": rows}):
+            loss, gradient = probes._cross_entropy(torch.from_numpy(train), y, torch.from_numpy(start))
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+        torch.testing.assert_close(gradient, weights.grad, rtol=1e-12, atol=1e-13 * scale)
 
 
 def test_linear_takes_only_the_classes_it_saw() -> None:
