@@ -277,7 +277,7 @@ def main() -> None:
     images, rounds = (20, 2) if chosen.toy else (chosen.images, chosen.rounds)
     report = timing.Report("pack", ("pillow", "turbojpeg", "pyvips", "simplejpeg", "opencv-python-headless", "numpy"))
     cv2.setNumThreads(1)
-    cv2.setLogLevel(2)  # a warning that float32 became 8-bit, as it must
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # a warning that float32 became 8-bit, as it must
     Image.MAX_IMAGE_PIXELS = None
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
