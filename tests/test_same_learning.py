@@ -1,0 +1,41 @@
+"""A few steps by the fast path give the losses of the reference path, see `benchmarks/same_learning.py`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_train_resume import TINY
+from toy_shards import write_toy_shards
+
+from satmip_train.config import Settings
+from satmip_train.shards import open_dataset
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+
+import same_learning
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_twenty_steps_by_the_fast_path_give_the_losses_of_the_reference(tmp_path: Path, device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    toy = open_dataset(write_toy_shards(tmp_path, {"train": 37}, shards=3, size=(24, 24)))
+    common: dict[str, Any] = {**TINY, "epochs": 5, "lr_base": 0.005}
+    paths = {False: same_learning.REFERENCE, True: {**same_learning.FAST, "precision": "fp32"}}
+    runs = [same_learning.train(toy, Settings(**{**common, **path}), torch.device(device), fast) for fast, path in paths.items()]
+    assert len(runs[0]) == 20
+    np.testing.assert_allclose(runs[1], runs[0], rtol=1e-4 if device == "cpu" else 1e-2)
+    other = same_learning.train(toy, Settings(**{**common, **paths[True], "seed": 1}), torch.device(device), True)
+    assert np.abs(other - runs[0]).max() > 0.1
+
+
+def test_the_verdict_is_that_of_the_distance_and_the_spread() -> None:
+    runs = {"a": np.full(120, 1.0), "b": np.full(120, 1.5), "fast": np.full(120, 1.4)}
+    found = same_learning.verdict(runs)
+    assert found["spread"] == pytest.approx([0.5, 0.5])
+    assert found["distance"] == pytest.approx([0.4, 0.4])
+    assert found["within"]
+    assert not same_learning.verdict({**runs, "fast": np.full(120, 1.6)})["within"]
