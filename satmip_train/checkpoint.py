@@ -1,5 +1,6 @@
 """What a stopped run needs to go on: written atomically, read without running code from the file."""
 
+import json
 import os
 import tempfile
 from importlib.metadata import version
@@ -12,6 +13,13 @@ from satmip_train.config import Settings
 from satmip_train.errors import UsageError
 
 NAME, BEST = "last.pt", "best.pt"
+PLAN = "config.json"
+"""What a run resolved before its first step."""
+RUN_FILES = (
+    NAME, BEST, PLAN, "log.jsonl", "summary.json", "index.html", "curves.png", "README.md", "backbone.safetensors", "backbone.json",
+    "backbone-best.safetensors", "backbone-best.json", "metadata.safetensors", "metadata.json",
+)  # fmt: skip
+"""What a run writes into its folder."""
 FREE_SETTINGS = frozenset(
     {
         "workers", "log_every", "checkpoint_every", "max_steps", "compile", "data", "micro_batch", "grad_checkpointing",
@@ -38,7 +46,30 @@ def save(run: Path, checkpoint: Checkpoint, name: str = NAME) -> None:
 
 
 def write_atomically(path: Path, write: Any) -> None:
-    """Let `write` fill a temporary file beside `path`, bring it to the disk and give it its name."""
+    """Let `write` fill a temporary file beside `path`, bring it to the disk and give it its name.
+
+    Raises:
+        UsageError: the disk is full or refuses; a file that was there before is whole.
+    """
+    try:
+        _write(path, write)
+    except (OSError, RuntimeError) as error:
+        if (cause := _system_error(error)) is None:
+            raise
+        raise UsageError(
+            f"{path} must be written, however: {cause}. Make room there and run the same command again; what was saved before is "
+            "whole"
+        ) from error
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    """Return what the system said, which torch.save hides behind an error of its own."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
+
+
+def _write(path: Path, write: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -50,6 +81,31 @@ def write_atomically(path: Path, write: Any) -> None:
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def check_folder(run: Path) -> None:
+    """Check before a run starts that its folder can be its own: a new one, a run's, or one without files of a run's names.
+
+    Raises:
+        UsageError: the path is no folder or cannot be made, or holds files of something else that the run would write over.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out must be a folder or a new path, however: {error}. Pass another --out") from error
+    foreign = sorted(name for name in RUN_FILES if (run / name).exists())
+    if foreign and not (run / NAME).exists() and not _is_plan(run / PLAN):
+        raise UsageError(
+            f"--out must be new or the folder of a run, however: {run} is none and holds {foreign}, which a run writes over. "
+            "Pass another --out"
+        )
+
+
+def _is_plan(path: Path) -> bool:
+    try:
+        return "settings" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def load(run: Path, name: str = NAME) -> Checkpoint | None:
@@ -76,7 +132,9 @@ def check_same_run(checkpoint: Checkpoint, settings: Settings, fingerprint: str,
     Raises:
         UsageError: a setting that changes the result differs, or the shards do.
     """
-    now, then = settings.model_dump(mode="json"), checkpoint["settings"]
+    now = settings.model_dump(mode="json")
+    # A setting that is younger than the checkpoint then had what is now its default.
+    then = {**Settings.model_validate({}).model_dump(mode="json"), **checkpoint["settings"]}
     changed = [name for name in sorted({*now, *then} - FREE_SETTINGS) if now.get(name) != then.get(name)]
     if changed:
         difference = "; ".join(f"{name} was {then.get(name)!r} and is now {now.get(name)!r}" for name in changed)

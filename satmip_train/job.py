@@ -48,6 +48,14 @@ class Job:
         dist.all_reduce(votes, dist.ReduceOp.MIN)
         return bool(votes)
 
+    def same(self, number: int) -> bool:
+        """Return whether every rank has the same number."""
+        if self.ranks == 1:
+            return True
+        ends = torch.tensor([number, -number])
+        dist.all_reduce(ends, dist.ReduceOp.MIN)
+        return bool(ends[0] == -ends[1])
+
 
 @contextmanager
 def join_job(device: str = "auto") -> Iterator[Job]:

@@ -101,4 +101,4 @@ def chosen(samples: int, at_most: int) -> npt.NDArray[np.int64]:
 def chosen_batches(dataset: Dataset, split: str, at_most: int, workers: int, *, pin: bool = False) -> Iterator[Batch]:
     """Return images and labels of at most `at_most` samples of a split, spread evenly over its stored order."""
     samples = _Chosen(dataset, split, at_most)
-    return iter(loader(samples, range(len(samples)), workers, pin=pin))
+    return loader(samples, range(len(samples)), workers, pin=pin)

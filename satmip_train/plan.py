@@ -51,9 +51,10 @@ def plan_run(settings: Settings, dataset: Dataset, job: Job) -> Plan:
             f"Pass --batch-size {fitting}"
         )
     if settings.batch_size % job.ranks:
+        fewer = max(ranks for ranks in range(1, job.ranks) if settings.batch_size % ranks == 0)
         raise UsageError(
-            f"each rank must get an equal share of a batch, however: {settings.batch_size=} and {job.ranks} ranks. "
-            f"Pass --batch-size {max(settings.batch_size // job.ranks, 1) * job.ranks}"
+            f"each rank must get an equal share of a batch, however: {settings.batch_size=} and {job.ranks} ranks. Run on {fewer}; "
+            f"a new run may also pass --batch-size {max(settings.batch_size // job.ranks, 1) * job.ranks}"
         )
     if dataset.size is None:
         raise UsageError(

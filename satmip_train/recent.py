@@ -2,13 +2,18 @@
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from satmip_train.errors import UsageError
 from satmip_train.job import Job
+
+_Step = tuple[int, list[str], dict[str, Tensor]]
+"""Number, keys of the batch, what was measured."""
 
 
 class Recent:
@@ -16,7 +21,9 @@ class Recent:
 
     def __init__(self, job: Job, run: Path) -> None:
         self._job, self._run = job, run
-        self._steps: list[tuple[int, list[str], dict[str, Tensor]]] = []
+        self._steps: list[_Step] = []
+        self._last: _Step | None = None
+        """The last step that was looked at."""
         self._measured: dict[str, float] = {}
 
     def add(self, step: int, keys: list[str], parts: dict[str, Tensor]) -> None:
@@ -24,26 +31,50 @@ class Recent:
         self._steps.append((step, keys, parts))
 
     def check(self) -> dict[str, float]:
-        """Return what the last step measured, as the mean over the ranks, and forget the steps.
+        """Return what the last step measured, as the mean over the ranks, and forget the steps before it.
 
         Raises:
-            UsageError: a loss was not finite; the keys of its batch are saved.
+            UsageError: a loss was not finite, on every rank alike; each saves the keys of its part of the first such batch.
         """
         if self._steps:
             names = list(self._steps[-1][2])
             rows = torch.stack([torch.stack([parts[name].float() for name in names]) for _, _, parts in self._steps])
             values = self._job.mean(rows).tolist()
-            for (step, keys, _), row in zip(self._steps, values, strict=True):
+            for number, row in enumerate(values):
                 if not all(map(math.isfinite, row)):
-                    self._give_up(step, keys, dict(zip(names, row, strict=True)))
-            self._steps, self._measured = [], dict(zip(names, values[-1], strict=True))
+                    before = self._steps[number - 1] if number else self._last
+                    self._give_up("loss", self._steps[number], dict(zip(names, row, strict=True)), before)
+            self._last, self._measured = self._steps[-1], dict(zip(names, values[-1], strict=True))
+            self._steps = []
         return self._measured
 
-    def _give_up(self, step: int, keys: list[str], measured: dict[str, float]) -> None:
+    def check_weights(self, module: nn.Module) -> None:
+        """Check before weights are saved that the last step left them finite, since its gradient may not have been.
+
+        Raises:
+            UsageError: a weight is not finite; the keys of the last batch are saved.
+        """
+        if self._last is not None and not all_finite(parameter.detach() for parameter in module.parameters()):
+            self._give_up("weights", self._last, self._measured, None)
+
+    def _give_up(self, what: str, bad: _Step, measured: dict[str, float], before: _Step | None) -> NoReturn:
+        step, keys, _ = bad
         path = self._run / f"nonfinite-rank{self._job.rank}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"step": step, "measured": measured, "keys": keys}, indent=1), encoding="utf-8")
+        content = {
+            "step": step,
+            "measured": {name: value if math.isfinite(value) else str(value) for name, value in measured.items()},
+            "keys": keys,
+            "before": None if before is None else {"step": before[0], "keys": before[1]},
+        }
+        path.write_text(json.dumps(content, indent=1), encoding="utf-8")
         raise UsageError(
-            f"the loss must stay finite, however: {measured} at step {step}. The keys of the batch are in {path}; the last "
-            "checkpoint is from before. Look at these samples, or pass a smaller --lr-base, --precision fp32 and another --out"
+            f"the {what} must stay finite, however: {measured} at step {step}. The keys of its batch are in {path}, with those of "
+            "the step before, whose gradient may be the cause; the last checkpoint is from before. Look at these samples, or "
+            "pass a smaller --lr-base, --precision fp32 and another --out"
         )
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Return whether all values of all tensors are finite, by one look at the device."""
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())

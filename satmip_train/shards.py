@@ -231,13 +231,16 @@ class ShardReader:
     Members are grouped into samples by key, the name up to the first dot of its last part, as webdataset does.
 
     Raises:
-        UsageError: the tar is damaged, or its samples are not as many as listed.
+        UsageError: the tar is gone or damaged, or its samples are not as many as listed.
     """
 
     def __init__(self, path: Path, samples: int) -> None:
         self.path = path
-        with path.open("rb") as file:
-            self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            with path.open("rb") as file:
+                self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:  # an empty file cannot be mapped
+            raise UsageError(f"{path} must be readable, however: {error}. Copy the shard or build it again") from error
         self.keys: list[str] = []
         rows: list[dict[str, tuple[int, int]]] = []
         try:

@@ -1,12 +1,15 @@
 """Shards to batches: which samples a step gets, and how they are decoded."""
 
+import atexit
 import hashlib
 import io
 import json
 import math
+import multiprocessing
 import signal
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -200,7 +203,11 @@ def _decode(reader: ShardReader, index: int) -> npt.NDArray[np.uint8]:
         with Image.open(io.BytesIO(reader.read(index, "jpg"))) as image:
             return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
-        raise UsageError(f"a chip must be an image, however: {reader.keys[index]!r} in {reader.path}: {error}") from error
+        evidence = "no known format" if isinstance(error, UnidentifiedImageError) else error
+        raise UsageError(
+            f"a chip must be an image, however: {reader.keys[index]!r} in {reader.path}: {evidence}. Copy the shard again; "
+            "`satmip-data validate` finds all that are damaged"
+        ) from error
 
 
 def _arrays(samples: list[tuple[ShardReader, int]], suffix: str) -> list[npt.NDArray[Any]]:
@@ -272,7 +279,7 @@ def ordered_batches(
     captions: CaptionReader | None = None,
     columns: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
     pin: bool = False,
-) -> DataLoader[Batch]:
+) -> Iterator[Batch]:
     """Return the batches of a split for evaluation: stored order, every sample once, the last batch short.
 
     `captions` (with its context) and `columns` (see `column_numbers`) are needed where the keys ask for tokens or columns; `pin`
@@ -283,19 +290,58 @@ def ordered_batches(
     return loader(stream, range(len(stream)), workers, pin=pin)
 
 
-def loader(stream: MapStyle[Batch], steps: range, workers: int, *, pin: bool = False) -> DataLoader[Batch]:
-    """Return a loader that gives the batches of the steps in order, made by `workers` processes (0: by this one)."""
-    return DataLoader(
-        stream,
+def loader(stream: MapStyle[Batch], steps: range, workers: int, *, pin: bool = False) -> Iterator[Batch]:
+    """Give the batches of the steps in order, made by `workers` processes (0: by this one).
+
+    Raises:
+        UsageError: what the stream raises, in its own words, also where another process met it.
+    """
+    if workers:
+        _end_workers_at_exit()
+    batches = DataLoader(
+        _Telling(stream),
         batch_size=None,
         sampler=steps,
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_leave_signals_to_the_parent,
     )
+    for batch in batches:
+        if isinstance(batch, UsageError):
+            raise batch
+        yield batch
+
+
+class _Telling(MapStyle[Batch | UsageError]):
+    """Gives what the user can put right instead of raising it, since a loader adds a traceback to what its processes raise."""
+
+    def __init__(self, stream: MapStyle[Batch]) -> None:
+        self._stream = stream
+
+    def __getitem__(self, step: int) -> Batch | UsageError:
+        try:
+            return self._stream[step]
+        except UsageError as error:
+            return error
 
 
 def _leave_signals_to_the_parent(_: int) -> None:
     """Ignore what asks the run to stop: the training process finishes its step and then ends its workers itself."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+@cache
+def _end_workers_at_exit() -> None:
+    """Kill the loader's processes that an error left, once for all loaders.
+
+    Python ends them by SIGTERM when it exits, which they ignore, and would wait for them for ever.
+    """
+    atexit.register(_kill_daemons)
+
+
+def _kill_daemons() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would call it an error
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()

@@ -90,9 +90,14 @@ def restore(plan: Plan, state: State, run: Path, console: Console) -> None:
     """Go on from the run's checkpoint, where there is one.
 
     Raises:
-        UsageError: the checkpoint is damaged, or of other settings or shards.
+        UsageError: the checkpoint is damaged, or of other settings or shards, or is not there for every rank.
     """
     saved = checkpoint.load(run)
+    if not plan.job.same(-1 if saved is None else saved["step"]):
+        raise UsageError(
+            f"every rank must go on from the same step, however: they find different checkpoints in {run}. Pass an --out that "
+            "all machines share"
+        )
     if saved is None:
         return
     checkpoint.check_same_run(saved, plan.settings, plan.dataset.fingerprint, run)
@@ -102,10 +107,14 @@ def restore(plan: Plan, state: State, run: Path, console: Console) -> None:
     state.step, state.best = saved["step"], saved["best"]
     if saved["ranks"] != plan.job.ranks:
         console.print(
-            f"The run had {saved['ranks']} ranks and now has {plan.job.ranks}: it goes on with the same samples and views; what "
-            "dropout draws, and how numbers round, is not the same.",
+            f"The run had {_ranks(saved['ranks'])} and now has {_ranks(plan.job.ranks)}: it goes on with the same samples and "
+            "views; what dropout draws, and how numbers round, is not the same.",
             soft_wrap=True,
         )
+
+
+def _ranks(count: int) -> str:
+    return f"{count} rank{'s' if count > 1 else ''}"
 
 
 def save(plan: Plan, state: State, run: Path, name: str = checkpoint.NAME) -> None:
@@ -212,6 +221,7 @@ def train(settings: Settings, dataset: Dataset, run: Path, job: Job, console: Co
     Raises:
         UsageError: settings, shards, captions or an earlier run in the folder do not fit, or the loss is no longer finite.
     """
+    checkpoint.check_folder(run)
     plan = plan_run(settings, dataset, job)
     state = build_state(plan)
     restore(plan, state, run, console)
@@ -244,7 +254,7 @@ def _online(plan: Plan) -> str:
 
 def _announce(plan: Plan, state: State, run: Path, console: Console, description: dict[str, Any], recipe: str | None) -> None:
     content = json.dumps({**description, "recipe": recipe}, indent=1).encode()
-    checkpoint.write_atomically(run / "config.json", lambda file: file.write(content))
+    checkpoint.write_atomically(run / checkpoint.PLAN, lambda file: file.write(content))
     keep_lines(run, state.step)
     show_run(console, plan.settings, description, recipe)
     if plan.order.dropped:
@@ -282,8 +292,7 @@ class Loop:
                 self._recent.add(state.step, batch["key"], self._step(batch))
                 self._look()
         if state.step < plan.last_step:
-            self._recent.check()
-            save(plan, state, run)
+            self._save()
         self._summarize()
 
     def _look(self) -> None:
@@ -299,8 +308,12 @@ class Loop:
                 self._reporter.report(line)
             self._clock.restart()
         if last or state.step % plan.settings.checkpoint_every == 0:
-            self._recent.check()
-            save(plan, state, self._run)
+            self._save()
+
+    def _save(self) -> None:
+        self._recent.check()
+        self._recent.check_weights(self._state.objective)
+        save(self._plan, self._state, self._run)
 
     def _line(self) -> Line:
         plan, state = self._plan, self._state
@@ -319,6 +332,7 @@ class Loop:
     def _evaluate(self) -> dict[str, float]:
         """Evaluate kNN on the main rank, while the others wait; keep the networks if none were better."""
         plan, state = self._plan, self._state
+        self._recent.check_weights(state.objective)
         scores: dict[str, float] = {}
         if plan.job.main:
             scores = online.evaluate(plan, state.objective.backbone)

@@ -1,0 +1,229 @@
+"""What goes wrong in a run: it stops, says what to do, and what was saved before is whole."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_train_resume import PATIENCE, TINY, free_port, losses, one_thread, run_in_process, toy
+from toy_shards import write_toy_shards
+
+from satmip_train import checkpoint
+from satmip_train.config import Settings
+from satmip_train.errors import UsageError
+from satmip_train.job import Job
+from satmip_train.plan import plan_run
+from satmip_train.recent import all_finite
+from satmip_train.shards import Readers, open_dataset
+from satmip_train.train import Step
+
+__all__ = ["one_thread", "toy"]  # fixtures
+
+CHILD = """
+import json, os, signal, sys, torch
+from pathlib import Path
+from rich.console import Console
+from satmip_train.config import Settings
+from satmip_train.errors import UsageError
+from satmip_train.job import join_job
+from satmip_train.shards import open_dataset
+from satmip_train.train import Step, train
+
+torch.set_num_threads(1)
+shards, out, tiny = open_dataset(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+take = Step.__call__
+
+def ask_to_stop(self, batch):
+    if self._state.step == 2 and job.rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return take(self, batch)
+
+def spoil(self, batch):
+    parts = take(self, batch)
+    return {**parts, "loss": parts["loss"] * float("inf")} if self._state.step == 6 and job.rank == 1 else parts
+
+with join_job("cpu") as job:
+    Step.__call__ = ask_to_stop
+    code = train(Settings(**tiny), shards, out / "stopped", job, Console(quiet=True))
+    Step.__call__ = take
+    try:
+        train(Settings(**tiny), shards, out / ("stopped" if job.main else "not-shared"), job, Console(quiet=True))
+    except UsageError as error:
+        (out / f"{job.rank}.json").write_text(json.dumps([code, str(error)]))
+    Step.__call__ = spoil
+    train(Settings(**{**tiny, "workers": 1, "data": "stream", "log_every": 100}), shards, out / "spoiled", job, Console(quiet=True))
+"""
+
+
+def test_two_ranks_stop_together_whatever_happens_to_one(toy, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", CHILD, str(toy), str(tmp_path), json.dumps({**TINY, "lr_base": 0.005})],
+            env={**environment, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    errors = [child.communicate(timeout=PATIENCE)[1].decode() for child in children]
+
+    # Asked to stop, both finish the step and leave; one rank goes on from there.
+    told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert [code for code, _ in told] == [signal.SIGTERM, signal.SIGTERM]
+    assert checkpoint.load(tmp_path / "stopped")["step"] == 3
+    run_in_process(toy, tmp_path / "stopped", lr_base=0.005, max_steps=6)
+    run_in_process(toy, tmp_path / "whole", lr_base=0.005, max_steps=6)
+    assert losses(tmp_path / "stopped") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+
+    # A folder that only one machine sees would start the other one anew.
+    assert all("every rank must go on from the same step" in message for _, message in told)
+
+    # A loss that is not finite on one rank ends both, although they have loader processes, and each saves its own keys.
+    assert [child.returncode for child in children] == [1, 1], errors
+    assert all("the loss must stay finite" in error and "at step 5" in error for error in errors)
+    assert checkpoint.load(tmp_path / "spoiled")["step"] == 4
+    saved = [json.loads((tmp_path / f"spoiled/nonfinite-rank{rank}.json").read_text()) for rank in range(2)]
+    assert saved[0]["keys"] + saved[1]["keys"] == keys_of(toy, 5)
+    assert saved[0]["before"]["keys"] + saved[1]["before"]["keys"] == keys_of(toy, 4)
+
+
+def keys_of(toy: Path, step: int) -> list[str]:
+    """The keys of the global batch of a step."""
+    dataset = open_dataset(toy)
+    order = plan_run(Settings(**TINY), dataset, Job(torch.device("cpu"))).order
+    readers = Readers(dataset, "train")
+    return [readers[shard].keys[index] for shard, index in order.share(order.epoch(step // order.steps_per_epoch), step).tolist()]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_keys_of_the_first_such_batch(toy, tmp_path, monkeypatch):
+    take = Step.__call__
+
+    def take_and_spoil(self, batch):
+        parts = take(self, batch)
+        return {**parts, "loss": parts["loss"] * float("nan")} if self._state.step in (6, 7) else parts
+
+    monkeypatch.setattr(Step, "__call__", take_and_spoil)
+    advice = r"must stay finite, however: .*nan.* at step 5\. .*keys of its batch are in .*Look at these samples.*another --out"
+    with pytest.raises(UsageError, match=advice):
+        run_in_process(toy, tmp_path / "run", log_every=100)
+    assert checkpoint.load(tmp_path / "run")["step"] == 4
+    text = (tmp_path / "run/nonfinite-rank0.json").read_text()
+    saved = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert (saved["step"], saved["measured"]["loss"], saved["keys"]) == (5, "nan", keys_of(toy, 5))
+    assert saved["before"] == {"step": 4, "keys": keys_of(toy, 4)}
+
+
+@pytest.mark.parametrize("knn_every", [0, 2])
+def test_weights_that_a_gradient_spoiled_are_not_saved(tmp_path, monkeypatch, knn_every):
+    # The loss of the step was finite, and of the next there is none before the checkpoint.
+    take = Step.__call__
+
+    def take_and_spoil(self, batch):
+        parts = take(self, batch)
+        if self._state.step == 8:
+            next(self._state.objective.parameters()).data.view(-1)[3] = float("inf")
+        return parts
+
+    monkeypatch.setattr(Step, "__call__", take_and_spoil)
+    shards = write_toy_shards(tmp_path / "shards", {"train": 37, "val": 8}, shards=3, size=(24, 24))
+    with pytest.raises(UsageError, match=r"the weights must stay finite, however: .* at step 7"):
+        run_in_process(shards, tmp_path / "run", knn_every=knn_every)
+    assert checkpoint.load(tmp_path / "run")["step"] == 4
+    assert not (tmp_path / "run/best.pt").exists()
+    assert json.loads((tmp_path / "run/nonfinite-rank0.json").read_text())["keys"] == keys_of(shards, 7)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_all_finite(value):
+    good = torch.zeros(3), torch.ones(2, 2)
+    assert all_finite(good)
+    assert not all_finite((*good, torch.tensor([1.0, value])))
+
+
+def test_a_full_disk_stops_the_run_with_advice_and_the_same_call_goes_on(toy, tmp_path):
+    run = tmp_path / "run"
+    run_in_process(toy, run, max_steps=4)
+    before = (run / "last.pt").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        with pytest.raises(UsageError, match=r"last.pt must be written, however: .*File too large.*Make room there"):
+            run_in_process(toy, run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (run / "last.pt").read_bytes() == before
+    assert not [path for path in run.iterdir() if path.name.startswith(".")]
+    assert run_in_process(toy, run, max_steps=6)[0] == 0
+
+
+def test_other_errors_of_writing_are_passed_on(tmp_path):
+    def fail(_):
+        raise RuntimeError("no error of the system")
+
+    with pytest.raises(RuntimeError, match="no error of the system"):
+        checkpoint.write_atomically(tmp_path / "file", fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_writes_over_nothing_but_runs(toy, tmp_path):
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project/README.md").write_text("mine")
+    (tmp_path / "project/config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UsageError, match=r"holds \['README.md', 'config.json'\], which a run writes over\. Pass another --out"):
+        run_in_process(toy, tmp_path / "project")
+    assert (tmp_path / "project/README.md").read_text() == "mine"
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file/run"):
+        with pytest.raises(UsageError, match="--out must be a folder or a new path"):
+            run_in_process(toy, path)
+    # Other files beside a run's are left alone, and a run that was killed before its first checkpoint starts again.
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "notes.txt").write_text("mine")
+    run_in_process(toy, run, max_steps=1)
+    (run / "last.pt").unlink()
+    assert run_in_process(toy, run, max_steps=1)[0] == 0
+    assert {path.name for path in run.iterdir()} <= {*checkpoint.RUN_FILES, "notes.txt"}
+
+
+def test_a_setting_that_is_younger_than_the_checkpoint_had_its_default(toy, tmp_path):
+    run_in_process(toy, tmp_path, max_steps=1)
+    saved = checkpoint.load(tmp_path)
+    del saved["settings"]["metadata_mask"]
+    checkpoint.save(tmp_path, saved)
+    assert run_in_process(toy, tmp_path, max_steps=2)[0] == 0
+    checkpoint.save(tmp_path, saved)
+    with pytest.raises(UsageError, match=r"however: metadata_mask was 0.0 and is now 0.5\. Pass"):
+        run_in_process(toy, tmp_path, max_steps=2, metadata_mask=0.5)
+
+
+def test_another_objective_is_another_run(toy, tmp_path):
+    run_in_process(toy, tmp_path, max_steps=1)
+    with pytest.raises(UsageError, match=r"however: objective was 'satmips' and is now 'satmip'\. Pass them again"):
+        run_in_process(toy, tmp_path, max_steps=2, objective="satmip")
+
+
+def test_a_shard_that_is_gone_is_named(toy, tmp_path):
+    dataset = open_dataset(toy)
+    gone = dataset.path(dataset.split("train")[1])
+    kept = gone.rename(tmp_path / "kept.tar")
+    try:
+        with pytest.raises(UsageError, match=r"000001.tar must have .* bytes, however: it is missing\. Copy the shard again"):
+            open_dataset(toy)
+        # The dataset was opened before the shard was deleted.
+        with pytest.raises(UsageError, match=r"000001.tar must be readable, however: .*No such file.*Copy the shard"):
+            Readers(dataset, "train")[1]
+    finally:
+        kept.rename(gone)
+
+
+def test_a_split_that_was_not_labelled_and_has_no_val_trains(tmp_path):
+    plain = write_toy_shards(tmp_path / "plain", {"train": 16}, shards=1, size=(24, 24), classes=())
+    code, output = run_in_process(plain, tmp_path / "run", max_steps=1, knn_every=1)
+    assert code == 0
+    assert "the chips have no class each" in " ".join(output.split())
