@@ -139,7 +139,7 @@ def check_scale(header: Header, stretch: Stretch) -> None:
 @contextmanager
 def _opened(store: Store, name: str) -> Iterator[Any]:
     """Open a raster; elsewhere than on this machine only the parts that are asked for are read."""
-    # Imported here, because the many workers that read no raster are smaller by its 90 MB.
+    # Imported here, because the many workers that read no raster are smaller by its 30 MB.
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
