@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as MapStyle
 
 from satmip_train.errors import UsageError
@@ -145,7 +145,7 @@ class Decoder:
         for row, (reader, index) in enumerate(samples):
             chip = _decode(reader, index)
             if chips is None:
-                chips = torch.empty((len(samples), *chip.shape), dtype=torch.uint8)
+                chips = _pixels((len(samples), *chip.shape))
             if chips.shape[1:] != chip.shape:
                 found = f"{chips.shape[2]} x {chips.shape[1]} and {chip.shape[1]} x {chip.shape[0]}"
                 raise UsageError(
@@ -208,6 +208,18 @@ def _decode(reader: ShardReader, index: int) -> npt.NDArray[np.uint8]:
             f"a chip must be an image, however: {reader.keys[index]!r} in {reader.path}: {evidence}. Copy the shard again; "
             "`satmip-data validate` finds all that are damaged"
         ) from error
+
+
+def _pixels(shape: tuple[int, ...]) -> torch.Tensor:
+    """Return bytes to be filled.
+
+    A worker takes them from the memory that it shares with the main process, to which they go in any case: on its own heap, large
+    batches between small tables of new shards would make it grow with every shard.
+    """
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]  # as default_collate does
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _arrays(samples: list[tuple[ShardReader, int]], suffix: str) -> list[npt.NDArray[Any]]:

@@ -20,7 +20,17 @@ from toy_shards import write_toy_shards
 
 from satmip_train.errors import UsageError
 from satmip_train.shards import Readers, ShardReader, open_dataset, tar_members
-from satmip_train.stream import Decoder, Order, TrainingStream, column_numbers, epoch_order, loader, ordered_batches, place_id
+from satmip_train.stream import (
+    Decoder,
+    Order,
+    TrainingStream,
+    _pixels,
+    column_numbers,
+    epoch_order,
+    loader,
+    ordered_batches,
+    place_id,
+)
 from satmip_train.tokens import CaptionReader, caption_reader, caption_statistics, token_ids
 
 FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
@@ -371,3 +381,16 @@ def test_fields_that_cannot_be_cut_out_are_refused_with_advice(toy, tmp_path):
     assert caption_reader(sentences, ("gsd", "timestamp", "location")).keep == sentences.caption_fields
     with pytest.raises(UsageError, match=r"of style 'sentence'.* Run: satmip-data caption"):
         caption_reader(sentences, ("gsd",))
+
+
+class WhereItLies:
+    """A stream that says for each step whether the bytes to be filled lie in shared memory."""
+
+    def __getitem__(self, step):
+        return _pixels((2, 3)).is_shared()
+
+
+@FORKS
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pixels_lie_in_shared_memory_in_a_worker_alone(workers):
+    assert list(loader(WhereItLies(), range(2), workers)) == [workers == 1] * 2
