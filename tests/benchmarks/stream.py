@@ -1,10 +1,10 @@
-"""Reading shards in one process beside webdataset's pipeline as open_clip builds it, in turns, and the memory of reading more.
+"""Reading shards in one process beside webdataset's pipeline as open_clip builds it, in turns.
 
     python tests/benchmarks/stream.py          # about two minutes
     python tests/benchmarks/stream.py --toy    # seconds, only to see that it works
 
 A sample is decoded to 224 x 224 x 3 whole numbers and 77 tokens on both sides, in shuffled batches. A third row has open_clip's own
-transform for evaluation instead (to floats, normalized), which here is the GPU's work. Needs Linux for the memory.
+transform for evaluation instead (to floats, normalized), which here is the GPU's work. The memory of it is in memory.py.
 """
 
 import argparse
@@ -28,14 +28,15 @@ from satmip_train.tokens import CaptionReader
 FIELDS = ("gsd", "timestamp", "location")
 CONTEXT = 77
 BATCH = 50
+FAIR = "webdataset as open_clip builds it, pixels as they are"
 
 
-def ours(dataset: Dataset) -> Iterable[Any]:
-    """Return the batches of an epoch of training, made in this process."""
+def ours(dataset: Dataset, workers: int = 0) -> Iterable[Any]:
+    """Return the batches of an epoch of training, made by so many processes (0: by this one)."""
     counts = tuple(shard.samples for shard in dataset.split("train"))
     order = Order(counts, BATCH, seed=0, block=8)
     decoder = Decoder(frozenset({"image", "tokens"}), CaptionReader(FIELDS, FIELDS, CONTEXT))
-    return loader(TrainingStream(Readers(dataset, "train"), order, decoder), range(order.steps_per_epoch), 0)
+    return loader(TrainingStream(Readers(dataset, "train"), order, decoder), range(order.steps_per_epoch), workers)
 
 
 def theirs(urls: list[str], transform: Callable[[Any], torch.Tensor]) -> Iterable[Any]:
@@ -74,38 +75,23 @@ def exhaust(batches: Callable[[], Iterable[Any]], expected: int) -> None:
     assert count == expected
 
 
-def measure_rate(root: Path, samples: int, times: int, rounds: int) -> None:
+def measure_rate(report: timing.Report, root: Path, samples: int, times: int, rounds: int) -> None:
     """Print samples/s of CPU time of each way."""
     dataset = open_dataset(timing.repeated_shards(root, samples, times))
     urls = [str(root / shard.name) for shard in dataset.split("train")]
     works = {
-        "webdataset as open_clip builds it, pixels as they are": partial(theirs, urls, whole_numbers),
+        FAIR: partial(theirs, urls, whole_numbers),
         "the same with open_clip's transform": partial(theirs, urls, open_clip.image_transform(224, is_train=False)),
         "satmip": partial(ours, dataset),
     }
     epochs = {name: partial(exhaust, work, samples * times) for name, work in works.items()}
     timing.in_turns(epochs, 1)  # fills the caches of the tokenizers and of the disk
     seconds = timing.in_turns(epochs, rounds)
-    print(f"{samples * times:,} samples, {sum(Path(url).stat().st_size for url in urls) / 1e6:.0f} MB, {rounds} rounds")
+    size = sum(Path(url).stat().st_size for url in urls) / 1e6
+    report.table(f"Stream: {samples * times:,} samples, {size:.0f} MB, one process, CPU time: how much faster satmip is")
     for name, took in seconds.items():
-        print(f"| {name} | {timing.rate(samples * times, took):,.0f} samples/s | {timing.ratio(took, seconds['satmip'])} |")
-
-
-def stream_memory(root: Path) -> tuple[float, float, float]:
-    """Return what this process holds itself, in MB: before, and at most after any batch; and its peak with mapped files."""
-    dataset = open_dataset(root)
-    before = timing.memory_mb("RssAnon")
-    most = max(timing.memory_mb("RssAnon") for _ in ours(dataset))
-    return before, most, timing.memory_mb("VmHWM")
-
-
-def measure_memory(folder: Path, samples: int, times: int) -> None:
-    """Print the memory of reading an epoch of data, and of ten times as much."""
-    for factor in (1, 10):
-        root = timing.repeated_shards(folder / str(factor), samples, times * factor)
-        before, most, peak = timing.apart(stream_memory, root)
-        row = f"{samples * times * factor:,} samples | {before:.0f} MB | {most:.0f} MB | {peak:.0f} MB"
-        print(f"| {factor} x: {row} |")
+        target = timing.Target("at least", 1.5) if name == FAIR else None
+        report.row(name, timing.rate(samples * times, took), "samples/s", timing.ratios(took, seconds["satmip"]), target)
 
 
 def main() -> None:
@@ -116,12 +102,11 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves its files open
-    print(timing.machine("torch", "webdataset", "open_clip_torch", "pillow"))
+    report = timing.Report("stream", ("torch", "webdataset", "open_clip_torch", "pillow"))
     samples, times, rounds = (50, 2, 2) if chosen.toy else (500, 4, chosen.rounds)
     with tempfile.TemporaryDirectory() as folder:
-        measure_rate(Path(folder) / "rate", samples, times, rounds)
-        print("| data | itself, before | itself, at most | peak with mapped files |")
-        measure_memory(Path(folder), samples, times)
+        measure_rate(report, Path(folder), samples, times, rounds)
+    report.save()
 
 
 if __name__ == "__main__":

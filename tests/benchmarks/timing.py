@@ -142,15 +142,15 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(work, *arguments).result()
 
 
-def repeated_shards(root: Path, samples: int, times: int) -> Path:
-    """Write one shard of toy samples of 224 pixels, beside copies of it, as a shard directory; return its path."""
+def repeated_shards(root: Path, samples: int, times: int, linked: bool = False) -> Path:
+    """Write one shard of toy samples of 224 pixels, beside copies or links of it, as a shard directory; return its path."""
     write_toy_shards(root, {"train": samples}, shards=1, size=(224, 224))
     path = root / "dataset.json"
     dataset = json.loads(path.read_text(encoding="utf-8"))
     (first,) = dataset["shards"]
     names = [f"train/{number:06d}.tar" for number in range(times)]
     for name in names[1:]:
-        shutil.copyfile(root / first["name"], root / name)
+        (os.link if linked else shutil.copyfile)(root / first["name"], root / name)
     dataset["shards"] = [{**first, "name": name} for name in names]
     dataset["splits"]["train"] = {"samples": samples * times, "shards": times}
     path.write_text(json.dumps(dataset), encoding="utf-8")
