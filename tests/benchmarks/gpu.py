@@ -1,30 +1,30 @@
-"""How fast training is on one GPU, end to end, and what each lever is worth: one call of under ten minutes.
+"""How fast training is on one GPU, end to end, and what each lever is worth, in calls of under ten minutes.
 
-    python tests/benchmarks/gpu.py              # one GPU: ViT-S/16, 224 px, batch 1024, bf16
-    python tests/benchmarks/gpu.py --toy        # a CPU and a tiny network: only to see that it works
+    python tests/benchmarks/gpu.py                           # one GPU: ViT-S/16, 224 px, batch 1024, bf16; the most wanted first
+    python tests/benchmarks/gpu.py --before gpu.json         # what that call had no time for, beside what it found
+    python tests/benchmarks/gpu.py --only attention,profile  # the parts whose names hold one of these
+    python tests/benchmarks/gpu.py --toy                     # a CPU and a tiny network: only to see that it works
 
-Makes its own shards, prints one table and writes `gpu.json` and `profile.txt` into --out. What does not fit into --seconds is left
-out and listed as not measured.
+Makes its own shards, prints one table and writes `gpu.json` after each part, and `profile.txt`, into --out.
 """
 
 import argparse
+import gc
 import json
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from gpu_levers import LEVERS, Lever
+from gpu_profile import shares
+from gpu_report import derived, show
 from rich.console import Console
-from rich.table import Table
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
+from timing import repeated_shards
 from toy_shards import write_toy_shards
 
 from satmip_train import probes, resident
@@ -39,31 +39,15 @@ from satmip_train.plan import Plan, plan_run
 from satmip_train.resident import DataPath
 from satmip_train.shards import Dataset, open_dataset
 from satmip_train.stream import Batch
-from satmip_train.train import Step, batch_keys, build_state
-
-PAPER = {"satmip": {"time": 0.56, "memory": 0.62}, "satmips": {"time": 1.05, "memory": 1.11}}
-"""SatMIP and SatMIPS beside SimCLR (paper, section 4)."""
-TRAINING_FLOP = {"simclr": 55.9e9, "satmip": 31.1e9, "satmips": 59.2e9}
-"""Forward and backward of ViT-S/16 at 224 pixels, a sample, as torch's FlopCounterMode counts them; text of 77 tokens."""
-LEVERS: dict[str, dict[str, Any]] = {
-    "no compile": {"compile": False},
-    "attention flash": {"attention": "flash"},
-    "attention cudnn": {"attention": "cudnn"},
-    "attention efficient": {"attention": "efficient"},
-    "tf32 off": {"tf32": "off"},
-    "tokens not trimmed": {"trim_tokens": False},
-    "activations recomputed": {"grad_checkpointing": True},
-    "micro-batch of 256 rows": {"micro_batch": 256},
-    "decoupled": {"coupled": False},
-    "fp32": {"precision": "fp32"},
-}
+from satmip_train.train import State, Step, batch_keys, build_state
 
 
 @dataclass(frozen=True)
 class Scale:
     """Sizes of everything that is measured."""
 
-    train: int
+    train: tuple[int, int]
+    """Samples of a shard, and shards, which are copies of one another."""
     chip: int
     base: dict[str, Any]
     warmup: int
@@ -76,13 +60,13 @@ class Scale:
     probe_iterations: int
 
 
-TRUE = Scale(4096, 224, {"compile": True, "workers": 14, "precision": "bf16"}, 6, 20, 8192, (363_572, 53_043, 384), 62, 20)
+TRUE = Scale((512, 8), 224, {"compile": True, "workers": 14, "precision": "bf16"}, 4, 15, 8192, (363_572, 53_043, 384), 62, 20)
 _TINY = {
     "backbone_args": {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2},
     "view_size": 32, "text_layers": 1, "text_width": 32, "text_heads": 2, "ssl_hidden": 32, "ssl_dim": 16, "embed_dim": 16,
     "batch_size": 16, "workers": 0, "precision": "fp32", "compile": False,
 }  # fmt: skip
-TOY = Scale(48, 40, _TINY, 1, 2, 128, (600, 80, 32), 5, 5)
+TOY = Scale((24, 2), 40, _TINY, 1, 2, 128, (600, 80, 32), 5, 5)
 
 
 @dataclass
@@ -92,20 +76,41 @@ class Report:
     scale: Scale
     job: Job
     dataset: Dataset
+    out: Path
     until: float
+    only: tuple[str, ...] = ()
     results: dict[str, Any] = field(default_factory=dict)
 
-    @contextmanager
-    def part(self, name: str) -> Iterator[Callable[[Any], None] | None]:
-        """Give a function that keeps the result under a name, or None where no time is left; a failure is a result too."""
+    def measure(self, name: str, work: Callable[[], Any]) -> None:
+        """Keep what the work gives under a name; a failure is a result too."""
+        known = "not measured" not in self.results.get(name, {"not measured": ""})
+        if (self.only and not any(part in name for part in self.only)) or (known and not self.only):
+            return
         if time.monotonic() > self.until:
             self.results[name] = {"not measured": "out of time"}
-            yield None
             return
+        start = time.monotonic()
         try:
-            yield lambda value: self.results.__setitem__(name, value)
+            self.results[name] = work()
         except (RuntimeError, UsageError) as error:  # out of memory, or a lever that this machine lacks
-            self.results[name] = {"not measured": str(error).splitlines()[0]}
+            self.results[name] = {"not measured": (str(error) or type(error).__name__).splitlines()[0]}
+        self.results[name]["took_seconds"] = time.monotonic() - start
+        self.save()
+
+    def save(self) -> None:
+        """Write everything as JSON."""
+        environment = {"device": device_name(self.job.device), "python": platform.python_version(), **versions()}
+        derives = derived(self.results, toy=self.scale is TOY)
+        content = {"environment": environment, "toy": self.scale is TOY, "parts": self.results, "derived": derives}
+        (self.out / "gpu.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def shards(root: Path, scale: Scale) -> Path:
+    """Write the shards that are trained on, and return their folder."""
+    samples, times = scale.train
+    if scale is TOY:
+        return write_toy_shards(root, {"train": samples * times}, shards=times, size=(scale.chip, scale.chip))
+    return repeated_shards(root, samples, times)
 
 
 def synchronize(job: Job) -> None:
@@ -129,89 +134,120 @@ def limits(report: Report) -> dict[str, float]:
     """Return the peak of a bf16 matrix product and of a copy, measured."""
     side, device = report.scale.product, report.job.device
     one, two = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    product = seconds(report.job, lambda: one @ two, 10)
-    copy = seconds(report.job, lambda: one.clone(), 10)
-    return {"product_tflops": 2 * side**3 / product / 1e12, "copy_gb_per_second": 2 * one.nbytes / copy / 1e9}
+    # Larger than any cache, so that the copy is one of memory.
+    long = torch.randn(16 * side, side, device=device, dtype=torch.bfloat16)
+    product, copy = seconds(report.job, lambda: one @ two, 10), seconds(report.job, lambda: long.clone(), 10)
+    return {"product_tflops": 2 * side**3 / product / 1e12, "copy_gb_per_second": 2 * long.nbytes / copy / 1e9}
 
 
 def settings_of(report: Report, objective: str, **changes: Any) -> Settings:
     """Return the settings of a measured run: the paper's recipe of the objective with what makes it fast."""
-    return resolve(objective, {"epochs": 1000, "warmup_epochs": 1, **report.scale.base, **changes})
+    fitting = {"batch_size": 8} if report.scale is TOY and "batch_size" in changes else {}
+    return resolve(objective, {"epochs": 1000, "warmup_epochs": 1, **report.scale.base, **changes, **fitting})
 
 
-def measure(report: Report, settings: Settings, held: bool) -> dict[str, float]:
-    """Train some steps end to end and return the rate, the share of waiting, the share of making views, and the peak memory."""
-    job, scale = report.job, report.scale
+@dataclass
+class Trial:
+    """A run set up to be measured."""
+
+    plan: Plan
+    state: State
+    step: Step
+    source: Iterator[Batch]
+    decode_seconds: float
+    """To bring the split onto the device, where it is resident."""
+
+
+def trial(report: Report, settings: Settings, lever: Lever) -> Trial:
+    """Set a run up and take its first steps, in which everything is compiled."""
+    job = report.job
+    gc.collect()  # a compiled forward and its module hold each other
     if job.device.type == "cuda":
-        torch.compiler.reset()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(job.device)
+    if settings.compile:
+        torch.compiler.reset()
     plan = plan_run(settings, report.dataset, job)
     state = build_state(plan)
-    source = iter(resident.batches(plan, batch_keys(state), range(plan.total_steps), DataPath(held, ""), lambda samples: None))
-    step, clock = Step(plan, state), Clock(job.device)
-    start = time.perf_counter()
-    for _ in range(scale.warmup):
+    start, path = time.perf_counter(), DataPath(lever.held, "")
+    source = iter(resident.batches(plan, batch_keys(state), range(plan.total_steps), path, lambda samples: None))
+    decoded = time.perf_counter() - start
+    step = Step(plan, state)
+    lever.prepare(state, step)
+    for _ in range(report.scale.warmup if lever.steps is None else 1):
         step(next(source))
     synchronize(job)
-    begun, batch = time.perf_counter() - start, {}
-    clock.restart()
-    for _ in range(scale.steps):
-        clock.waits()
-        batch = next(source)
-        clock.works()
-        step(batch)
-    synchronize(job)
-    steps, took, waited = clock.read()
+    return Trial(plan, state, step, source, decoded)
+
+
+def end_to_end(report: Report, objective: str, lever: Lever) -> dict[str, Any]:
+    """Train some steps end to end; return the rate, the shares of waiting and of making views, and the peak memory."""
+    settings, job = settings_of(report, objective, **lever.changes), report.job
+    start = time.perf_counter()
+    with lever.around():
+        run = trial(report, settings, lever)
+        begun, clock, batch = time.perf_counter() - start, Clock(job.device), {}
+        clock.restart()
+        for _ in range(lever.steps or report.scale.steps):
+            clock.waits()
+            batch = next(run.source)
+            clock.works()
+            lever.every_step(run.step(batch))
+        synchronize(job)
+        steps, took, waited = clock.read()
+        views = views_seconds(run, batch, 1 if lever.steps else 5)
     return {
+        "objective": objective,
+        "views": run.state.objective.views,
+        "means": lever.means,
+        "batch_size": settings.batch_size,
         "samples_per_second": steps * settings.batch_size / took,
         "step_seconds": took / steps,
         "data_wait": waited / took,
-        "views_share": views_seconds(step, state.objective.view_sources, batch, plan) / (took / steps),
-        "peak_gib": peak_bytes(job) / 2**30,
+        "views_share": views / (took / steps),
+        "peak_bytes": peak_bytes(job),
+        "resident_bytes": sum(run.plan.order.counts) * report.scale.chip**2 * 3 if lever.held else 0,
+        "decoded_samples_per_second": sum(run.plan.order.counts) / run.decode_seconds if lever.held else None,
         "first_steps_seconds": begun,
     }
 
 
-def views_seconds(step: Step, sources: tuple[str, ...], batch: Batch, plan: Plan) -> float:
+def views_seconds(run: Trial, batch: Batch, repeat: int) -> float:
     """Return how long the views of a step take by themselves."""
-    images = {name: batch[name].to(plan.job.device) for name in set(sources)}
-    return seconds(plan.job, lambda: [step.view(images[name], number) for number, name in enumerate(sources)], 5)
+    sources, device = run.state.objective.view_sources, run.plan.job.device
+    images = {name: batch[name].to(device) for name in set(sources)}
+    return seconds(run.plan.job, lambda: [run.step.view(images[name], number) for number, name in enumerate(sources)], repeat)
 
 
-def profile(report: Report, out: Path) -> str:
-    """Write what a step of SatMIPS spends its time on to `profile.txt`."""
-    plan = plan_run(settings_of(report, "satmips"), report.dataset, report.job)
-    state = build_state(plan)
-    source = iter(resident.batches(plan, batch_keys(state), range(plan.total_steps), DataPath(True, ""), lambda samples: None))
-    step = Step(plan, state)
-    for _ in range(report.scale.warmup):
-        step(next(source))
-    cuda = report.job.device.type == "cuda"
-    activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if cuda else [])]
-    with torch.profiler.profile(activities=activities) as profiler:
-        for _ in range(2):
-            step(next(source))
+def profile(report: Report) -> dict[str, Any]:
+    """Return which part of a step of SatMIPS each kind of kernels takes; the kernels go to `profile.txt`."""
+    run, steps = trial(report, settings_of(report, "satmips"), Lever("")), min(3, report.scale.steps)
+
+    def work() -> None:
+        for _ in range(steps):
+            run.step(next(run.source))
         synchronize(report.job)
-    table = profiler.key_averages().table(sort_by="self_cuda_time_total" if cuda else "self_cpu_time_total", row_limit=40)
-    (out / "profile.txt").write_text(table, encoding="utf-8")
-    return str(out / "profile.txt")
+
+    start = time.perf_counter()
+    work()
+    took = time.perf_counter() - start
+    return {"shares_of_a_step": shares(work, took, report.job.device.type == "cuda", report.out / "profile.txt")}
 
 
-def extraction(report: Report) -> dict[str, float]:
+def extraction(report: Report) -> dict[str, Any]:
     """Return the rate of features of whole chips that are on the device already."""
     settings = settings_of(report, "simclr")
     plan = plan_run(settings, report.dataset, report.job)
     backbone = build_state(plan).objective.backbone.eval()
-    chips, size = min(512, report.scale.train), report.scale.chip
+    chips, size = min(512, sum(plan.order.counts)), report.scale.chip
     images = torch.randint(0, 256, (chips, 3, size, size), dtype=torch.uint8, device=report.job.device)
     took = seconds(
         report.job, lambda: run_frozen(backbone, resize(images, settings.view_size), report.job.device, plan.precision), 5
     )
-    return {"samples_per_second": chips / took}
+    return {"features_per_second": chips / took}
 
 
-def neighbours(report: Report) -> dict[str, float]:
+def neighbours(report: Report) -> dict[str, Any]:
     """Return how long kNN takes at fMoW's size, k = 20, from features on the host to predictions on the host."""
     train, labels, test = _features(report)
     start = time.perf_counter()
@@ -219,7 +255,7 @@ def neighbours(report: Report) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start}
 
 
-def linear(report: Report) -> dict[str, float]:
+def linear(report: Report) -> dict[str, Any]:
     """Return how long the linear probe takes at fMoW's size: some iterations, and what 200 would take at that rate."""
     train, labels, test = _features(report)
     start = time.perf_counter()
@@ -237,62 +273,19 @@ def _features(report: Report) -> tuple[probes.Features, probes.Labels, probes.Fe
     return features, labels, 3 * generator.standard_normal((test, width), dtype=np.float32)
 
 
-def run_all(report: Report, out: Path) -> None:
+def run_all(report: Report) -> None:
     """Measure everything, the most wanted first."""
-    with report.part("limits") as keep:
-        if keep:
-            keep(limits(report))
-    for objective in ("satmips", "simclr", "satmip"):
-        for held in (True, False):
-            with report.part(f"{objective}, {'resident' if held else 'stream'}") as keep:
-                if keep:
-                    keep(measure(report, settings_of(report, objective), held))
+    report.measure("limits", lambda: limits(report))
+    plain, decoupled = Lever(""), Lever("decoupled", {"coupled": False})
+    report.measure("satmips", lambda: end_to_end(report, "satmips", plain))
+    report.measure("profile", lambda: profile(report))
+    for objective in ("simclr", "satmip"):
+        report.measure(objective, lambda objective=objective: end_to_end(report, objective, plain))  # type: ignore[misc]
+    report.measure("decoupled", lambda: end_to_end(report, "satmips", decoupled))
     for name, work in {"features": extraction, "kNN": neighbours, "linear probe": linear}.items():
-        with report.part(name) as keep:
-            if keep:
-                keep(work(report))
-    with report.part("profile") as keep:
-        if keep:
-            keep(profile(report, out))
-    for name, changes in LEVERS.items():
-        with report.part(f"satmips, resident, {name}") as keep:
-            if keep:
-                keep(measure(report, settings_of(report, "satmips", **changes), True))
-    report.results["ratios"] = ratios(report.results)
-
-
-def ratios(results: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Return time and memory of SatMIP and SatMIPS as parts of SimCLR's, data being resident."""
-    base = results["simclr, resident"]
-    found = {}
-    for objective in PAPER:
-        run = results[f"{objective}, resident"]
-        if "peak_gib" in run and "peak_gib" in base:
-            found[objective] = {
-                "time": run["step_seconds"] / base["step_seconds"],
-                "memory": run["peak_gib"] / base["peak_gib"],
-            }
-    return found
-
-
-def show(report: Report, console: Console) -> None:
-    """Print the one table."""
-    table = Table("what", "samples/s", "step s", "data wait", "views", "peak GiB", "of the peak", box=None)
-    peak = report.results["limits"].get("product_tflops", float("nan"))
-    rest = {}
-    for name, value in report.results.items():
-        if not (isinstance(value, dict) and "step_seconds" in value):
-            rest[name] = value
-            continue
-        used = value["samples_per_second"] * TRAINING_FLOP[name.split(",")[0]] / 1e12 / peak
-        shares = (f"{value[share]:.1%}" for share in ("data_wait", "views_share"))
-        share = f"{used:.0%}" if report.scale is TRUE and "decoupled" not in name else "-"
-        row = f"{value['samples_per_second']:,.0f}", f"{value['step_seconds']:.4f}", *shares, f"{value['peak_gib']:.2f}", share
-        table.add_row(name, *row)
-    console.print(table)
-    for name, value in rest.items():
-        console.print(f"{name}: {value}", soft_wrap=True)
-    console.print(f"ratios of the paper: {PAPER}", soft_wrap=True)
+        report.measure(name, lambda work=work: work(report))  # type: ignore[misc]
+    for lever in LEVERS:
+        report.measure(f"lever: {lever.name}", lambda lever=lever: end_to_end(report, "satmips", lever))  # type: ignore[misc]
 
 
 def main() -> None:
@@ -300,22 +293,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--toy", action="store_true", help="tiny sizes on a CPU")
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks/gpu"))
+    parser.add_argument("--before", type=Path, help="gpu.json of an earlier call, whose parts are not measured again")
+    parser.add_argument("--only", default="", help="measure the parts whose names hold one of these, comma-separated")
     parser.add_argument("--seconds", type=float, default=480, help="no further part is begun after so many")
     options = parser.parse_args()
     if not options.toy and not torch.cuda.is_available():
         parser.error("this needs a GPU, however: torch sees none. Pass --toy to see that the script works")
     start, scale = time.monotonic(), TOY if options.toy else TRUE
     job = Job(torch.device("cpu" if options.toy else "cuda:0"))
-    shards = write_toy_shards(options.out / "shards", {"train": scale.train, "val": 16}, shards=8, size=(scale.chip, scale.chip))
-    report = Report(scale, job, open_dataset(shards), start + options.seconds)
-    run_all(report, options.out)
-    environment = {"device": device_name(job.device), "python": platform.python_version(), **versions()}
-    jpegs = sum(shard.bytes for shard in report.dataset.shards) / (scale.train + 16)
-    content = {"environment": environment, "bytes_a_sample": jpegs, "toy": options.toy, **report.results}
-    (options.out / "gpu.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    console = Console(width=140)
-    console.print(f"{environment}; {time.monotonic() - start:.0f} s", soft_wrap=True)
-    show(report, console)
+    before = {} if options.before is None else json.loads(options.before.read_text(encoding="utf-8"))["parts"]
+    options.out.mkdir(parents=True, exist_ok=True)
+    dataset = open_dataset(shards(options.out / "shards", scale))
+    only = tuple(part for part in options.only.split(",") if part)
+    report = Report(scale, job, dataset, options.out, start + options.seconds, only, before)
+    run_all(report)
+    report.save()
+    console = Console(width=150)
+    console.print(f"{device_name(job.device)}, {versions()}; {time.monotonic() - start:.0f} s", soft_wrap=True)
+    show(report.results, console, toy=options.toy)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import timing
 import torch
-from gpu import PAPER, TOY, TRAINING_FLOP, synchronize
+from gpu import TOY, synchronize
+from gpu_report import PAPER, TRAINING_FLOP
 from torch import Tensor
 from toy_shards import write_toy_shards
 

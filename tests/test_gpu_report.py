@@ -1,0 +1,80 @@
+"""What the benchmark of a GPU concludes from its measurements, and that it measures every lever."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+
+import gpu_report
+from gpu_levers import LEVERS
+from gpu_profile import busy, kind_of
+
+from satmip_train.config import Settings
+
+
+def run(peak: float, batch: int = 1024, held: float = 1e9, step: float = 0.2, **more: Any) -> dict[str, Any]:
+    speed = {"step_seconds": step, "samples_per_second": batch / step, "views": 2, "objective": "satmips"}
+    return {"peak_bytes": peak + held, "resident_bytes": held, "batch_size": batch, **speed, **more}
+
+
+def test_what_fits_follows_from_two_batches() -> None:
+    """Fixed 4 GB and 50 MB a sample."""
+    results = {
+        "satmips": run(4e9 + 1024 * 50e6),
+        "lever: half the batch": run(4e9 + 512 * 50e6, 512),
+        "lever: activations recomputed": run(15e9),
+        "lever: micro-batch of 256 rows": {"not measured": "out of time"},
+    }
+    found = gpu_report.memory(results)
+    assert (found["mb_a_sample"], found["gb_fixed"]) == (pytest.approx(50), pytest.approx(4))
+    assert found["peak_gb_streamed"] == pytest.approx(55.2)
+    assert found["peak_gb_fmow_resident"] == pytest.approx(55.2 + 54.73, abs=0.01)
+    assert found["fits"]["80 GB, streamed"] == {"largest_batch": 1440, "batch_1024_by": ["as it is", "activations recomputed"]}
+    assert found["fits"]["24 GB, streamed"]["batch_1024_by"] == ["activations recomputed"]
+    assert found["fits"]["80 GB, fMoW resident"] == {"largest_batch": 345, "batch_1024_by": ["activations recomputed"]}
+    assert found["fits"]["24 GB, fMoW resident"] == {"largest_batch": 0, "batch_1024_by": []}
+    assert gpu_report.memory({"satmips": results["satmips"]}) == {}
+
+
+def test_shares_and_ratios_are_those_of_the_formulas() -> None:
+    limits = {"product_tflops": 788.0, "copy_gb_per_second": 4300.0}
+    shares = gpu_report.shares("satmips", run(1e9, step=0.1), limits)
+    assert shares["of_the_product_peak"] == pytest.approx(10_240 * 59.2e9 / 788e12)
+    assert shares["of_the_bandwidth"] == pytest.approx(10_240 * 2 * 210e6 / 4300e9)
+    results = {"simclr": run(50e9, step=0.2), "satmips": run(55e9, step=0.22), "decoupled": run(80e9, step=0.3)}
+    found = gpu_report.ratios({**results, "satmip": {"not measured": "out of time"}})
+    assert set(found) == {"satmips / simclr", "satmips / decoupled"}
+    assert found["satmips / simclr"] == pytest.approx({"time": 1.1, "memory": 1.1, "paper_time": 1.05, "paper_memory": 1.11})
+    assert found["satmips / decoupled"]["time"] == pytest.approx(0.22 / 0.3)
+
+
+def test_kernels_are_told_apart_by_name() -> None:
+    kinds = {
+        "flash_fwd_kernel": "attention",
+        "cudnn_generated_fort_native_sdpa_sm90_flash_bprop": "attention",
+        "fmha_cutlassB_bf16_aligned": "attention",
+        "nvjet_hsh_128x256_64x4": "matrix products",
+        "sm90_xmma_gemm_bf16": "matrix products",
+        "triton_per_fused_native_layer_norm_0": "pointwise and sums",
+        "Memcpy HtoD (Pinned -> Device)": "copies",
+        "multi_tensor_apply_kernel<FusedAdamMathFunctor>": "optimizer",
+    }
+    assert {name: kind_of(name) for name in kinds} == kinds
+
+
+def test_time_in_which_kernels_overlap_counts_once() -> None:
+    assert busy([(5, 7), (0, 2), (1, 3), (1.5, 1.6), (7, 8)]) == pytest.approx(6)
+    assert busy([]) == 0
+
+
+def test_levers_change_settings_that_there_are() -> None:
+    assert len({lever.name for lever in LEVERS}) == len(LEVERS)
+    for lever in LEVERS:
+        Settings(**lever.changes)
+        assert re.fullmatch(r"\w+=\w+|patched", lever.means)
+    changed = {name for lever in LEVERS for name in lever.changes} | {"data"}
+    assert {"compile", "attention", "tf32", "trim_tokens", "grad_checkpointing", "micro_batch", "precision", "data"} <= changed
