@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from test_augment import NO_NORM, images, neutral
-from test_train_resume import TINY, _free_port, losses, start_child
+from test_train_resume import TINY, free_port, losses, start_child
 from tiny_networks import SHAPE, tiny_batch, tiny_settings
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -250,7 +250,7 @@ def test_batches_copied_ahead_arrive_whole_though_the_gpu_is_busy(device: str) -
 def test_two_gpus_have_the_losses_of_one(toy: Dataset, tmp_path: Any) -> None:
     changes = {"lr_base": 0.005, "max_steps": 6, "precision": "fp32", "tf32": "off"}
     for name, ranks in (("one", 1), ("two", 2)):
-        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(ranks), "DEVICE": "cuda"}
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks), "DEVICE": "cuda"}
         runs = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks)} for rank in range(ranks)]
         for child in [start_child(toy.root, tmp_path / name, env=env, **changes) for env in runs]:
             _, errors = child.communicate(timeout=600)
