@@ -1,4 +1,4 @@
-"""Two ranks give the losses and the gradients of one: gloo processes on the CPU, with DDP and synchronized batch norms."""
+"""Two ranks and four give the losses and the gradients of one: gloo processes on the CPU, with DDP and synchronized batch norms."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,9 @@ from satmip_train.distributed import gather, own_rows, rank, synchronize_batch_n
 from satmip_train.objectives import build_objective
 from satmip_train.objectives.base import Objective
 
-RANKS, SAMPLES = 2, 8
+SAMPLES = 8
+WORLDS = (4, 2)
+"""Numbers of ranks; the processes of the larger one serve the smaller one too, since starting them is what takes time."""
 RESNET = {"backbone": "test_resnet", "backbone_args": {}, "view_size": 16}
 VARIANTS: dict[str, dict[str, Any]] = {
     "simclr": {"objective": "simclr"},
@@ -32,6 +34,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 SLIP = {"objective": "satmip", "loss_gather": "slip"}
 
 Result = dict[str, dict[str, Tensor]]
+Worlds = dict[int, list[dict[str, Result]]]
+"""For each number of ranks what each rank found."""
 
 
 def build(variant: dict[str, Any]) -> Objective:
@@ -55,13 +59,13 @@ def on_ranks(variant: dict[str, Any]) -> Result:
     objective = synchronize_batch_norm(build(variant))
     assert isinstance(objective, Objective)
     wrapped = nn.parallel.DistributedDataParallel(objective)
-    own = SAMPLES // RANKS
+    own = SAMPLES // world_size()
     parts = wrapped(take(tiny_batch(objective, SAMPLES), slice(rank() * own, (rank() + 1) * own)))
     parts["loss"].backward()
     # The loss is a mean over a rank's own rows; over all rows it is the mean over the ranks.
     for part in parts.values():
         dist.all_reduce(part.detach())
-        part.detach().div_(RANKS)
+        part.detach().div_(world_size())
     return result(objective, parts)
 
 
@@ -76,7 +80,7 @@ def gathered(here: int) -> Result:
     """What `gather` gives, and the gradient of a loss that weighs every row by the rank that looks at it."""
     rows = torch.arange(6.0).reshape(2, 3).add(10 * here).requires_grad_()
     everyone = gather(rows)
-    ((here + 1) * everyone * torch.arange(1.0, 5.0)[:, None]).sum().backward()
+    ((here + 1) * everyone * torch.arange(1.0, 2 * world_size() + 1)[:, None]).sum().backward()
     assert rows.grad is not None
     return {
         "gather": {"rows": rows.detach(), "everyone": everyone.detach(), "own": own_rows(everyone).detach(), "gradient": rows.grad}
@@ -84,16 +88,18 @@ def gathered(here: int) -> Result:
 
 
 def embedding_gradients() -> Result:
-    """Gradients of the metadata-image loss of spread-out embeddings, a rank's own rows, for both ways to gather."""
+    """Gradients of the global metadata-image loss of spread-out embeddings, for a rank's own rows and both ways to gather."""
     generator = torch.Generator().manual_seed(0)
     pairs = torch.randn(2, 32, 64, generator=generator)
     pairs[1] += 0.3 * pairs[0]
-    own = slice(rank() * 16, (rank() + 1) * 16)
+    size = 32 // world_size()
+    own = slice(rank() * size, (rank() + 1) * size)
     found: Result = {}
     for way in ("exact", "slip"):
         image, metadata = (rows[own].clone().requires_grad_() for rows in pairs)
         scale = torch.tensor(1 / 0.07, requires_grad=True)
-        losses.metadata_image_loss(image, metadata, scale, way).backward()  # type: ignore[arg-type]
+        # DDP averages over the ranks.
+        (losses.metadata_image_loss(image, metadata, scale, way) / world_size()).backward()  # type: ignore[arg-type]
         assert image.grad is not None
         assert metadata.grad is not None
         assert scale.grad is not None
@@ -104,20 +110,27 @@ def embedding_gradients() -> Result:
 def work(here: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=here, world_size=RANKS)
-    results: dict[str, Result] = {name: on_ranks(variant) for name, variant in VARIANTS.items()}
-    results["slip"] = on_ranks(SLIP)
-    results["gather"] = gathered(here)
-    results["embeddings"] = embedding_gradients()
-    torch.save(results, f"{folder}/{here}.pt")
-    dist.destroy_process_group()
+    for size in WORLDS:
+        if here < size:
+            dist.init_process_group("gloo", init_method=f"file://{folder}/meeting-{size}", rank=here, world_size=size)
+            results: dict[str, Result] = {name: on_ranks(variant) for name, variant in VARIANTS.items()}
+            results["slip"] = on_ranks(SLIP)
+            results["gather"] = gathered(here)
+            results["embeddings"] = embedding_gradients()
+            torch.save(results, f"{folder}/{size}-{here}.pt")
+            dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Result]]:
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Worlds:
     folder: Path = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, args=(str(folder),), nprocs=RANKS)
-    return [torch.load(folder / f"{here}.pt") for here in range(RANKS)]
+    mp.spawn(work, args=(str(folder),), nprocs=max(WORLDS))
+    return {size: [torch.load(folder / f"{size}-{here}.pt") for here in range(size)] for size in WORLDS}
+
+
+@pytest.fixture(params=WORLDS)
+def ranks(worlds: Worlds, request: pytest.FixtureRequest) -> list[dict[str, Result]]:
+    return worlds[request.param]
 
 
 def flat(gradients: dict[str, Tensor], *prefixes: str) -> Tensor:
@@ -136,13 +149,14 @@ def test_gather_returns_the_rows_of_all_ranks_and_sums_their_gradients(ranks: li
     for here, part in enumerate(parts):
         torch.testing.assert_close(part["everyone"], everyone)
         torch.testing.assert_close(part["own"], part["rows"])
-        # Rank 0 weighs every row once and rank 1 twice; row i also has the factor i + 1.
-        expected = 3 * torch.arange(1.0, 5.0)[2 * here : 2 * here + 2, None].expand(2, 3)
+        # Rank 0 weighs every row once, rank 1 twice ...; row i also has the factor i + 1.
+        weight = sum(range(1, len(ranks) + 1))
+        expected = weight * torch.arange(2.0 * here + 1, 2 * here + 3)[:, None].expand(2, 3)
         torch.testing.assert_close(part["gradient"], expected)
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
-def test_two_ranks_give_the_loss_and_the_gradients_of_one(ranks: list[dict[str, Result]], name: str) -> None:
+def test_ranks_give_the_loss_and_the_gradients_of_one(ranks: list[dict[str, Result]], name: str) -> None:
     expected = on_one(VARIANTS[name])
     largest = max(g.abs().max().item() for g in expected["gradients"].values())
     for one_rank in ranks:
@@ -180,6 +194,15 @@ def test_slip_gather_gives_half_the_gradient_of_spread_out_embeddings(ranks: lis
             assert (slip[side].norm() / exact[side].norm()).item() == pytest.approx(0.5, abs=0.05)
             assert torch.cosine_similarity(slip[side].flatten(), exact[side].flatten(), dim=0).item() > 0.9
         torch.testing.assert_close(slip["scale"], exact["scale"])
+
+
+@pytest.mark.parametrize("way", ["exact", "slip"])
+def test_gradients_of_embeddings_are_the_same_on_two_ranks_and_on_four(worlds: Worlds, way: str) -> None:
+    # So SLIP's half stays a half: it is the part of anchors, and candidates have none from two ranks on.
+    two, four = (
+        {side: torch.cat([r["embeddings"][way][side] for r in worlds[size]]) for side in ("image", "metadata")} for size in (2, 4)
+    )
+    torch.testing.assert_close(two, four)
 
 
 def test_slip_gather_gives_the_same_loss_and_the_same_gradient_of_the_temperature(ranks: list[dict[str, Result]]) -> None:

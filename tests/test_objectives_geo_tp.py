@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from test_distributed_gradients import RANKS, SAMPLES, Result, on_one, result, take
+from test_distributed_gradients import SAMPLES, Result, on_one, result, take
 from test_train_resume import TINY, assert_same_state, losses
 from tiny_networks import SHAPE, tiny_batch, tiny_settings
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ from satmip_train.shards import Readers, open_dataset
 from satmip_train.stream import Decoder, Order, TrainingStream, place_id
 from satmip_train.train import Step, build_state, train
 
+RANKS = 2
 VARIANTS: dict[str, dict[str, Any]] = {
     "geo": {"objective": "simclr-geo", "geo_clusters": 3},
     "geo-sphere-tp": {"objective": "simclr-geo-tp", "geo_clusters": 3, "geo_space": "sphere", "geo_weight": 0.5},
