@@ -29,7 +29,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["fields", "cli"])
+@pytest.mark.parametrize("name", ["fields", "cli", "scaling"])
 def test_generated_pages_are_what_their_scripts_print(name: str) -> None:
     page = load(f"make_{name}").page()
     assert (ROOT / "docs" / f"{name}.md").read_text() == page, f"run: python docs/make_{name}.py > docs/{name}.md"

@@ -21,7 +21,8 @@ PARTS = {
     "decoders": ("--rounds", "3"),
     "stream": ("--rounds", "3"),
     "memory": (),
-    "steps": (),
+    "main_process": ("--records", "5000"),
+    "steps": ("--batch", "4", "--rounds", "3"),
     "probes": ("--scale", "0.1", "--seconds", "20"),
 }
 """Script -> its options, by which all together take about 15 minutes on two quiet cores."""
