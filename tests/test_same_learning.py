@@ -33,9 +33,11 @@ def test_twenty_steps_by_the_fast_path_give_the_losses_of_the_reference(tmp_path
 
 
 def test_the_verdict_is_that_of_the_distance_and_the_spread() -> None:
-    runs = {"a": np.full(120, 1.0), "b": np.full(120, 1.5), "fast": np.full(120, 1.4)}
-    found = same_learning.verdict(runs)
+    runs = {"a": np.full(120, 1.0), "b": np.full(120, 1.5), same_learning.ROUNDED: np.full(120, 1.1)}
+    found = same_learning.verdict({**runs, same_learning.FASTEST: np.repeat([1.1, 0.7], 60)})
     assert found["spread"] == pytest.approx([0.5, 0.5])
-    assert found["distance"] == pytest.approx([0.4, 0.4])
-    assert found["within"]
-    assert not same_learning.verdict({**runs, "fast": np.full(120, 1.6)})["within"]
+    assert found["difference"] == pytest.approx([0.1, 0.8 * -0.3 + 0.2 * 0.1])
+    assert found["distance_by_rounding"] == pytest.approx(0.1)
+    assert found["deviation_of_seeds"] == pytest.approx(np.std([1.0, 1.5], ddof=1))
+    assert (found["marks_within_spread"], found["within"]) == (2, True)
+    assert not same_learning.verdict({**runs, same_learning.FASTEST: np.full(120, 1.6)})["within"]
