@@ -22,6 +22,13 @@ from satmip_train.export import load_metadata_encoder
 encoder, config = load_metadata_encoder("metadata.safetensors")  # config["fields"]: what it reads
 ```"""
 
+_LOAD_OPEN_CLIP = """```python
+import open_clip
+model, preprocess = open_clip.create_model_from_pretrained("local-dir:.")  # or "hf-hub:USER/MODEL"
+tokenize = open_clip.get_tokenizer("local-dir:.")
+model.text.use_pad_mask = True  # captions do not see their padding, for which open_clip's config has no word
+```"""
+
 
 def model_card(run: Path, saved: Checkpoint, files: list[str]) -> str:
     """Return the card as Markdown with the front matter that the Hugging Face hub reads."""
@@ -35,6 +42,7 @@ def model_card(run: Path, saved: Checkpoint, files: list[str]) -> str:
         f"Files: {', '.join(f'`{name}`' for name in files)}.",
         _LOAD,
         *([_LOAD_METADATA] if "metadata.safetensors" in files else []),
+        *([_LOAD_OPEN_CLIP] if "open_clip_model.safetensors" in files else []),
         "## What it was trained on",
         _table(
             {

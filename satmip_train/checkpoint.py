@@ -17,7 +17,8 @@ PLAN = "config.json"
 """What a run resolved before its first step."""
 RUN_FILES = (
     NAME, BEST, PLAN, "log.jsonl", "summary.json", "index.html", "curves.png", "README.md", "backbone.safetensors", "backbone.json",
-    "backbone-best.safetensors", "backbone-best.json", "metadata.safetensors", "metadata.json",
+    "backbone-best.safetensors", "backbone-best.json", "metadata.safetensors", "metadata.json", "open_clip_model.safetensors",
+    "open_clip_config.json",
 )  # fmt: skip
 """What a run writes into its folder."""
 FREE_SETTINGS = frozenset(

@@ -176,9 +176,12 @@ def _choose_recipe(recipe: str, device: str) -> str:
 def _show_dry_run(plan: Plan, console: Console) -> None:
     estimate = dry_run(plan)
     batch, workers = plan.settings.batch_size, max(plan.settings.workers, 1)
-    seconds = max(estimate.step_seconds, estimate.load_seconds / workers)
+    seconds = estimate.seconds(workers)
     console.print(f"One batch of {batch} went through: loss {estimate.first_loss:.4f}, chance level {estimate.chance:.4f}.")
-    console.print(f"Peak memory: {estimate.peak_bytes / 2**30:.2f} GiB on {plan.job.device}, each rank.")
+    console.print(
+        f"Peak memory: {estimate.peak_bytes / 2**30:.2f} GiB on {plan.job.device}, each rank; a resident split comes on top."
+    )
+    console.print(f"Data: {estimate.data}.", soft_wrap=True)
     console.print(
         f"A step takes {estimate.step_seconds:.3f} s; making its batch {estimate.load_seconds:.3f} s in one process, of {workers}."
     )
@@ -189,14 +192,17 @@ def _show_dry_run(plan: Plan, console: Console) -> None:
 @main.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--push", "repository", metavar="REPO", help="Upload the files to this model repository of the Hugging Face hub.")
-def export(run: Path, repository: str | None) -> None:
+@click.option(
+    "--open-clip", is_flag=True, help="Also write both encoders as one model of open_clip; needs a textual metadata encoder."
+)
+def export(run: Path, repository: str | None, open_clip: bool) -> None:
     """Write backbone, metadata encoder and model card of RUN, from its last checkpoint.
 
     \b
     Example: satmip-train export out/runs/satmips-seed0
     """
     try:
-        files = export_run(run)
+        files = export_run(run, open_clip)
         for path in files:
             click.echo(path)
         if repository is not None:

@@ -70,6 +70,7 @@ def _facts(description: dict[str, Any]) -> dict[str, str]:
         "Data": description["data"],
         "Steps": steps,
         "Peak lr": f"{description['peak_lr']:.3g}",
+        "First weights": description["start"],
         "Parameters": f"{description['parameters']:,}, of them {description['backbone_parameters']:,} in the backbone",
         "Chance": f"loss {loss:.4f}" + (f" = {parts}" if parts else ""),
         "Online kNN": description["online_knn"],

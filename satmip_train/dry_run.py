@@ -20,12 +20,19 @@ class Estimate:
     """To make one batch, by this process alone."""
     step_seconds: float
     peak_bytes: int
-    """Of the GPU's memory, or of this process on a CPU."""
+    """Of the GPU's memory, or of this process on a CPU; without a resident split."""
+    data: DataPath
+    """Where the batches of the run would come from."""
+
+    def seconds(self, workers: int) -> float:
+        """Return the time a step takes, or its batch with so many loader processes where that is longer."""
+        return self.step_seconds if self.data.resident else max(self.step_seconds, self.load_seconds / max(workers, 1))
 
 
 def dry_run(plan: Plan, steps: int = 2) -> Estimate:
     """Take one batch through everything, `steps` times after a first one to warm up; nothing is written."""
     state = build_state(plan)
+    data = resident.choose(plan, 0)
     settings = plan.settings.model_copy(update={"workers": 0})
     plan = replace(plan, settings=settings, total_steps=max(plan.total_steps, steps + 1))
     start = time.perf_counter()
@@ -39,4 +46,4 @@ def dry_run(plan: Plan, steps: int = 2) -> Estimate:
         loss = step(batch)["loss"]
     float(loss)
     seconds = (time.perf_counter() - start) / steps
-    return Estimate(first, chance, load, seconds, peak_bytes(plan.job))
+    return Estimate(first, chance, load, seconds, peak_bytes(plan.job), data)

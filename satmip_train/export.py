@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from satmip_train import checkpoint
+from satmip_train import checkpoint, open_clip_format
 from satmip_train.backbones import create_backbone, feature_dim
 from satmip_train.card import model_card
 from satmip_train.checkpoint import Checkpoint
@@ -25,14 +25,17 @@ CARD = "README.md"
 _BACKBONE, _ENCODER = "backbone.", "metadata_encoder."
 
 
-def export_run(run: Path) -> list[Path]:
+def export_run(run: Path, open_clip: bool = False) -> list[Path]:
     """Write all that a run has to give and return the paths; what is exported is the last checkpoint.
 
     `backbone.safetensors` with `backbone.json`; `backbone-best.safetensors` with `backbone-best.json`, where kNN was evaluated;
     `metadata.safetensors` with `metadata.json`, where metadata were learned from; `README.md`, a model card.
 
+    Args:
+        open_clip: write both encoders as a model of open_clip too
+
     Raises:
-        UsageError: the run has no checkpoint.
+        UsageError: the run has no checkpoint, or is no model of open_clip.
     """
     saved = _load(run, checkpoint.NAME)
     made = [export_backbone(run)]
@@ -41,9 +44,22 @@ def export_run(run: Path) -> list[Path]:
     if weights := _weights(saved, _ENCODER):
         _write(run / METADATA_WEIGHTS, weights, {**saved["metadata"], **_provenance(saved)})
         made.append(run / METADATA_WEIGHTS)
+    if open_clip:
+        made += _export_open_clip(run, saved)
     card = model_card(run, saved, [path.name for path in made]).encode()
     checkpoint.write_atomically(run / CARD, lambda file: file.write(card))
     return [*made, run / CARD]
+
+
+def _export_open_clip(run: Path, saved: Checkpoint) -> list[Path]:
+    settings = Settings.model_validate(saved["settings"])
+    backbone = create_backbone(settings)
+    backbone.load_state_dict(_weights(saved, _BACKBONE))
+    context, dataset = saved["metadata"]["context"], saved["dataset"]
+    weights, config = open_clip_format.to_open_clip(settings, context, backbone, saved["model"], dataset)
+    paths = [run / open_clip_format.WEIGHTS, run / open_clip_format.CONFIG]
+    _write(paths[0], weights, {**config, **_provenance(saved)}, paths[1])
+    return paths
 
 
 def export_backbone(run: Path, best: bool = False) -> Path:
@@ -123,7 +139,7 @@ def push(run: Path, files: Sequence[Path], repository: str) -> str:
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         raise UsageError("--push needs huggingface_hub, however: it is not installed. Run: pip install huggingface_hub") from error
-    names = [name for path in files for name in (path.name, path.with_suffix(".json").name) if (run / name).exists()]
+    names = sorted({name for path in files for name in (path.name, path.with_suffix(".json").name) if (run / name).exists()})
     try:
         url = HfApi().create_repo(repository, repo_type="model", exist_ok=True)
         HfApi().upload_folder(
@@ -154,11 +170,11 @@ def _provenance(saved: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, weights: dict[str, Any], config: dict[str, Any]) -> None:
+def _write(path: Path, weights: dict[str, Any], config: dict[str, Any], beside: Path | None = None) -> None:
     content = save({name: value.contiguous() for name, value in weights.items()}, metadata={"format": "pt"})
     checkpoint.write_atomically(path, lambda file: file.write(content))
     text = json.dumps(config, indent=1).encode()
-    checkpoint.write_atomically(path.with_suffix(".json"), lambda file: file.write(text))
+    checkpoint.write_atomically(beside or path.with_suffix(".json"), lambda file: file.write(text))
 
 
 def _arguments(settings: Settings, backbone: nn.Module) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
+import open_clip
 import pytest
 import timm
 import torch
+from PIL import Image
 from rich.console import Console
 from test_train_resume import TINY
 from toy_shards import write_toy_shards
@@ -12,7 +15,7 @@ from toy_shards import write_toy_shards
 from satmip_train import checkpoint
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
-from satmip_train.export import export_backbone, load_backbone
+from satmip_train.export import export_backbone, export_run, load_backbone
 from satmip_train.job import Job
 from satmip_train.plan import plan_run
 from satmip_train.shards import open_dataset
@@ -48,6 +51,60 @@ def test_timm_loads_the_files_and_gives_equal_features(toy, tmp_path, name):
         assert torch.equal(loaded(views), expected)
     assert not loaded.training
     assert expected.shape == (3, config["features"])
+
+
+OPEN_CLIP = {
+    "vit": {},
+    "vit of another shape": {
+        "backbone_args": {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 3},
+        "objective": "satmip", "metadata_loss": "siglip", "embed_dim": 12,
+    },
+    "resnet": {"backbone": "resnet10t", "backbone_args": {}, "view_size": 32},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPEN_CLIP)
+def test_open_clip_loads_both_encoders_and_gives_equal_embeddings(toy, tmp_path, name):
+    plan = plan_run(Settings(**{**TINY, **OPEN_CLIP[name]}), toy, Job(torch.device("cpu")))
+    state = build_state(plan)
+    save(plan, state, tmp_path)
+    assert {"open_clip_model.safetensors", "open_clip_config.json"} <= {p.name for p in export_run(tmp_path, open_clip=True)}
+    model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
+    model.eval().text.use_pad_mask = True
+    objective = state.objective.eval()
+    reader = plan.decoder.captions
+    texts = ["gsd: [0.5, 0.5], timestamp: 2015-01-08T02:13:00Z", "gsd: [1.4, 1.4]"]
+    tokens = torch.from_numpy(np.stack([reader.tokens(text) for text in texts]))
+    tokenize = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
+    assert torch.equal(tokenize(texts), tokens)
+    views = torch.randn(3, 3, plan.settings.view_size, plan.settings.view_size)
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode_image(views), objective.matching.image_projection(objective.backbone(views)))
+        expected = objective.matching.metadata_projection(objective.metadata_encoder({"tokens": tokens}))
+        torch.testing.assert_close(model.encode_text(tokens), expected)
+        assert torch.equal(model.logit_scale, objective.matching.logit_scale)
+        if objective.matching.logit_bias is not None:
+            assert torch.equal(model.logit_bias, objective.matching.logit_bias)
+    chip = Image.fromarray(np.arange(24 * 24 * 3, dtype=np.uint8).reshape(24, 24, 3))
+    assert preprocess(chip).shape == views.shape[1:]
+    assert (model.visual.preprocess_cfg["mean"], model.visual.preprocess_cfg["std"]) == (list(toy.mean), list(toy.std))
+    assert "model.text.use_pad_mask = True" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": "simclr"}, "must have encoders of images and of captions"),
+        ({"metadata_encoder": "tabular"}, "must have encoders of images and of captions"),
+        ({"backbone_args": {**TINY["backbone_args"], "init_values": 1e-5}}, "this one has other parts"),
+        ({"backbone": "resnet10t", "backbone_args": {"drop_rate": 0.1}, "view_size": 32}, "makes resnet10t without arguments"),
+    ],
+)
+def test_what_is_no_model_of_open_clip_is_refused_with_advice(toy, tmp_path, changes, message):
+    plan = plan_run(Settings(**{**TINY, **changes}), toy, Job(torch.device("cpu")))
+    save(plan, build_state(plan), tmp_path)
+    with pytest.raises(UsageError, match=rf"{message}.*Export it without\s+--open-clip: timm loads"):
+        export_run(tmp_path, open_clip=True)
 
 
 def test_the_config_says_what_an_evaluation_needs(toy, tmp_path):

@@ -10,6 +10,8 @@ from toy_shards import write_toy_shards
 
 from satmip_train.cli import main
 from satmip_train.config import Settings
+from satmip_train.dry_run import Estimate
+from satmip_train.resident import DataPath
 
 ARGUMENTS = [
     part
@@ -48,6 +50,7 @@ def test_it_trains_as_typed_says_when_it_is_finished_and_exports(call, toy, tmp_
     (run / "backbone.safetensors").unlink()
     (run / "curves.png").unlink()
     assert "backbone.safetensors" in call("export", run).output
+    assert "open_clip_model.safetensors" in call("export", run, "--open-clip").output
     assert "curves.png" in call("curves", run).output
     assert (run / "backbone.safetensors").exists()
     assert (run / "curves.png").exists()
@@ -57,7 +60,17 @@ def test_a_dry_run_writes_nothing(call, toy, tmp_path):
     output = call("--shards", toy, *ARGUMENTS, "--dry-run").output
     assert "Peak memory" in output
     assert "samples/s" in output
+    assert "Data: resident: the split is" in output
+    assert "Data: stream: asked for." in call("--shards", toy, *ARGUMENTS, "--dry-run", "--data", "stream").output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_rate_that_is_told_is_that_of_what_takes_longer():
+    def seconds(resident, workers):
+        return Estimate(1.0, 1.0, 6.0, 2.0, 1, DataPath(resident, "")).seconds(workers)
+
+    assert [seconds(False, workers) for workers in (0, 1, 2, 3, 4)] == [6, 6, 3, 2, 2]
+    assert seconds(True, 1) == 2
 
 
 def test_every_setting_is_an_option_with_its_description(call):

@@ -57,6 +57,7 @@ def test_settings_are_shown_in_groups_with_what_differs_from_the_recipe(toy):
     assert "metadata_encoder tabular (not text)" in text
     assert "objective satmips ·" in text
     assert "text_layers" not in text
+    assert "First weights random Parameters" in text
     assert "Chance loss 4.7875 = loss_metadata 2.0794, loss_views 2.7081" in text
     assert max(map(len, output.getvalue().splitlines())) <= 120
     assert '"' not in text
