@@ -25,6 +25,12 @@ def test_a_recipe_of_the_paper_has_what_all_its_experiments_share(name: str) -> 
     assert (settings.backbone, settings.backbone_args) == ("vit_small_patch16_224", {"num_heads": 12})
     assert (settings.lr_base, settings.weight_decay) == RATES[settings.objective.split("-")[0]]
     assert (settings.beta1, settings.beta2, settings.adam_eps) == (0.9, 0.98, 1e-8)
+    assert (settings.text_layers, settings.text_width, settings.text_heads) == (3, 512, 8)
+    assert (settings.tabular_layers, settings.tabular_width, settings.tabular_heads) == (3, 192, 8)
+    assert (settings.embed_dim, settings.ssl_hidden, settings.ssl_dim, settings.temperature) == (512, 4096, 256, 0.1)
+    assert (settings.optimizer, settings.wd_policy, settings.lr_start, settings.lr_end) == ("adamw", "slip", 1e-6, 1e-5)
+    assert (settings.negatives, settings.loss_gather, settings.metadata_loss) == ("both", "exact", "clip")
+    assert (settings.split, settings.knn_every, settings.max_steps, settings.micro_batch) == ("train", 0, None, None)
     assert not settings.mask_same_place
     assert settings.metadata_mask == 0
     assert settings.epochs in (25, 50, 100, 200)
@@ -60,8 +66,39 @@ def test_every_table_has_its_rows() -> None:
     assert encoders == {(o, e, n) for o in ("satmip", "satmips") for e in ("text", "tabular") for n in (25, 200)}
 
 
+THREE = data_fields.DEFAULT_FIELDS
+TABULAR, SHORT, HPT = {"metadata_encoder": "tabular"}, {"epochs": 25}, {"init": "slip_small_100ep.pt"}
+FIELDS_OF_TABLE_5 = {
+    "gsd": ("gsd",), "time": ("timestamp",), "loc": ("location",), "gsd-time": ("gsd", "timestamp"), "gsd-loc": ("gsd", "location"),
+    "time-loc": ("timestamp", "location"), "gsd-time-loc": THREE, "all": fields.FIELDS,
+    "angles": ("target_azimuth_angle", "sun_azimuth_angle", "sun_elevation_angle", "off_nadir_angle"),
+}  # fmt: skip
+ROWS: dict[str, tuple[str, dict[str, object]]] = {
+    **{f"fig3-{o}-{n}": (o, {"epochs": n}) for o in RATES for n in (25, 50, 100, 200)},
+    **{f"table4-{o}": (o, HPT) for o in RATES},
+    "table5": ("satmip", {**TABULAR, **SHORT}),
+    **{f"table5-{row}": ("satmip", {**TABULAR, **SHORT, "fields": names}) for row, names in FIELDS_OF_TABLE_5.items()},
+    **{f"table6-{o}": (o, SHORT) for o in RATES},
+    "table6-satmip-crop": ("satmip", {**SHORT, "policy": "crop"}),
+    "table6-satmips-decoupled": ("satmips", {**SHORT, "coupled": False}),
+    **{f"tableS4-lambda-{weight:g}": ("satmips", {**SHORT, "simclr_weight": weight}) for weight in (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)},
+    **{f"tableS5-{o}-{e}": (o, {"metadata_encoder": e}) for o in ("satmip", "satmips") for e in ("text", "tabular")},
+    **{f"tableS6-{o}-{e}-25": (o, {**SHORT, "metadata_encoder": e}) for o in ("satmip", "satmips") for e in ("text", "tabular")},
+}
+"""Every row of the paper's experiments: its objective's recipe, and what differs (sections 4.5 to 4.7, supplement B, G; poster)."""
+
+
+def test_every_experiment_is_its_objectives_recipe_and_what_its_row_says() -> None:
+    assert {f"paper/{name}" for name in ROWS} == set(experiment_names())
+    for name, (objective, differs) in ROWS.items():
+        known = {} if objective == "simclr" else {"fields": THREE}
+        assert resolve(f"paper/{name}", {}) == resolve(objective, {**known, **differs}), name
+
+
 def test_a_recipe_says_only_what_differs(tmp_path: Path) -> None:
-    assert load_recipe("paper/table6-satmips-decoupled") == {**load_recipe("satmips"), "epochs": 25, "coupled": False}
+    assert load_recipe("paper/table6-satmips-decoupled") == {
+        **load_recipe("satmips"), "fields": list(data_fields.DEFAULT_FIELDS), "epochs": 25, "coupled": False,
+    }  # fmt: skip
     assert resolve("paper/fig3-satmip-50", {"epochs": 3}).epochs == 3
 
 
