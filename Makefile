@@ -1,6 +1,6 @@
 # make demo   the whole path on a small made-up world, about 10 minutes on two cores
 # make test   every test
-# make bench  the benchmarks that need no GPU, small; the sizes of docs/benchmarks.md are each script's own defaults
+# make bench  the benchmarks that need no GPU, small, about 15 minutes on two cores; what is larger is in docs/benchmarks.md
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
@@ -28,14 +28,13 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2
 
-# One thread each, so that rates are those of a core; real file sizes where SATMIP_REAL_DATA names the data.
-bench: export OMP_NUM_THREADS = 1
-bench: $(STAMP)
-	$(BIN)/python tests/benchmarks/index_100k.py --records 10000
-	$(BIN)/python tests/benchmarks/pack.py
-	$(BIN)/python tests/benchmarks/stream.py
-	$(BIN)/python tests/benchmarks/probes.py --scale 0.1 --seconds 20
-	$(BIN)/python tests/benchmarks/decoders.py
+# With what is measured beside; real file sizes where SATMIP_REAL_DATA names the data.
+$(VENV)/.bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet -e ".[bench,fast]"
+	touch $@
+
+bench: $(VENV)/.bench
+	$(BIN)/python tests/benchmarks/run.py --out $(OUT)/bench
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/run.py [--out out/bench] [--only pack,stream]
 
-Prints the machine once, then each table with its targets. The rows of these tables come as JSON into the folder,
-one file a script; what each printed comes beside it. The true sizes are the scripts' own options, see docs/benchmarks.md.
+Prints the machine once, then each table with its targets. The rows of each script come into the folder as JSON, and what it printed
+beside them. The true sizes are the scripts' own options, see docs/benchmarks.md.
 """
 
 import argparse
@@ -21,9 +21,9 @@ PARTS = {
     "decoders": ("--rounds", "3"),
     "stream": ("--rounds", "3"),
     "memory": (),
-    "main_process": ("--records", "5000"),
+    "main_process": ("--records", "5000", "--rounds", "3"),
     "steps": ("--batch", "4", "--rounds", "3"),
-    "probes": ("--scale", "0.1", "--seconds", "20"),
+    "probes": ("--scale", "0.1"),
 }
 """Script -> its options, by which all together take about 15 minutes on two quiet cores."""
 
@@ -31,12 +31,15 @@ PACKAGES = (
     "numpy",
     "pillow",
     "simplejpeg",
+    "turbojpeg",
+    "pyvips",
     "opencv-python-headless",
     "orjson",
     "torch",
     "webdataset",
     "open_clip_torch",
     "scikit-learn",
+    "faiss-cpu",
 )
 
 
