@@ -30,7 +30,7 @@ _STREAM = "[reading shards](benchmarks.md#reading-shards-in-training)"
 
 NUMBERS = {
     "index": Number(0.30, "ms of a core a record", "measured", f"{_INDEX}: 1 worker, 30 s of CPU time"),
-    "main": Number(0.188, "ms of the main process a sample", "measured", f"{_MAIN}: last row"),
+    "main": Number(0.174, "ms of the main process a sample", "measured", f"{_MAIN}: last row"),
     "base": Number(170, "MB, libraries of the main process", "measured", f"{_INDEX}: below the table"),
     "sample": Number(3.9, "kB of the main process a sample", "measured", f"{_INDEX}: below the table"),
     "plan": Number(1.5, "kB of JSON a sample, over which the plan's hash goes", "measured", f"{_INDEX}: below the table"),
