@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 import gpu_report
-from gpu_levers import LEVERS
+import gpu_views
+import torch
+from gpu_levers import LEVERS, views_in_fewer_passes
 from gpu_profile import busy, kind_of
+from test_augment import images
 
+from satmip_train import augment, colour
 from satmip_train.config import Settings
 
 
@@ -59,7 +64,8 @@ def test_kernels_are_told_apart_by_name() -> None:
         "fmha_cutlassB_bf16_aligned": "attention",
         "nvjet_hsh_128x256_64x4": "matrix products",
         "sm90_xmma_gemm_bf16": "matrix products",
-        "triton_per_fused_native_layer_norm_0": "pointwise and sums",
+        "triton_per_fused__to_copy_addmm_native_layer_norm_0": "pointwise and sums",
+        "void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<float>>": "pointwise and sums",
         "Memcpy HtoD (Pinned -> Device)": "copies",
         "multi_tensor_apply_kernel<FusedAdamMathFunctor>": "optimizer",
     }
@@ -69,6 +75,17 @@ def test_kernels_are_told_apart_by_name() -> None:
 def test_time_in_which_kernels_overlap_counts_once() -> None:
     assert busy([(5, 7), (0, 2), (1, 3), (1.5, 1.6), (7, 8)]) == pytest.approx(6)
     assert busy([]) == 0
+
+
+def test_views_in_fewer_passes_are_the_same() -> None:
+    policy = replace(augment.policy("simclr-sat", 40), hue=0.5, contrast=1.0, saturation=1.0)
+    params = augment.draw(policy, 120, torch.Generator().manual_seed(0), (50, 50))
+    assert len({tuple(order) for order in params.order.tolist()}) == 24
+    x = images(120, 50, 50)
+    expected = augment.batched(x, params, policy)
+    with views_in_fewer_passes():
+        assert (colour.jitter, colour.blur) == (gpu_views.jitter, gpu_views.blur)
+        torch.testing.assert_close(augment.batched(x, params, policy), expected, atol=2e-5, rtol=0)
 
 
 def test_levers_change_settings_that_there_are() -> None:

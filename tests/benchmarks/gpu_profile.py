@@ -19,6 +19,8 @@ KINDS = {
 
 def kind_of(name: str) -> str:
     """Return the kind of a kernel (of an operation, on a CPU) by its name."""
+    if re.match(r"triton_(poi|red|per|for)", name):  # the compiler's, named after all that it fused
+        return "pointwise and sums"
     return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name.lower())), "pointwise and sums")
 
 
