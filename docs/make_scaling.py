@@ -26,13 +26,14 @@ _INDEX = "[indexing](benchmarks.md#indexing-and-planning-100000-records)"
 _MAIN = "[main process](benchmarks.md#the-main-process-of-a-build)"
 _STEPS = "[steps](benchmarks.md#steps-beside-simclrs)"
 _PACK = "[packing](benchmarks.md#packing-chips-and-rewriting-captions)"
+_MEMORY = "[memory](benchmarks.md#memory-as-the-data-grows)"
 _STREAM = "[reading shards](benchmarks.md#reading-shards-in-training)"
 
 NUMBERS = {
-    "index": Number(0.30, "ms of a core a record", "measured", f"{_INDEX}: 1 worker, 30 s of CPU time"),
+    "index": Number(0.089, "ms of a core a record", "measured", f"{_INDEX}: finds and indexes"),
     "main": Number(0.174, "ms of the main process a sample", "measured", f"{_MAIN}: last row"),
-    "base": Number(170, "MB, libraries of the main process", "measured", f"{_INDEX}: below the table"),
-    "sample": Number(3.9, "kB of the main process a sample", "measured", f"{_INDEX}: below the table"),
+    "base": Number(143, "MB, libraries of the main process", "measured", f"{_INDEX}: below the table"),
+    "sample": Number(5.3, "kB of the main process a sample", "measured", f"{_MEMORY}: a build, slope"),
     "plan": Number(1.5, "kB of JSON a sample, over which the plan's hash goes", "measured", f"{_INDEX}: below the table"),
     "pack": Number(133.6, "JPEG chips/s of a core", "measured", f"{_PACK}: with all that packing adds"),
     "mix": Number(0.86, "MB a JPEG of the mix that was packed", "measured", f"{_PACK}: 129 MB, 150 files"),
@@ -41,7 +42,7 @@ NUMBERS = {
     "gets": Number(2.15, "requests to read a sample", "computed", "a record, an image; two more for the 7.4 % of files over 1 MB"),
     "entry": Number(0.42, "kB a shard in `dataset.json`", "computed", "its form"),
     "stream": Number(2065, "samples/s decoded by a core", "measured", f"{_STREAM}: first row"),
-    "member": Number(0.9, "kB of each reading process a sample", "measured", f"{_STREAM}: memory of an epoch, slope"),
+    "member": Number(0.14, "kB of each reading process a sample", "measured", f"{_MEMORY}: a stream, slope"),
     "parameters": Number(
         76.3e6, "parameters of SatMIPS", "measured", f"{_STEPS}: weights, gradients and averages of SatMIPS / 16 bytes"
     ),

@@ -213,8 +213,8 @@ def _decode(reader: ShardReader, index: int) -> npt.NDArray[np.uint8]:
 def _pixels(shape: tuple[int, ...]) -> torch.Tensor:
     """Return bytes to be filled.
 
-    A worker takes them from the memory that it shares with the main process, to which they go in any case: on its own heap, large
-    batches between small tables of new shards would make it grow with every shard.
+    A worker takes them from the memory that it shares with the main process, to which they go in any case: filled on its own heap,
+    they were seen to make it grow with the shards that it opens.
     """
     if get_worker_info() is None:
         return torch.empty(shape, dtype=torch.uint8)
