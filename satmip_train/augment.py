@@ -79,10 +79,11 @@ class Params:
         return Params(**{field.name: to_device(getattr(self, field.name), target) for field in fields(self)})
 
 
-def policy(name: Literal["simclr-sat", "crop", "moco-v2"], view_size: int) -> Policy:
+def policy(name: Literal["simclr-sat", "crop", "moco-v2"], view_size: int, jitter: float = 1.0) -> Policy:
     """Return a policy of the paper (supplement B; table 6 compares its two), or MoCo-v2's, for views of `view_size` pixels.
 
-    The strengths of jitter and blur are not printed in the paper; they are those of SLIP, whose code the authors used.
+    The strengths of jitter and blur are not printed in the paper; they are those of SLIP, whose code the authors used. `jitter`
+    multiplies those of the jitter, hue up to 0.5.
 
     Raises:
         ValueError: there is no such policy.
@@ -97,10 +98,10 @@ def policy(name: Literal["simclr-sat", "crop", "moco-v2"], view_size: int) -> Po
         view_size,
         scale=(0.2, 1.0),
         jitter_p=0.8,
-        brightness=0.4,
-        contrast=0.4,
-        saturation=0.4,
-        hue=0.1,
+        brightness=0.4 * jitter,
+        contrast=0.4 * jitter,
+        saturation=0.4 * jitter,
+        hue=0.1 * jitter,
         gray_p=0.2,
         blur_p=0.5,
         sigma=(0.1 * pixel, 2.0 * pixel),

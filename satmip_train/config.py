@@ -74,6 +74,8 @@ class Settings(BaseModel):
     )
     text_tune: bool = Field(False, description="train the pretrained sentence encoder too, instead of keeping it frozen")
     metadata_mask: float = Field(0.0, ge=0, lt=1, description="share of the metadata fields hidden at random in each step")
+    tabular_final_norm: bool = Field(False, description="end the FT-Transformer with a layer norm")
+    projection_bias: bool = Field(False, description="give the metadata-image projections a bias")
 
     coupled: bool = Field(True, description="SatMIPS: share one view between the two objectives (paper, section 3.2)")
     simclr_weight: float = Field(1.0, ge=0, description="SatMIPS: lambda, the weight of the image-image loss (paper, eq. 4)")
@@ -96,6 +98,7 @@ class Settings(BaseModel):
     policy: Literal["simclr-sat", "crop", "moco-v2"] = Field(
         "simclr-sat", description="augmentation policy (supplement B); moco-v2: simclr-sat without vertical flips and rotations"
     )
+    jitter: float = Field(1.0, ge=0, le=5, description="strength of the colour jitter, times SLIP's 0.4, 0.4, 0.4 and 0.1 (hue)")
 
     epochs: float = Field(200, gt=0, description="passes over the split")
     max_steps: int | None = Field(None, ge=1, description="stop after so many steps; the schedule still spans the epochs")

@@ -5,10 +5,12 @@ from collections import OrderedDict
 from torch import nn
 
 
-def linear_projection(width: int, embed_dim: int) -> nn.Linear:
-    """Return the projection head of the metadata-image loss: (B, width) -> (B, embed_dim), without bias, deviation width^-0.5."""
-    projection = nn.Linear(width, embed_dim, bias=False)
+def linear_projection(width: int, embed_dim: int, bias: bool = False) -> nn.Linear:
+    """Return the projection head of the metadata-image loss, of deviation width^-0.5, its bias 0: (B, width) -> (B, embed_dim)."""
+    projection = nn.Linear(width, embed_dim, bias=bias)
     nn.init.normal_(projection.weight, std=width**-0.5)
+    if bias:
+        nn.init.zeros_(projection.bias)
     return projection
 
 

@@ -23,8 +23,8 @@ class MetadataImageMatching(nn.Module):
     def __init__(self, image_width: int, metadata_width: int, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        self.image_projection = linear_projection(image_width, settings.embed_dim)
-        self.metadata_projection = linear_projection(metadata_width, settings.embed_dim)
+        self.image_projection = linear_projection(image_width, settings.embed_dim, settings.projection_bias)
+        self.metadata_projection = linear_projection(metadata_width, settings.embed_dim, settings.projection_bias)
         siglip = settings.metadata_loss == "siglip"
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if siglip else 1 / 0.07)))
         self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if siglip else None

@@ -197,6 +197,7 @@ class TabularEncoder(nn.Module):
             ffn_dropout=settings.tabular_ffn_dropout,
             residual_dropout=0.0,
         )
+        self.norm = nn.LayerNorm(self.width) if settings.tabular_final_norm else nn.Identity()
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the features of the metadata of a batch. Keys without a chosen column are not read.
@@ -209,7 +210,7 @@ class TabularEncoder(nn.Module):
         """
         numeric = torch.where(batch["mask"], batch["numeric"], 0.0) if "numeric" in self.batch_keys else None
         categorical = batch["categorical"] if "categorical" in self.batch_keys else None
-        features: Tensor = self.transformer(numeric, categorical)
+        features: Tensor = self.norm(self.transformer(numeric, categorical))
         return features
 
     def no_weight_decay(self) -> set[str]:

@@ -40,6 +40,11 @@ def to_open_clip(
             "an open_clip model must have encoders of images and of captions, however: this run is of "
             f"{settings.objective=} and {settings.metadata_encoder=}. Export it without --open-clip: timm loads its backbone"
         )
+    if settings.projection_bias:
+        raise UsageError(
+            "open_clip's projections have no bias, however: settings.projection_bias=True. Export it without --open-clip: timm "
+            "loads its backbone"
+        )
     vision, image = _vit(backbone) if isinstance(backbone, VisionTransformer) else _trunk(settings, backbone)
     text = {name.removeprefix(_TEXT): value for name, value in model.items() if name.startswith(_TEXT)}
     projections = {side: model[f"matching.{side}_projection.weight"] for side in ("image", "metadata")}

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pyproj import Geod
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from satmip_train import checkpoint
@@ -192,8 +192,8 @@ def retrieve(runs: Sequence[Path], dataset: Dataset, split: str, running: Runnin
     }
 
 
-def load_projections(run: Path) -> tuple[Tensor, Tensor]:
-    """Return the matrices that bring images and metadata into their common space. Shape: (embed_dim, width of the features) each.
+def load_projections(run: Path) -> tuple[nn.Linear, nn.Linear]:
+    """Return what brings images and metadata into their common space. Shape: (N, width of the features) -> (N, embed_dim) each.
 
     Raises:
         UsageError: the run has no checkpoint, or its objective has no projections.
@@ -206,12 +206,20 @@ def load_projections(run: Path) -> tuple[Tensor, Tensor]:
             f"retrieval needs the projections of images and metadata, however: {run} has none ({objective=}). "
             "Pass runs of satmip or satmips, with their last.pt"
         )
-    return saved["model"][names[0]], saved["model"][names[1]]
+    one, two = (_linear(saved["model"], name.removesuffix(".weight")) for name in names)
+    return one, two
+
+
+def _linear(weights: dict[str, Tensor], name: str) -> nn.Linear:
+    weight, bias = weights[f"{name}.weight"].float(), weights.get(f"{name}.bias")
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None).requires_grad_(False)
+    layer.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias.float()})
+    return layer
 
 
 def _embeddings(
     model: Model,
-    projections: tuple[Tensor, Tensor],
+    projections: tuple[nn.Linear, nn.Linear],
     dataset: Dataset,
     split: str,
     running: Running,
@@ -221,7 +229,7 @@ def _embeddings(
     running = replace(running, progress=lambda samples: progress(model.name, samples))
     image, metadata = image_features(model, dataset, split, running), metadata_features_of(model, dataset, split, running)
     found = [
-        torch.from_numpy(part.vectors).to(running.device) @ projection.float().to(running.device).mT
+        projection.to(running.device)(torch.from_numpy(part.vectors).to(running.device))
         for part, projection in zip((image, metadata), projections, strict=True)
     ]
     return found[0], found[1]

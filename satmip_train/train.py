@@ -145,7 +145,7 @@ class Step:
 
     def __init__(self, plan: Plan, state: State) -> None:
         self._plan, self._state = plan, state
-        self._policy = augment.policy(plan.settings.policy, plan.settings.view_size)
+        self._policy = augment.policy(plan.settings.policy, plan.settings.view_size, plan.settings.jitter)
         self._mean, self._std = (torch.tensor(v, device=plan.job.device) for v in (plan.dataset.mean, plan.dataset.std))
         self._autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision)
         # On a CPU the views are made one by one, and there is nothing to fuse.

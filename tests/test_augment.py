@@ -286,3 +286,13 @@ def test_the_policy_of_moco_v2_neither_flips_vertically_nor_rotates() -> None:
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(ValueError, match=r"simclr-sat, moco-v2 or crop, however: name='auto'"):
         augment.policy("auto", 224)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5, 2.0])
+def test_the_jitter_is_as_strong_as_asked_for(jitter: float) -> None:
+    policy = augment.policy("simclr-sat", 32, jitter)
+    drawn = augment.draw(policy, 4000, torch.Generator().manual_seed(0), (32, 32))
+    for factor in (drawn.brightness, drawn.contrast, drawn.saturation):
+        assert factor.min().item() == pytest.approx(max(1 - 0.4 * jitter, 0), abs=0.01)
+        assert factor.max().item() == pytest.approx(1 + 0.4 * jitter, abs=0.01)
+    assert drawn.hue.abs().max().item() == pytest.approx(0.1 * jitter, abs=0.01)

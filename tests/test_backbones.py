@@ -28,6 +28,7 @@ def test_the_papers_ssl_head_has_19_4_million_parameters_and_two_hidden_layers()
 
 def test_linear_projection_has_no_bias_and_deviation_width_to_the_minus_a_half() -> None:
     torch.manual_seed(0)
+    assert torch.equal(linear_projection(4, 3, bias=True).bias, torch.zeros(3))
     projection = linear_projection(400, 512)
     assert projection.bias is None
     assert projection.weight.shape == (512, 400)

@@ -97,6 +97,7 @@ def test_open_clip_loads_both_encoders_and_gives_equal_embeddings(toy, tmp_path,
         ({"objective": "simclr"}, "must have encoders of images and of captions"),
         ({"metadata_encoder": "tabular"}, "must have encoders of images and of captions"),
         ({"backbone_args": {**TINY["backbone_args"], "init_values": 1e-5}}, "this one has other parts"),
+        ({"projection_bias": True}, "open_clip's projections have no bias"),
         ({"backbone": "resnet10t", "backbone_args": {"drop_rate": 0.1}, "view_size": 32}, "makes resnet10t without arguments"),
     ],
 )

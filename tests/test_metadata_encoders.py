@@ -222,3 +222,15 @@ def test_the_settings_choose_the_encoder() -> None:
     tabular = create_metadata_encoder(tiny_settings(metadata_encoder="tabular"), SHAPE)
     assert (type(text), type(tabular)) == (TextEncoder, TabularEncoder)
     assert text.batch_keys == {"tokens"}
+
+
+def test_the_ft_transformer_ends_with_a_norm_on_demand() -> None:
+    torch.manual_seed(0)
+    plain = TabularEncoder(tiny_settings(metadata_encoder="tabular"), SHAPE).eval()
+    normed = TabularEncoder(tiny_settings(metadata_encoder="tabular", tabular_final_norm=True), SHAPE).eval()
+    normed.transformer.load_state_dict(plain.transformer.state_dict())
+    batch = {
+        "numeric": torch.randn(5, SHAPE.numeric), "mask": torch.ones(5, SHAPE.numeric, dtype=torch.bool),
+        "categorical": torch.zeros(5, len(SHAPE.cardinalities), dtype=torch.int64),
+    }  # fmt: skip
+    torch.testing.assert_close(normed(batch), torch.nn.functional.layer_norm(plain(batch), (plain.width,)))

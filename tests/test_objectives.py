@@ -201,3 +201,9 @@ def test_a_few_steps_on_one_batch_beat_chance_by_far(variant: dict[str, Any]) ->
 def test_siglip_does_not_go_with_slips_gather() -> None:
     with pytest.raises(ValueError, match="loss_gather must be exact with metadata_loss siglip"):
         tiny_settings(metadata_loss="siglip", loss_gather="slip")
+
+
+def test_projections_have_a_bias_on_demand() -> None:
+    for bias in (False, True):
+        names = dict(build_objective(tiny_settings(objective="satmip", projection_bias=bias), SHAPE).named_parameters())
+        assert [f"matching.{side}_projection.bias" in names for side in ("image", "metadata")] == [bias, bias]

@@ -68,7 +68,8 @@ def test_tokens_are_cut_to_the_longest_of_the_batch(toy):
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
 def test_both_paths_train_to_the_same_weights_and_either_goes_on_from_the_other(toy, tmp_path, objective):
     def run(name, **changes):
-        settings = Settings(**{**TINY, "objective": objective, "geo_clusters": 3, "queue_length": 20, "epochs": 2, "log_every": 4, **changes})
+        short = {"geo_clusters": 3, "queue_length": 20, "epochs": 2, "log_every": 4}
+        settings = Settings(**{**TINY, "objective": objective, **short, **changes})
         assert train(settings, toy, tmp_path / name, CPU, Console(quiet=True)) == 0
 
     run("stream", data="stream")

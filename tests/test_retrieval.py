@@ -133,6 +133,19 @@ def test_the_command_is_the_plain_loop(world: Path, tmp_path: Path) -> None:
     assert result["test"]["samples"] == 20
 
 
+def test_projections_keep_their_bias_where_they_have_one(world: Path, tmp_path: Path) -> None:
+    saved = checkpoint.load(world / "satmip")
+    assert saved is not None
+    plain = retrieval.load_projections(world / "satmip")
+    assert [layer.bias for layer in plain] == [None, None]
+    for side, value in (("image", 2.0), ("metadata", 3.0)):
+        saved["model"][f"matching.{side}_projection.bias"] = torch.full((plain[0].out_features,), value)
+    checkpoint.save(tmp_path, saved)
+    for before, after, value in zip(plain, retrieval.load_projections(tmp_path), (2.0, 3.0), strict=True):
+        vectors = torch.randn(4, before.in_features)
+        torch.testing.assert_close(after(vectors), before(vectors) + value)
+
+
 def test_a_run_without_projections_is_refused(world: Path, tmp_path: Path) -> None:
     got = call("retrieve", world / "simclr", "--shards", world / "shards", "--out", tmp_path, *COMMON)
     assert got.exit_code == 1
