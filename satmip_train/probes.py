@@ -116,7 +116,7 @@ def neighbours(
     if not 1 <= k <= len(train):
         raise ValueError(f"k must be in 1..{len(train)}, the number of train features, however: {k=}")
     x, queries = _finite(train, "train", device), _finite(test, "test", device)
-    bank = [_factor(F.normalize(F.pad(part, (0, 0, 0, _BLOCK - len(part))), dim=1)) for part in x.split(_BLOCK)]
+    bank = [_factor(F.normalize(F.pad(part, (0, 0, 0, _BLOCK - len(part))), dim=1)) for part in _split(x, _BLOCK)]
     held = x.new_empty(_QUERIES, min(len(bank) * _BLOCK, _SPAN))
     found = [torch.empty(0, k, dtype=torch.int64, device=x.device)]
     for start in range(0, len(queries), _QUERIES):
@@ -307,8 +307,12 @@ def _all_logits(x: Tensor, weights: Tensor) -> npt.NDArray[np.float64]:
     return torch.cat([_logits(part.double(), weights) for part in _parts(x)], 1).cpu().numpy()
 
 
-def _parts(x: Tensor) -> tuple[Tensor, ...]:
-    return x.split(_ROWS.get(x.device.type, 1 << 16))
+def _parts(x: Tensor) -> list[Tensor]:
+    return _split(x, _ROWS.get(x.device.type, 1 << 16))
+
+
+def _split(x: Tensor, rows: int) -> list[Tensor]:
+    return [x[start : start + rows] for start in range(0, max(len(x), 1), rows)]  # of no rows one part without any
 
 
 def _finite(features: Features, name: str, device: torch.device | str) -> Tensor:
@@ -321,7 +325,7 @@ def _finite(features: Features, name: str, device: torch.device | str) -> Tensor
 
 def _factor(x: Tensor) -> Tensor:
     """Return the same in the layout of oneDNN on a CPU, as its products are up to twice as fast there as those of BLAS."""
-    return x.to_mkldnn() if x.device.type == "cpu" and torch.backends.mkldnn.is_available() else x
+    return x.to_mkldnn() if x.device.type == "cpu" and torch.backends.mkldnn.is_available() else x  # type: ignore[no-untyped-call]
 
 
 def _search(queries: Tensor, bank: Sequence[Tensor], size: int, held: Tensor, k: int) -> Tensor:
@@ -338,7 +342,7 @@ def _search(queries: Tensor, bank: Sequence[Tensor], size: int, held: Tensor, k:
             product = F.linear(factor, block)
             similarity = product.to_dense() if product.is_mkldnn else product
             similarity[:, size - (first + place) * _BLOCK :] = -torch.inf  # what fills up the last block
-            maxima.append(similarity.unflatten(1, (-1, _GROUP)).amax(2))
+            maxima.append(similarity.view(len(queries), -1, _GROUP).amax(2))
             held[: len(queries), place * _BLOCK : (place + 1) * _BLOCK] = similarity
         found = _nearest(held[: len(queries)], torch.cat(maxima, 1), first * _BLOCK, k)
         best = torch.cat([best, found], 1)
@@ -355,7 +359,7 @@ def _nearest(similarity: Tensor, maxima: Tensor, start: int, k: int) -> Tensor:
     """
     count, device = maxima.shape[1] * _GROUP, maxima.device
     firsts = torch.arange(start, start + count, _GROUP, device=device).expand(len(maxima), -1)
-    values, firsts = _greatest_groups(similarity[:, :count].unflatten(1, (-1, _GROUP)), maxima, firsts, k)
+    values, firsts = _greatest_groups(similarity[:, :count].view(len(maxima), -1, _GROUP), maxima, firsts, k)
     values = values.reshape(len(maxima), -1, _SUBGROUP)
     firsts = (firsts.unsqueeze(2) + torch.arange(0, _GROUP, _SUBGROUP, device=device)).flatten(1)
     values, firsts = _greatest_groups(values, values.amax(2), firsts, k)
