@@ -30,19 +30,19 @@ _MEMORY = "[memory](benchmarks.md#memory-as-the-data-grows)"
 _STREAM = "[reading shards](benchmarks.md#reading-shards-in-training)"
 
 NUMBERS = {
-    "index": Number(0.089, "ms of a core a record", "measured", f"{_INDEX}: finds and indexes"),
+    "index": Number(0.090, "ms of a core a record", "measured", f"{_INDEX}: finds and indexes"),
     "main": Number(0.174, "ms of the main process a sample", "measured", f"{_MAIN}: last row"),
-    "base": Number(143, "MB, libraries of the main process", "measured", f"{_INDEX}: below the table"),
-    "sample": Number(5.3, "kB of the main process a sample", "measured", f"{_MEMORY}: a build, slope"),
+    "base": Number(142, "MB, libraries of the main process", "measured", f"{_INDEX}: below the table"),
+    "sample": Number(5.4, "kB of the main process a sample", "measured", f"{_MEMORY}: a build, slope"),
     "plan": Number(1.5, "kB of JSON a sample, over which the plan's hash goes", "measured", f"{_INDEX}: below the table"),
-    "pack": Number(133.6, "JPEG chips/s of a core", "measured", f"{_PACK}: with all that packing adds"),
+    "pack": Number(151.6, "JPEG chips/s of a core", "measured", f"{_PACK}: with all that packing adds"),
     "mix": Number(0.86, "MB a JPEG of the mix that was packed", "measured", f"{_PACK}: 129 MB, 150 files"),
     "tiff": Number(100.0, "MB/s of TIFF a core", "guess", "no TIFF was timed"),
     "shard": Number(38.0, "kB a sample in a shard", "measured", f"{_PACK}: made-up chips with noise; real ones are smaller"),
     "gets": Number(2.15, "requests to read a sample", "computed", "a record, an image; two more for the 7.4 % of files over 1 MB"),
     "entry": Number(0.42, "kB a shard in `dataset.json`", "computed", "its form"),
     "stream": Number(2065, "samples/s decoded by a core", "measured", f"{_STREAM}: first row"),
-    "member": Number(0.14, "kB of each reading process a sample", "measured", f"{_MEMORY}: a stream, slope"),
+    "member": Number(0.20, "kB of each reading process a sample", "measured", f"{_MEMORY}: a stream, slope"),
     "parameters": Number(
         76.3e6, "parameters of SatMIPS", "measured", f"{_STEPS}: weights, gradients and averages of SatMIPS / 16 bytes"
     ),
