@@ -26,8 +26,8 @@ _LOAD_OPEN_CLIP = """```python
 import open_clip
 model, preprocess = open_clip.create_model_from_pretrained("local-dir:.")  # or "hf-hub:USER/MODEL"
 tokenize = open_clip.get_tokenizer("local-dir:.")
-model.text.use_pad_mask = True  # captions do not see their padding, for which open_clip's config has no word
-```"""
+"""
+_MASK_PADDING = "model.text.use_pad_mask = True  # captions do not see their padding, for which open_clip's config has no word\n"
 
 
 def model_card(run: Path, saved: Checkpoint, files: list[str]) -> str:
@@ -42,7 +42,7 @@ def model_card(run: Path, saved: Checkpoint, files: list[str]) -> str:
         f"Files: {', '.join(f'`{name}`' for name in files)}.",
         _LOAD,
         *([_LOAD_METADATA] if "metadata.safetensors" in files else []),
-        *([_LOAD_OPEN_CLIP] if "open_clip_model.safetensors" in files else []),
+        *([_load_open_clip(settings)] if "open_clip_model.safetensors" in files else []),
         "## What it was trained on",
         _table(
             {
@@ -61,6 +61,11 @@ def model_card(run: Path, saved: Checkpoint, files: list[str]) -> str:
         _table({name: value for name, value in settings.items() if value is not None}),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _load_open_clip(settings: dict[str, Any]) -> str:
+    # Settings of checkpoints from before this one do not hold it.
+    return f"{_LOAD_OPEN_CLIP}{'' if settings.get('text_attend_padding') else _MASK_PADDING}```"
 
 
 def _metrics(run: Path) -> str:

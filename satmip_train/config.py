@@ -76,6 +76,12 @@ class Settings(BaseModel):
     metadata_mask: float = Field(0.0, ge=0, lt=1, description="share of the metadata fields hidden at random in each step")
     tabular_final_norm: bool = Field(False, description="end the FT-Transformer with a layer norm")
     projection_bias: bool = Field(False, description="give the metadata-image projections a bias")
+    text_pool: Literal["start", "end"] = Field(
+        "start", description="token at which the textual metadata encoder is read: the first, or the last, as CLIP does"
+    )
+    text_attend_padding: bool = Field(
+        False, description="let the tokens of a caption attend to its padding too, always to the length of the longest caption"
+    )
 
     coupled: bool = Field(True, description="SatMIPS: share one view between the two objectives (paper, section 3.2)")
     simclr_weight: float = Field(1.0, ge=0, description="SatMIPS: lambda, the weight of the image-image loss (paper, eq. 4)")
@@ -93,6 +99,9 @@ class Settings(BaseModel):
     geo_weight: float = Field(1.0, ge=0, description="Geo: weight of the loss of predicting the cluster")
     queue_length: int = Field(65_536, ge=1, description="MoCo: keys of earlier steps that are negatives")
     key_momentum: float = Field(0.999, ge=0, le=1, description="MoCo: share of itself that the key encoder keeps in a step")
+    geo_input: Literal["projection", "features"] = Field(
+        "projection", description="Geo: what the cluster is predicted from: the projection after a ReLU, or the backbone's features"
+    )
 
     view_size: int = Field(224, ge=16, description="side of a view in pixels")
     policy: Literal["simclr-sat", "crop", "moco-v2"] = Field(

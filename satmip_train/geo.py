@@ -13,7 +13,7 @@ from satmip_train.places import Space, cluster_centres
 
 
 class GeoClassifier(nn.Module):
-    """Predicts the cluster of locations in which an image lies, from its projection: ReLU and a linear layer."""
+    """Predicts the cluster of locations of an image: a linear layer on its features, or on the ReLU of its projection."""
 
     centres: Tensor | None
     """The clusters' centres in the space of `geo_space`, (clusters, 2 or 3); None before `fit`. Saved with the weights."""
@@ -21,7 +21,9 @@ class GeoClassifier(nn.Module):
     def __init__(self, width: int, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        self.head = nn.Sequential(nn.ReLU(), nn.Linear(width, settings.geo_clusters))
+        # A projection ends with a linear layer, to which another one alone would add nothing.
+        first = nn.ReLU() if settings.geo_input == "projection" else nn.Identity()
+        self.head = nn.Sequential(first, nn.Linear(width, settings.geo_clusters))
         self.register_buffer("centres", None)
 
     def fit(self, locations: npt.NDArray[np.float64]) -> None:
@@ -44,9 +46,9 @@ class GeoClassifier(nn.Module):
         distances = torch.cdist(_points(location, self.settings.geo_space), self.centres, compute_mode=_EXACT)
         return distances.argmin(dim=1).where(~location.isnan().any(dim=1), -1)
 
-    def forward(self, projection: Tensor, location: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, location: Tensor) -> Tensor:
         """Return the cross-entropy over the samples whose location is known. Shape: (B, width), (B, 2) -> () float32."""
-        return cluster_loss(self.head(projection), self.labels(location))
+        return cluster_loss(self.head(inputs), self.labels(location))
 
     def chance(self) -> float:
         """Return the loss of a model for which all clusters are alike."""

@@ -12,11 +12,14 @@ from open_clip.hf_model import HFTextEncoder
 from open_clip.transformer import TextTransformer
 from rtdl_revisiting_models import FTTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from satmip_train.config import Settings
 
 VOCABULARY = 49408
 """Number of CLIP BPE tokens; the last two are the start and the end of a caption."""
+POOLING = {"start": "first", "end": "argmax"}
+"""open_clip's names of the tokens that `text_pool` names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +69,20 @@ class CaptionEncoder(nn.Module, ABC):
 
 
 class TextEncoder(CaptionEncoder):
-    """BERT-style Transformer over the tokens of a caption: pre-norm, bidirectional, learned positions, output at the start token.
+    """BERT-style Transformer over the tokens of a caption: pre-norm, bidirectional, learned positions, output at one token.
 
     It is open_clip's text tower without the causal mask, which starts its weights as SLIP does.
 
-    NOTE[DIFF] the paper takes "the CLS token" of a sequence that has none in CLIP's BPE; the start token stands for it. It
-    does not say whether attention sees padding either; here it does not, so features do not depend on the padding.
+    NOTE[DIFF] the paper takes "the CLS token" of a sequence that has none in CLIP's BPE; the start token stands for it, or the
+    end token (`text_pool`). It does not say whether attention sees padding either; here it does not, so that features do not
+    depend on the padding, unless `text_attend_padding` is set: then all captions are padded to the context.
     """
 
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
         """Raise ValueError where the shards' captions were not measured."""
         super().__init__(shape)
         self.width = settings.text_width
+        self.at_end = settings.text_pool == "end"
         self.transformer = TextTransformer(
             context_length=self.context,
             vocab_size=VOCABULARY,
@@ -86,28 +91,40 @@ class TextEncoder(CaptionEncoder):
             layers=settings.text_layers,
             mlp_ratio=4.0,
             no_causal_mask=True,
-            use_pad_mask=True,
+            use_pad_mask=not settings.text_attend_padding,
             pad_id=0,
-            pool_type="first",
+            pool_type=POOLING[settings.text_pool],
             proj_type="none",
         )
 
     def features(self, tokens: Tensor) -> Tensor:
         """See `CaptionEncoder.features`.
 
-        Only the start token is read of the last layer, so only it is computed there: features and gradients are those of the
-        whole tower, for 72% of its work.
+        Only one token is read of the last layer, so only it is computed there: features and gradients are those of the whole
+        tower, for 72% of its work.
         """
         tower = self.transformer
+        if not tower.use_pad_mask:
+            # What is attended to must not follow from the longest caption of a batch.
+            tokens = F.pad(tokens, (0, self.context - tokens.shape[1]))
         states, mask = tower._embeds(tokens)
         *blocks, last = tower.transformer.resblocks
         for block in blocks:
             states = block(states, attn_mask=mask)
         known = last.ln_1(states)
-        start = states[:, :1] + last.attention(known[:, :1], known, known, mask[:, :1])
-        start = start + last.mlp(last.ln_2(start))
-        features: Tensor = tower.ln_final(start[:, 0])
+        one = self._read(states, tokens)
+        # The mask is that of the keys, the same for each query.
+        one = one + last.attention(self._read(known, tokens), known, known, None if mask is None else mask[:, :1])
+        one = one + last.mlp(last.ln_2(one))
+        features: Tensor = tower.ln_final(one[:, 0])
         return features
+
+    def _read(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """Return the state of the token that stands for the caption. Shape: (B, L, D), (B, L) -> (B, 1, D)."""
+        if not self.at_end:
+            return states[:, :1]
+        # The end token has the largest of all ids.
+        return states.gather(1, tokens.argmax(1)[:, None, None].expand(-1, 1, states.shape[2]))
 
 
 class PretrainedTextEncoder(CaptionEncoder):

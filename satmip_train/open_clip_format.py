@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
+from satmip_train.metadata_encoders import POOLING
 
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
 """The names by which open_clip finds them in a folder and in a repository of the Hugging Face hub."""
@@ -24,7 +25,8 @@ def to_open_clip(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return weights and config of the open_clip model (a `CustomTextCLIP`) that equals a run's two encoders.
 
-    open_clip's config has no word for a mask over the padding, so captions need `model.text.use_pad_mask = True` after loading.
+    open_clip's config has no word for a mask over the padding, so captions need `model.text.use_pad_mask = True` after loading,
+    unless the run attends to padding.
 
     Args:
         context: tokens of the longest caption; None where captions were not learned from
@@ -65,7 +67,7 @@ def to_open_clip(
             "heads": settings.text_heads,
             "layers": settings.text_layers,
             "no_causal_mask": True,
-            "pool_type": "first",
+            "pool_type": POOLING[settings.text_pool],
         },
         "custom_text": True,
         **({"init_logit_bias": 0.0} if "logit_bias" in weights else {}),

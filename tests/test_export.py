@@ -60,6 +60,8 @@ OPEN_CLIP = {
         "objective": "satmip", "metadata_loss": "siglip", "embed_dim": 12,
     },
     "resnet": {"backbone": "resnet10t", "backbone_args": {}, "view_size": 32},
+    "read at the end": {"text_pool": "end"},
+    "padding attended to": {"text_pool": "end", "text_attend_padding": True},
 }  # fmt: skip
 
 
@@ -70,7 +72,10 @@ def test_open_clip_loads_both_encoders_and_gives_equal_embeddings(toy, tmp_path,
     save(plan, state, tmp_path)
     assert {"open_clip_model.safetensors", "open_clip_config.json"} <= {p.name for p in export_run(tmp_path, open_clip=True)}
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
-    model.eval().text.use_pad_mask = True
+    masked = not plan.settings.text_attend_padding
+    if masked:
+        model.text.use_pad_mask = True
+    model.eval()
     objective = state.objective.eval()
     reader = plan.decoder.captions
     texts = ["gsd: [0.5, 0.5], timestamp: 2015-01-08T02:13:00Z", "gsd: [1.4, 1.4]"]
@@ -88,7 +93,8 @@ def test_open_clip_loads_both_encoders_and_gives_equal_embeddings(toy, tmp_path,
     chip = Image.fromarray(np.arange(24 * 24 * 3, dtype=np.uint8).reshape(24, 24, 3))
     assert preprocess(chip).shape == views.shape[1:]
     assert (model.visual.preprocess_cfg["mean"], model.visual.preprocess_cfg["std"]) == (list(toy.mean), list(toy.std))
-    assert "model.text.use_pad_mask = True" in (tmp_path / "README.md").read_text()
+    card = (tmp_path / "README.md").read_text()
+    assert 'tokenize = open_clip.get_tokenizer("local-dir:.")\n' + ("model.text.use_pad_mask" if masked else "```\n") in card
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Metadata encoders: padding, order, missing values, starts, and the FT-Transformer against its formulas."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -23,9 +24,9 @@ POSTER_CAPTION = (
 DEFAULT_CAPTION = "gsd: [11.4546, 9.1344], timestamp: 2015-09-21T15:30:08Z, location: [-73.310776, -3.785814]"
 
 
-def text_encoder(shape: MetadataShape = SHAPE) -> TextEncoder:
+def text_encoder(shape: MetadataShape = SHAPE, **changes: Any) -> TextEncoder:
     torch.manual_seed(0)
-    return TextEncoder(tiny_settings(), shape).eval()
+    return TextEncoder(tiny_settings(**changes), shape).eval()
 
 
 def tabular_encoder(numeric: int, cardinalities: tuple[int, ...], **changes: float) -> TabularEncoder:
@@ -77,8 +78,10 @@ def test_captions_of_a_batch_do_not_see_each_other() -> None:
     torch.testing.assert_close(encoder({"tokens": tokens}), apart, rtol=1e-4, atol=1e-5)
 
 
-def test_features_and_gradients_are_those_of_the_whole_tower() -> None:
-    encoder = text_encoder().train().double()
+@pytest.mark.parametrize("attend", [False, True])
+@pytest.mark.parametrize("pool", ["start", "end"])
+def test_features_and_gradients_are_those_of_the_whole_tower(pool: str, attend: bool) -> None:
+    encoder = text_encoder(text_pool=pool, text_attend_padding=attend).train().double()
     tokens = tiny_tokens(6, torch.Generator().manual_seed(0))
     weights = torch.randn(6, encoder.width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found, gradients = [], []
@@ -88,6 +91,36 @@ def test_features_and_gradients_are_those_of_the_whole_tower() -> None:
     torch.testing.assert_close(*found)
     for ours, whole in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, whole)
+
+
+@pytest.mark.parametrize("attend", [False, True])
+def test_the_end_token_is_read_where_it_stands(attend: bool) -> None:
+    encoder = text_encoder(text_pool="end", text_attend_padding=attend)
+    tokens = tiny_tokens(6, torch.Generator().manual_seed(0))
+    tower = encoder.transformer
+    for row, found in zip(tokens, encoder({"tokens": tokens}), strict=True):
+        # A caption alone, without its padding where that must not be seen, block by block as plain as can be.
+        end = row.tolist().index(END)
+        x = tower._embeds(row[None] if attend else row[None, : end + 1])[0]
+        for block in tower.transformer.resblocks:
+            x = block(x)
+        torch.testing.assert_close(found, tower.ln_final(x[0, end]), rtol=1e-4, atol=1e-5)
+    started = text_encoder(text_attend_padding=attend)
+    assert not torch.allclose(started({"tokens": tokens}), encoder({"tokens": tokens}), atol=1e-2)
+
+
+@pytest.mark.parametrize("pool", ["start", "end"])
+def test_captions_attend_to_their_padding_on_demand_and_then_to_that_of_the_whole_context(pool: str) -> None:
+    masked, attending = (text_encoder(text_pool=pool, text_attend_padding=attend) for attend in (False, True))
+    tokens = torch.tensor([[START, 11, 12, END]])
+    for encoder, depends in ((masked, False), (attending, True)):
+        before = encoder({"tokens": tokens})
+        for width in range(4, SHAPE.context + 1):
+            padded = F.pad(tokens, (0, width - 4))
+            torch.testing.assert_close(encoder({"tokens": padded}), before, rtol=1e-4, atol=1e-5)
+        with torch.no_grad():
+            encoder.transformer.token_embedding.weight[0] += torch.linspace(-1, 1, encoder.width)
+        assert torch.allclose(encoder({"tokens": F.pad(tokens, (0, 3))}), before, atol=1e-4) != depends
 
 
 def test_captions_longer_than_the_context_are_refused_not_cut() -> None:

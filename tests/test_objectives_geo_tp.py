@@ -38,6 +38,7 @@ from satmip_train.train import Step, build_state, train
 RANKS = 2
 VARIANTS: dict[str, dict[str, Any]] = {
     "geo": {"objective": "simclr-geo", "geo_clusters": 3},
+    "geo-features": {"objective": "simclr-geo", "geo_clusters": 3, "geo_input": "features"},
     "geo-sphere-tp": {"objective": "simclr-geo-tp", "geo_clusters": 3, "geo_space": "sphere", "geo_weight": 0.5},
     "tp": {"objective": "simclr-tp"},
     "masked-simclr": {"objective": "simclr", "mask_same_place": True},
@@ -268,6 +269,20 @@ def test_geo_classifies_the_projection_of_the_first_view_before_it_is_normalized
     torch.testing.assert_close(parts["loss_geo"], expected.detach())
     torch.testing.assert_close(parts["loss"].detach(), parts["loss_views"] + parts["loss_geo"])
     assert objective.chance()["loss_geo"] == pytest.approx(math.log(3))
+
+
+@pytest.mark.parametrize("objective", ["simclr-geo", "simclr-geo-tp", "moco-geo", "moco-geo-tp"])
+def test_geo_classifies_the_features_of_the_first_view_on_demand(objective: str) -> None:
+    built = build({"objective": objective, "geo_clusters": 3, "geo_input": "features", "queue_length": SAMPLES})
+    batch = batch_of(built)
+    features = built.backbone(batch["views"][0])
+    layer = built.geo.head[1]  # type: ignore[index, union-attr]
+    labels = built.geo.labels(LOCATION)  # type: ignore[operator, union-attr]
+    terms = []
+    for row, label in zip((features @ layer.weight.T + layer.bias).tolist(), labels.tolist(), strict=True):
+        if label >= 0:
+            terms.append(math.log(sum(map(math.exp, row))) - row[label])
+    assert built(batch)["loss_geo"].item() == pytest.approx(sum(terms) / len(terms), rel=1e-4)
 
 
 def test_views_are_made_of_what_the_objective_says() -> None:

@@ -43,13 +43,14 @@ class MoCo(SimCLR):
         """See `SimCLR.head`."""
         return moco_head(width, self.settings.ssl_hidden, self.settings.ssl_dim)
 
-    def project(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Return the projections of the query and of the key, not normalized; only the query's has a gradient."""
+    def project(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the query's features, its projection and the key's, neither normalized; the key's has no gradient."""
         self.check_views(batch["views"])
         query, key = batch["views"]
         with torch.no_grad():
             keys = self.key_head(self.key_backbone(key))
-        return self.ssl_head(self.backbone(query)), keys
+        features = self.backbone(query)
+        return features, self.ssl_head(features), keys
 
     def contrast(self, batch: Mapping[str, Any], one: Tensor, two: Tensor) -> dict[str, Tensor]:
         """See `SimCLR.contrast`. The keys enter the queue in `after_step`: the backward pass still needs it as it is."""

@@ -5,4 +5,4 @@ from satmip_train.objectives.simclr_geo import SimCLRGeo
 
 
 class MoCoGeo(SimCLRGeo, MoCo):
-    """What `SimCLRGeo` adds, added to `MoCo`: the query's projection is classified, before it is normalized."""
+    """What `SimCLRGeo` adds, added to `MoCo`: the query is classified."""

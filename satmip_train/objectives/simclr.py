@@ -28,13 +28,14 @@ class SimCLR(Objective):
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return "loss", and "loss_views", the same."""
-        return self.contrast(batch, *self.project(batch))
+        _, one, two = self.project(batch)
+        return self.contrast(batch, one, two)
 
-    def project(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Return the projections of the two views, not normalized. Shape: each (B, ssl_dim)."""
+    def project(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the features of the first view, (B, width), and the projections of both, not normalized, each (B, ssl_dim)."""
         one, two = self.encode(batch["views"])
         # The head's batch norms see each view separately.
-        return self.ssl_head(one), self.ssl_head(two)
+        return one, self.ssl_head(one), self.ssl_head(two)
 
     def contrast(self, batch: Mapping[str, Any], one: Tensor, two: Tensor) -> dict[str, Tensor]:
         """Return the loss of the projections and its parts."""

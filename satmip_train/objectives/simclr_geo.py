@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from satmip_train.backbones import feature_dim
 from satmip_train.config import Settings
 from satmip_train.geo import GeoClassifier
 from satmip_train.objectives.base import MetadataShape
@@ -13,7 +14,7 @@ from satmip_train.places import Places
 
 
 class SimCLRGeo(SimCLR):
-    """SimCLR, and a classifier of clusters of locations on the projection of the first view.
+    """SimCLR, and a classifier of clusters of locations on the projection of the first view, or its features (`geo_input`).
 
     NOTE[DIFF] The paper gives no detail of its version "on top of SimCLR". As in Ayush et al. there are 100 clusters, the
     classifier reads the projection before it is normalized, only the first view is classified, and both losses weigh 1.
@@ -22,7 +23,7 @@ class SimCLRGeo(SimCLR):
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
         super().__init__(settings, shape)
         self.batch_keys |= {"location"}
-        self.geo = GeoClassifier(settings.ssl_dim, settings)
+        self.geo = GeoClassifier(settings.ssl_dim if settings.geo_input == "projection" else feature_dim(self.backbone), settings)
 
     def fit(self, places: Callable[[], Places]) -> None:
         """Find the clusters. Raises ValueError where there are fewer locations than clusters."""
@@ -30,8 +31,9 @@ class SimCLRGeo(SimCLR):
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return "loss" and its parts "loss_views" and "loss_geo" (without its weight)."""
-        one, two = self.project(batch)
-        parts, loss_geo = self.contrast(batch, one, two), self.geo(one, batch["location"])
+        features, one, two = self.project(batch)
+        parts = self.contrast(batch, one, two)
+        loss_geo = self.geo(one if self.settings.geo_input == "projection" else features, batch["location"])
         return {**parts, "loss": parts["loss"] + self.settings.geo_weight * loss_geo, "loss_geo": loss_geo.detach()}
 
     def chance(self) -> dict[str, float]:
