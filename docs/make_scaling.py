@@ -41,7 +41,7 @@ NUMBERS = {
     "shard": Number(38.0, "kB a sample in a shard", "measured", f"{_PACK}: made-up chips with noise; real ones are smaller"),
     "gets": Number(2.15, "requests to read a sample", "computed", "a record, an image; two more for the 7.4 % of files over 1 MB"),
     "entry": Number(0.42, "kB a shard in `dataset.json`", "computed", "its form"),
-    "stream": Number(2065, "samples/s decoded by a core", "measured", f"{_STREAM}: first row"),
+    "stream": Number(2381, "samples/s decoded by a core", "measured", f"{_STREAM}: first row"),
     "member": Number(0.20, "kB of each reading process a sample", "measured", f"{_MEMORY}: a stream, slope"),
     "parameters": Number(
         76.3e6, "parameters of SatMIPS", "measured", f"{_STEPS}: weights, gradients and averages of SatMIPS / 16 bytes"
