@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, fields
 from itertools import chain
 from operator import attrgetter
-from typing import Any
+from typing import Any, get_args, get_origin
 
 Point = tuple[float, float]
 Ring = tuple[Point, ...]
@@ -63,12 +63,14 @@ class Metadata:
 
     def replaced(self, **changes: Any) -> "Metadata":
         """Return the same with other values; `dataclasses.replace` takes twice as long."""
-        return Metadata(**(dict(zip(Metadata.__slots__, _VALUES(self), strict=True)) | changes))
+        return Metadata(**(dict(zip(_HELD, _VALUES(self), strict=True)) | changes))
 
 
-_VALUES = attrgetter(*Metadata.__slots__)
-_NUMBERS = attrgetter("multispectral_gsd", "cloud_cover", "target_azimuth", "sun_azimuth", "sun_elevation", "off_nadir")
-_TUPLES = attrgetter("gsd", "pixel_size", "location", "wavelengths")
+_HELD = {field.name: get_args(field.type)[0] for field in fields(Metadata)}
+"""What each attribute holds where it is known."""
+_VALUES = attrgetter(*_HELD)
+_NUMBERS = attrgetter(*(name for name, held in _HELD.items() if held is float))
+_TUPLES = attrgetter(*(name for name, held in _HELD.items() if get_origin(held) is tuple))
 _ZERO = dt.timedelta(0)
 
 

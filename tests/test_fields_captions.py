@@ -156,8 +156,10 @@ def test_other_names_are_refused_with_the_list_of_known_ones(text: str) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_metadata_refuse_what_is_no_number(value: float) -> None:
-    for values in ({"cloud_cover": value}, {"gsd": (1.0, value)}, {"location": (value, 0.0)}):
-        with pytest.raises(ValueError, match="must be finite or None, however: "):
+    scalars = "multispectral_gsd", "cloud_cover", "target_azimuth", "sun_azimuth", "sun_elevation", "off_nadir"
+    points = [{name: point} for name in ("gsd", "pixel_size", "location") for point in ((1.0, value), (value, 0.0))]
+    for values in (*({name: value} for name in scalars), *points):
+        with pytest.raises(ValueError, match=f"{next(iter(values))} must be finite or None, however: "):
             Metadata(**values)
 
 

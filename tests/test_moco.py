@@ -1,4 +1,4 @@
-"""MoCo-v2 with Geo and TP: its loss, the copy that follows, the queue, ranks and runs."""
+"""MoCo-v2 with Geo and TP: its loss, the copy that follows, the queue and ranks; its runs are in test_objectives_geo_tp."""
 
 import functools
 import math
@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from test_distributed_gradients import RESNET, take
-from test_objectives_geo_tp import LOCATION, PLACE, SAMPLES, build, learn, plan_of
+from test_objectives_geo_tp import LOCATION, PLACE, SAMPLES, build, plan_of
 from tiny_networks import tiny_batch, tiny_settings
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -240,7 +239,8 @@ def test_work_in_parts_and_recomputed_activations_change_nothing_that_is_learned
     torch.testing.assert_close(recomputed.state_dict(), plain.state_dict(), rtol=0, atol=0)
 
 
-def test_compilation_keeps_the_two_backbones_apart(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compilation_keeps_the_two_backbones_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = write_toy_shards(tmp_path / "shards", {"train": 40}, shards=3, size=(24, 24))
     compiled: list[nn.Module] = []
     monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function.__self__) or functools.partial(function))
     objective = build_state(plan_of(toy, objective="moco", compile=True)).objective
@@ -341,33 +341,6 @@ def test_two_ranks_have_the_losses_gradients_copy_and_queue_of_one(ranks: list[d
         torch.testing.assert_close(found["state"], expected["state"], rtol=1e-3, atol=1e-4)
     # Every rank has the same queue, to the bit.
     assert all(torch.equal(one["state"][part], two["state"][part]) for part in one["state"])
-
-
-# Runs
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_toy_shards(tmp_path_factory.mktemp("toy") / "shards", {"train": 40}, shards=3, size=(24, 24))
-
-
-@pytest.mark.parametrize("objective", ["moco", "moco-geo-tp"])
-def test_it_learns_what_chance_cannot(toy: Path, objective: str) -> None:
-    changes = {"batch_size": 20, "epochs": 40, "lr_base": 0.03, "policy": "crop", "weight_decay": 0.0}
-    found, learned = learn(toy, 80, objective=objective, queue_length=100, key_momentum=0.9, **changes)
-    assert np.mean(found[-8:]) < 0.8 * learned.chance()["loss"]
-
-
-def test_moco_tp_without_partners_is_moco(tmp_path: Path) -> None:
-    # Four samples of four classes show four places.
-    alone = write_toy_shards(tmp_path / "alone", {"train": 4}, shards=2, size=(24, 24))
-    (one, plain), (two, tp) = (learn(alone, 4, objective=name, batch_size=4, epochs=4) for name in ("moco", "moco-tp"))
-    assert one == two
-    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), tp.state_dict().values(), strict=True))
-
-
-def test_moco_tp_with_partners_is_another_run(toy: Path) -> None:
-    assert learn(toy, 3, objective="moco")[0] != learn(toy, 3, objective="moco-tp")[0]
 
 
 def test_recipes_are_moco_v2s_own() -> None:

@@ -1,4 +1,4 @@
-"""SimCLR-Geo, SimCLR-TP, SimCLR-Geo-TP, and same-place negatives: places, clusters, losses, ranks and runs."""
+"""Geo, TP, Geo-TP, and same-place negatives: places, clusters, losses, ranks and runs, of MoCo-v2 too."""
 
 import io
 import math
@@ -357,23 +357,25 @@ def learn(shards: Path, steps: int, **changes: Any) -> tuple[list[float], Object
     return [float(step(stream[number])["loss"]) for number in range(steps)], state.objective
 
 
-@pytest.mark.parametrize("objective", ["simclr-geo", "simclr-tp", "simclr-geo-tp"])
+@pytest.mark.parametrize("objective", ["simclr-geo", "simclr-tp", "simclr-geo-tp", "moco", "moco-geo-tp"])
 def test_it_learns_what_chance_cannot(toy: Path, objective: str) -> None:
     changes = {"batch_size": 20, "epochs": 40, "lr_base": 0.03, "policy": "crop", "weight_decay": 0.0}
-    found, learned = learn(toy, 80, objective=objective, **changes)
+    found, learned = learn(toy, 80, objective=objective, queue_length=100, key_momentum=0.9, **changes)
     assert np.mean(found[-8:]) < 0.8 * learned.chance()["loss"]
 
 
-def test_simclr_tp_without_partners_is_simclr(tmp_path: Path) -> None:
+@pytest.mark.parametrize("base", ["simclr", "moco"])
+def test_tp_without_partners_is_its_base(tmp_path: Path, base: str) -> None:
     # Four samples of four classes show four places.
     alone = write_toy_shards(tmp_path / "alone", {"train": 4}, shards=2, size=(24, 24))
-    (one, simclr), (two, tp) = (learn(alone, 4, objective=name, batch_size=4, epochs=4) for name in ("simclr", "simclr-tp"))
+    (one, plain), (two, tp) = (learn(alone, 4, objective=name, batch_size=4, epochs=4) for name in (base, f"{base}-tp"))
     assert one == two
-    assert all(torch.equal(a, b) for a, b in zip(simclr.state_dict().values(), tp.state_dict().values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), tp.state_dict().values(), strict=True))
 
 
-def test_simclr_tp_with_partners_is_another_run(toy: Path) -> None:
-    assert learn(toy, 1, objective="simclr")[0] != learn(toy, 1, objective="simclr-tp")[0]
+@pytest.mark.parametrize(("base", "steps"), [("simclr", 1), ("moco", 3)])  # the first of MoCo, without negatives, has a loss of 0
+def test_tp_with_partners_is_another_run(toy: Path, base: str, steps: int) -> None:
+    assert learn(toy, steps, objective=base)[0] != learn(toy, steps, objective=f"{base}-tp")[0]
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(toy: Path, tmp_path: Path) -> None:
