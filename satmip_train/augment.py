@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from satmip_train import augment_cpu, colour
 from satmip_train.transfer import to_device
@@ -187,20 +188,40 @@ def resize_weights(start: Tensor, length: Tensor, flip: Tensor, source: int, tar
     return weight.div_(weight.sum(2, keepdim=True))
 
 
-def crop_resize(images: Tensor, box: Tensor, hflip: Tensor, vflip: Tensor, size: int) -> Tensor:
-    """Crop, resize with antialiasing and flip.
+def resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Resize lines by one matrix and columns by another, a matrix product each.
 
-    Two matrix products a sample; where float32 products run in TF32, a pixel is exact to about 1/8 of a level of 255.
-    Shape: images uint8 (B, 3, H, W); box (B, 4); flips (B,) -> (B, size, 3, size) in 0..1.
+    Where float32 products run in TF32, a pixel is exact to about 1/8 of a level of 255.
+    Shape: images uint8 (B, 3, H, W); rows (B, S, H), columns (B, S, W) -> (B, 3, S, S) in 0..1, in memory by rows, then channels.
     """
     batch, _, height, width = images.shape
-    top, left, high, wide = box.unbind(1)
-    rows = resize_weights(top, high, vflip, height, size)
-    columns = resize_weights(left, wide, hflip, width, size)
+    size = rows.shape[1]
     # Chips come with their channels last in memory; this is one copy for them too.
     x = images.permute(0, 2, 1, 3).to(torch.float32, memory_format=torch.contiguous_format).view(batch, height, 3 * width)
     x = torch.bmm(rows, x).view(batch, size * 3, width)  # (B, S, 3 W) seen as (B, 3 S, W)
-    return torch.bmm(x, columns.mT).view(batch, size, 3, size).mul_(1 / 255).clamp_(0, 1)
+    return torch.bmm(x, columns.mT).view(batch, size, 3, size).mul_(1 / 255).clamp_(0, 1).permute(0, 2, 1, 3)
+
+
+def crop_resize(images: Tensor, params: Params, size: int) -> Tensor:
+    """Crop, resize with antialiasing, flip and rotate.
+
+    A quarter turn counter-clockwise is a horizontal flip, then a transposition; three are a vertical flip, then one. Images are
+    transposed while they are bytes, and flips are folded into the weights.
+    Shape: images uint8 (B, 3, H, W) -> (B, 3, size, size) in 0..1, see `resample`.
+    """
+    height, width = images.shape[2:]
+    if height != width:
+        side = max(height, width)
+        images = F.pad(images, (0, side - width, 0, side - height))
+    turned, (top, left, high, wide) = params.rot90 % 2 == 1, params.box.unbind(1)
+    vflip = params.vflip ^ (params.rot90 >= 2)
+    hflip = params.hflip ^ ((params.rot90 == 1) | (params.rot90 == 2))
+
+    def weights(swapped: Tensor) -> Tensor:
+        start, length, flip = (torch.where(swapped, b, a) for a, b in ((top, left), (high, wide), (vflip, hflip)))
+        return resize_weights(start, length, flip, images.shape[2], size)
+
+    return resample(torch.where(turned.view(-1, 1, 1, 1), images.mT, images), weights(turned), weights(~turned))
 
 
 def apply(images: Tensor, params: Params, policy: Policy, mean: Tensor, std: Tensor) -> Tensor:
@@ -243,23 +264,17 @@ def batched(images: Tensor, params: Params, policy: Policy) -> Tensor:
 
     Shape: (B, 3, H, W) -> (B, 3, S, S) in 0..1.
     """
-    hflip = params.hflip ^ ((params.rot90 == 1) | (params.rot90 == 2))
-    vflip = params.vflip ^ ((params.rot90 == 2) | (params.rot90 == 3))
-    x = crop_resize(images, params.box, hflip, vflip, policy.view_size)
-    x = _recolour(x, params, policy)
-    if policy.blur_p > 0:
-        x = colour.blur(x, torch.where(params.blur, params.sigma, 0), ceil(3 * policy.sigma[1]))
-    turned = (params.rot90 % 2 == 1).view(-1, 1, 1, 1)
-    return torch.where(turned, x.permute(0, 2, 3, 1), x.permute(0, 2, 1, 3))
-
-
-def _recolour(x: Tensor, params: Params, policy: Policy) -> Tensor:
-    """Jitter and gray. Shape: (B, S, 3, S) -> (B, S, 3, S)."""
+    planes: colour.Planes = crop_resize(images, params, policy.view_size).unbind(1)
     if policy.jitter_p > 0:
         brightness, contrast, saturation = (
             torch.where(params.jitter, f, 1) for f in (params.brightness, params.contrast, params.saturation)
         )
-        x = colour.jitter(x, params.order, brightness, contrast, saturation, torch.where(params.jitter, params.hue, 0))
+        hue = torch.where(params.jitter, params.hue, 0)
+        planes = colour.jitter(planes, params.order, brightness, contrast, saturation, hue)
     if policy.gray_p > 0:
-        x = torch.where(params.gray.view(-1, 1, 1, 1), colour.grayscale(x), x)
+        gray = colour.luma(planes)
+        planes = tuple(torch.where(params.gray.view(-1, 1, 1), gray, plane) for plane in planes)
+    x = torch.stack(planes, 1)
+    if policy.blur_p > 0:
+        x = colour.blur(x, torch.where(params.blur, params.sigma, 0), ceil(3 * policy.sigma[1]))
     return x

@@ -5,6 +5,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
+from satmip_train.class_token import read_class_token_alone
 from satmip_train.config import Settings
 
 
@@ -30,6 +31,7 @@ def create_backbone(settings: Settings, *, pretrained: bool = False, any_size: b
         nn.init.trunc_normal_(cls_token, std=settings.cls_token_std)
     if not any_size:
         _check_view_size(backbone, settings.view_size)
+    read_class_token_alone(backbone)
     return backbone
 
 

@@ -1,75 +1,79 @@
 """Colour and blur of a batch of views, each sample with its own parameters.
 
-Here a batch of views has the layout (B, S, 3, S): rows, channels, columns, float32 in 0..1. In it the vertical and the horizontal
-pass of a separable filter are both plain batched products or convolutions over views of the same memory. All operations are those
-of `torchvision.transforms.functional` on float tensors, which the tests compare one by one.
+Everything but a mean and the blur is pixel by pixel and written so that a compiler makes few passes over memory of it. All
+operations are those of `torchvision.transforms.functional` on float tensors, which the tests compare one by one.
 """
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _UNBLURRED = 1e-3  # pixels; so narrow a Gaussian is the identity in float32
 
-
-def grayscale(x: Tensor) -> Tensor:
-    """Return the luma of ITU-R BT.601. Shape: (B, S, 3, S) -> (B, S, 1, S)."""
-    red, green, blue = x.chunk(3, dim=2)
-    return (red * 0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+Planes = tuple[Tensor, ...]
+"""Red, green and blue of a batch of views, each (B, S, S), in 0..1."""
 
 
-def blend(x: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
-    """Change brightness, contrast or saturation, whichever `kind` says for a sample; a factor of 1 changes nothing.
+def luma(planes: Planes) -> Tensor:
+    """Return the luma of ITU-R BT.601. Shape: (B, S, S)."""
+    red, green, blue = planes
+    return red * 0.2989 + green * 0.587 + blue * 0.114
 
-    All three blend the view with a reference: black, its mean gray, or its own gray image.
-    Shape: x (B, S, 3, S); kind, factor (B,) -> (B, S, 3, S).
+
+def brighten_or_saturate(planes: Planes, kind: Tensor, factor: Tensor) -> Planes:
+    """Change saturation where `kind` says so and else brightness; a factor of 1 changes nothing.
+
+    Both blend the view with a reference: its own gray image, or black. Shape: kind, factor (B,).
     """
-    gray = grayscale(x)
-    factor, kind = factor.view(-1, 1, 1, 1), kind.view(-1, 1, 1, 1)
-    to_gray = torch.where(kind == SATURATION, 1 - factor, 0)
-    to_mean = torch.where(kind == CONTRAST, 1 - factor, 0) * gray.mean((1, 2, 3), keepdim=True)
-    return torch.addcmul(gray.mul_(to_gray).add_(to_mean), x, factor).clamp_(0, 1)
+    factor, saturates = factor.view(-1, 1, 1), (kind == SATURATION).view(-1, 1, 1)
+    reference = luma(planes) * torch.where(saturates, 1 - factor, 0)
+    return tuple((plane * factor + reference).clamp(0, 1) for plane in planes)
 
 
-def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue by `shift` turns, -0.5 to 0.5, at the same saturation and value (HSV).
+def change_contrast(planes: Planes, factor: Tensor) -> Planes:
+    """Blend each view with its mean gray. Shape: factor (B,)."""
+    factor = factor.view(-1, 1, 1)
+    reference = luma(planes).mean((1, 2), keepdim=True) * (1 - factor)
+    return tuple((plane * factor + reference).clamp(0, 1) for plane in planes)
 
-    Shape: x (B, S, 3, S); shift (B,) -> (B, S, 3, S).
-    """
-    red, green, blue = x.chunk(3, dim=2)
-    high, low = x.amax(2, keepdim=True), x.amin(2, keepdim=True)
+
+def shift_hue(planes: Planes, shift: Tensor) -> Planes:
+    """Turn the hue by `shift` turns, -0.5 to 0.5, at the same saturation and value (HSV). Shape: shift (B,)."""
+    red, green, blue = planes
+    high, low = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
     chroma = high - low
     divisor = torch.where(chroma == 0, 1, chroma)
     # The hue in sixths of a turn, from red.
-    hue = torch.where(
-        high == red, (green - blue) / divisor, torch.where(high == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
-    )
-    hue = hue + 6 * shift.view(-1, 1, 1, 1)
-    primaries = torch.arange(0, 6, 2, device=x.device, dtype=x.dtype).view(3, 1)
-    away = (hue - primaries).abs_()  # (B, S, 3, S): distance to each primary around the circle
-    away = torch.minimum(away, (6 - away).abs_())
-    return torch.addcmul(low, chroma, (2 - away).clamp_(0, 1))
+    blue_or_green = torch.where(high == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
+    hue = torch.where(high == red, (green - blue) / divisor, blue_or_green) + 6 * shift.view(-1, 1, 1)
+    away = [(hue - primary).abs() for primary in (0, 2, 4)]
+    return tuple(low + chroma * (2 - torch.minimum(x, (6 - x).abs())).clamp(0, 1) for x in away)
 
 
-def jitter(x: Tensor, order: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
+def jitter(planes: Planes, order: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Planes:
     """Apply the four colour operations to each sample in its own order.
 
-    Every sample goes through at most three blends, its hue, and at most three blends; a place it does not use blends by 1. So each
-    operation runs on the whole batch at fixed shapes and the costly hue runs only once.
+    Only contrast needs a sum over the view. So every sample goes through all that may come before its contrast, through it, and
+    through all that may come after; what is not its turn changes it by a factor of 1 or a shift of 0. Compiled, that is two passes.
 
-    Shape: x (B, S, 3, S); order (B, 4), a permutation of BRIGHTNESS, CONTRAST, SATURATION, HUE; the others (B,) -> (B, S, 3, S).
+    Shape: order (B, 4), a permutation of BRIGHTNESS, CONTRAST, SATURATION, HUE; the others (B,).
     """
-    factors = torch.stack([brightness, contrast, saturation, torch.ones_like(hue)], dim=1).gather(
-        1, order
-    )  # (B, 4): in order of use
-    hue_at = (order == HUE).to(torch.int64).argmax(1)
-    for stage in range(3):
-        x = blend(x, order[:, stage], torch.where(hue_at > stage, factors[:, stage], 1))
-    x = shift_hue(x, hue)
-    for stage in range(1, 4):
-        x = blend(x, order[:, stage], torch.where(hue_at < stage, factors[:, stage], 1))
-    return x
+    factors = torch.stack([brightness, contrast, saturation, hue], dim=1).gather(1, order)  # (B, 4): in order of use
+    contrast_at, hue_at = ((order == kind).to(torch.int64).argmax(1, keepdim=True) for kind in (CONTRAST, HUE))
+    stage = torch.arange(4, device=order.device)
+
+    def tones(planes: Planes, first: int, used: Tensor) -> Planes:
+        for i in (first, first + 1):
+            planes = brighten_or_saturate(planes, order[:, i], torch.where(used[:, i], factors[:, i], 1))
+        return planes
+
+    planes = tones(planes, 0, (stage < contrast_at) & (stage < hue_at))
+    planes = shift_hue(planes, torch.where(hue_at[:, 0] < contrast_at[:, 0], hue, 0))
+    planes = tones(planes, 1, (stage < contrast_at) & (stage > hue_at))
+    planes = change_contrast(planes, contrast)
+    planes = tones(planes, 1, (stage > contrast_at) & (stage < hue_at))
+    planes = shift_hue(planes, torch.where(hue_at[:, 0] > contrast_at[:, 0], hue, 0))
+    return tones(planes, 2, (stage > contrast_at) & (stage > hue_at))
 
 
 def gaussian_kernel(sigma: Tensor, radius: int) -> Tensor:
@@ -84,11 +88,11 @@ def blur(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
 
     Outside the view its border pixels are repeated, as Pillow's GaussianBlur does (torchvision's mirrors them).
 
-    Shape: x (B, S, 3, S); sigma (B,) -> (B, S, 3, S).
+    Shape: x (B, 3, S, S); sigma (B,) -> (B, 3, S, S).
     """
-    batch, size = x.shape[:2]
-    kernel = gaussian_kernel(sigma, radius)
-    rows = F.pad(x.reshape(1, batch, size, 3 * size), (0, 0, radius, radius), mode="replicate")
-    x = F.conv2d(rows, kernel.view(batch, 1, -1, 1), groups=batch)  # (1, B, S, 3 S): a depthwise filter, a sample a channel
-    columns = F.pad(x.view(1, batch, 3 * size, size), (radius, radius, 0, 0), mode="replicate")
-    return F.conv2d(columns, kernel.view(batch, 1, 1, -1), groups=batch).view(batch, size, 3, size)
+    kernel, pixel = gaussian_kernel(sigma, radius), torch.arange(x.shape[-1], device=x.device)
+    for dim in (2, 3):
+        # A sum of shifted views, which a compiler makes one pass; a convolution would need a padded copy first.
+        taps = [x.index_select(dim, (pixel + i - radius).clamp(0, x.shape[dim] - 1)) for i in range(2 * radius + 1)]
+        x = sum((tap * kernel[:, i].view(-1, 1, 1, 1) for i, tap in enumerate(taps[1:], 1)), taps[0] * kernel[:, :1, None, None])
+    return x

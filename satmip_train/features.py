@@ -99,12 +99,16 @@ def extract(
 
 def resize(images: Tensor, size: int) -> Tensor:
     """Resize whole images as the views' crops are. Shape: uint8 (B, 3, H, W) -> float32 (B, 3, size, size) in 0..1."""
-    batch, _, height, width = images.shape
-    # Filled on the device: copying numbers to it would wait for all work before.
-    box = torch.zeros((batch, 4), dtype=torch.int64, device=images.device)
-    box[:, 2], box[:, 3] = height, width
-    straight = torch.zeros(batch, dtype=torch.bool, device=images.device)
-    return augment.crop_resize(images, box, straight, straight, size).permute(0, 2, 1, 3).contiguous()
+    rows, columns = (_whole(images, side, size) for side in images.shape[2:])
+    return augment.resample(images, rows, columns).contiguous()
+
+
+def _whole(images: Tensor, side: int, size: int) -> Tensor:
+    """Return the weights that resize whole lines. Shape: (1, size, side), for all images of a batch."""
+    # Made on the device: copying a number to it would wait for all work before.
+    start = torch.zeros(1, dtype=torch.int64, device=images.device)
+    weights = augment.resize_weights(start, start + side, start > 0, side, size)
+    return weights.expand(len(images), -1, -1)
 
 
 def cached(

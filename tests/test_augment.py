@@ -44,10 +44,6 @@ def view(x: torch.Tensor, params: Params, size: int) -> torch.Tensor:
     return augment.apply(x, params, augment.policy("simclr-sat", size), *NO_NORM)
 
 
-def to_planes(x: torch.Tensor) -> torch.Tensor:
-    return x.permute(0, 2, 1, 3).contiguous()
-
-
 def boxes(n: int, height: int, width: int, seed: int) -> torch.Tensor:
     generator = np.random.default_rng(seed)
     high, wide = generator.integers(1, height + 1, n), generator.integers(1, width + 1, n)
@@ -76,15 +72,19 @@ def test_a_whole_image_of_the_views_size_is_itself() -> None:
 @pytest.mark.parametrize(("operation", "low", "high"), [(0, 0.6, 1.4), (1, 0.6, 1.4), (2, 0.0, 1.4), (3, -0.5, 0.5)])
 def test_each_colour_operation_is_torchvisions(operation: int, low: float, high: float) -> None:
     x, amount = images(9) / 255, torch.linspace(low, high, 9)
-    kind = torch.full((9,), operation)
-    got = colour.shift_hue(to_planes(x), amount) if operation == colour.HUE else colour.blend(to_planes(x), kind, amount)
+    if operation == colour.HUE:
+        got = colour.shift_hue(x.unbind(1), amount)
+    elif operation == colour.CONTRAST:
+        got = colour.change_contrast(x.unbind(1), amount)
+    else:
+        got = colour.brighten_or_saturate(x.unbind(1), torch.full((9,), operation), amount)
     expected = torch.stack([TORCHVISION_OPS[operation](x[i], float(amount[i])) for i in range(9)])
-    torch.testing.assert_close(got.permute(0, 2, 1, 3), expected, atol=3e-6, rtol=0)
+    torch.testing.assert_close(torch.stack(got, 1), expected, atol=3e-6, rtol=0)
 
 
-def test_grayscale_is_torchvisions() -> None:
+def test_luma_is_torchvisions() -> None:
     x = images(4) / 255
-    torch.testing.assert_close(colour.grayscale(to_planes(x)).permute(0, 2, 1, 3), tv.rgb_to_grayscale(x), atol=1e-6, rtol=0)
+    torch.testing.assert_close(colour.luma(x.unbind(1)), tv.rgb_to_grayscale(x)[:, 0], atol=1e-6, rtol=0)
 
 
 def test_jitter_is_torchvisions_in_each_of_the_24_orders() -> None:
@@ -109,7 +109,7 @@ def test_blur_is_torchvisions_with_repeated_borders(size: int) -> None:
     policy = augment.policy("simclr-sat", size)
     radius, x = ceil(3 * policy.sigma[1]), images(5, size, size) / 255
     sigma = torch.linspace(*policy.sigma, 5)
-    got = colour.blur(to_planes(x), sigma, radius).permute(0, 2, 1, 3)
+    got = colour.blur(x, sigma, radius)
     padded = torch.nn.functional.pad(x, [radius] * 4, mode="replicate")
     for i in range(5):
         expected = tv.gaussian_blur(padded[i], [2 * radius + 1] * 2, [float(sigma[i])] * 2)[:, radius:-radius, radius:-radius]
@@ -120,7 +120,7 @@ def test_blur_is_torchvisions_with_repeated_borders(size: int) -> None:
 def test_blur_is_near_pillows_approximation(sigma: float, mean: float, largest: float) -> None:
     x = images(1, 224, 224)
     expected = np.asarray(Image.fromarray(x[0].permute(1, 2, 0).numpy()).filter(ImageFilter.GaussianBlur(sigma)), dtype=np.float32)
-    got = colour.blur(to_planes(x / 255), torch.tensor([sigma]), 6)[0].permute(0, 2, 1).numpy() * 255
+    got = colour.blur(x / 255, torch.tensor([sigma]), 6)[0].permute(1, 2, 0).numpy() * 255
     difference = np.abs(got.round() - expected)
     assert difference.mean() <= mean
     assert difference.max() <= largest

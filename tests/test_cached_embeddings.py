@@ -48,11 +48,12 @@ def test_the_gradient_of_parts_is_that_of_the_whole_batch(case, rows):
     objective = objective_of(**CASES[case])
     work_in_parts(objective, rows)
     got_loss, got = gradients(objective)
-    assert got_loss == pytest.approx(loss, abs=1e-6)
+    assert got_loss == pytest.approx(loss, abs=1e-5)
     assert got.keys() == expected.keys()
     for name, value in expected.items():
-        # Sums in another order round by a share of the largest term: torch 2.11 differs by 1.6e-4 of an element.
-        rounding = max(2e-6, 2e-4 * value.abs().max().item())
+        # Sums in another order round by a share of the largest term: torch 2.11 differs by 1.6e-4 of an element. A bias before a
+        # batch norm has no gradient but rounding.
+        rounding = max(1e-5, 2e-4 * value.abs().max().item())
         torch.testing.assert_close(got[name], value, atol=rounding, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 
@@ -96,12 +97,15 @@ def test_parts_keep_fewer_activations():
 
 
 def test_evaluation_is_not_worked_in_parts():
-    objective = objective_of(objective="simclr")
-    batch = tiny_batch(objective)["views"][0]
-    with torch.no_grad():
-        expected = objective.backbone(batch)
-        work_in_parts(objective, 3)
-        assert torch.equal(objective.backbone(batch), expected)
+    objective, rows = objective_of(objective="simclr"), []
+    views, forward = tiny_batch(objective)["views"][0], objective.backbone.forward
+    objective.backbone.forward = lambda part: rows.append(len(part)) or forward(part)
+    work_in_parts(objective, 3)
+    for training in (True, False):
+        objective.train(training)
+        with torch.no_grad():
+            objective.backbone(views)
+    assert rows == [3, 3, 2, 8]
 
 
 def test_a_backbone_with_batch_norms_is_refused_with_the_reason():

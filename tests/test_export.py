@@ -46,7 +46,8 @@ def test_timm_loads_the_files_and_gives_equal_features(toy, tmp_path, name):
         expected = state.objective.backbone.eval()(views)
         path = str(tmp_path / "backbone.safetensors")
         model = timm.create_model(config["model"], **config["args"], num_classes=0, checkpoint_path=path).eval()
-        assert torch.equal(model(views), expected)
+        # timm computes all tokens of the last block, of which ours computes one.
+        torch.testing.assert_close(model(views), expected)
         loaded, _ = load_backbone(tmp_path)
         assert torch.equal(loaded(views), expected)
     assert not loaded.training

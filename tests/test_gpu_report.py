@@ -2,7 +2,6 @@
 
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 import gpu_report
-import gpu_views
-import torch
-from gpu_levers import LEVERS, views_in_fewer_passes
+from gpu_levers import LEVERS
 from gpu_profile import busy, kind_of
-from test_augment import images
 
-from satmip_train import augment, colour
 from satmip_train.config import Settings
 
 
@@ -75,17 +70,6 @@ def test_kernels_are_told_apart_by_name() -> None:
 def test_time_in_which_kernels_overlap_counts_once() -> None:
     assert busy([(5, 7), (0, 2), (1, 3), (1.5, 1.6), (7, 8)]) == pytest.approx(6)
     assert busy([]) == 0
-
-
-def test_views_in_fewer_passes_are_the_same() -> None:
-    policy = replace(augment.policy("simclr-sat", 40), hue=0.5, contrast=1.0, saturation=1.0)
-    params = augment.draw(policy, 120, torch.Generator().manual_seed(0), (50, 50))
-    assert len({tuple(order) for order in params.order.tolist()}) == 24
-    x = images(120, 50, 50)
-    expected = augment.batched(x, params, policy)
-    with views_in_fewer_passes():
-        assert (colour.jitter, colour.blur) == (gpu_views.jitter, gpu_views.blur)
-        torch.testing.assert_close(augment.batched(x, params, policy), expected, atol=2e-5, rtol=0)
 
 
 def test_levers_change_settings_that_there_are() -> None:

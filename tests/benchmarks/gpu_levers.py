@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
-import gpu_views
 import torch
 from torch import Tensor
 
-from satmip_train import augment, colour
+from satmip_train import augment
 from satmip_train.augment import Params, Policy
 from satmip_train.objectives.base import Objective
 from satmip_train.train import State, Step
@@ -74,13 +73,6 @@ def weights_cast_at_each_use() -> Iterator[None]:
         torch.set_autocast_cache_enabled(before)
 
 
-@contextmanager
-def views_in_fewer_passes() -> Iterator[None]:
-    """Make the views by `gpu_views`."""
-    with patch.object(colour, "jitter", gpu_views.jitter), patch.object(colour, "blur", gpu_views.blur):
-        yield
-
-
 def eager_views(state: State, step: Step) -> None:
     """Do not compile the views."""
     step._apply = augment.apply
@@ -119,8 +111,6 @@ LEVERS = (
     Lever("half the batch", {"batch_size": 512}),
     Lever("views not compiled", prepare=eager_views),
     Lever("views by one process on the CPU", around=views_on_the_cpu, prepare=eager_views, steps=2),
-    Lever("views in fewer passes", around=views_in_fewer_passes),
-    Lever("jitter in two passes", around=lambda: patch.object(colour, "jitter", gpu_views.jitter)),
     Lever("tf32 off", {"tf32": "off"}),
     Lever("tf32 all", {"tf32": "all"}),
     Lever("tokens not trimmed", {"trim_tokens": False}),
