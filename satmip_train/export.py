@@ -12,6 +12,7 @@ from torch import nn
 
 from satmip_train import checkpoint, open_clip_format
 from satmip_train.backbones import create_backbone, feature_dim
+from satmip_train.class_token import read_class_token_alone
 from satmip_train.card import model_card
 from satmip_train.checkpoint import Checkpoint
 from satmip_train.config import Settings
@@ -103,6 +104,7 @@ def load_backbone(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     weights, config = _find(Path(path), WEIGHTS, "a backbone")
     backbone: nn.Module = timm.create_model(config["model"], num_classes=0, **config["args"])
     backbone.load_state_dict(load_file(weights))
+    read_class_token_alone(backbone)
     return backbone.eval(), config
 
 
