@@ -12,9 +12,9 @@ from torch import nn
 
 from satmip_train import checkpoint, open_clip_format
 from satmip_train.backbones import create_backbone, feature_dim
-from satmip_train.class_token import read_class_token_alone
 from satmip_train.card import model_card
 from satmip_train.checkpoint import Checkpoint
+from satmip_train.class_token import read_class_token_alone
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
 from satmip_train.metadata_encoders import MetadataShape, create_metadata_encoder
