@@ -129,7 +129,11 @@ class Settings(BaseModel):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="of the networks; losses are float32 always. auto: bf16 on a GPU that has it, else fp32"
     )
-    compile: bool = Field(False, description="torch.compile the backbone, forward and backward, and on a GPU the views")
+    compile: bool | None = Field(
+        None,
+        description="torch.compile the backbone and the textual encoder, forward and backward, and the views; by default on a GPU "
+        "where Triton is installed",
+    )
     workers: int = Field(2, ge=0, description="loader processes a rank")
     shuffle_shards: int = Field(16, ge=1, description="shards whose samples are permuted together")
     data: Literal["auto", "stream", "resident"] = Field(

@@ -66,7 +66,7 @@ def _facts(description: dict[str, Any]) -> dict[str, str]:
     return {
         "Shards": f"{data['root']}: {samples}; {width} x {height} pixels",
         "Metadata": _metadata(metadata),
-        "Device": f"{device}, {description['precision']}; losses in fp32",
+        "Device": f"{device}, {description['precision']}{', compiled' if description['compiled'] else ''}; losses in fp32",
         "Data": description["data"],
         "Steps": steps,
         "Peak lr": f"{description['peak_lr']:.3g}",

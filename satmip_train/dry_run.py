@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, replace
 
-from satmip_train import resident
+from satmip_train import resident, speed
 from satmip_train.meter import peak_bytes
 from satmip_train.plan import Plan
 from satmip_train.resident import DataPath
@@ -40,7 +40,8 @@ def dry_run(plan: Plan, steps: int = 2) -> Estimate:
     batch = next(iter(source))
     load = time.perf_counter() - start
     step = Step(plan, state)
-    first, chance = float(step(batch)["loss"]), state.objective.chance()["loss"]
+    with speed.compiler_errors():
+        first, chance = float(step(batch)["loss"]), state.objective.chance()["loss"]
     start = time.perf_counter()
     for _ in range(steps):
         loss = step(batch)["loss"]

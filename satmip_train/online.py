@@ -68,7 +68,7 @@ def _features(plan: Plan, backbone: nn.Module, split: str) -> tuple[probes.Featu
     backbone.eval()
     try:
         # Not the compiled network: other shapes than a step's would be compiled too, for longer than they run.
-        with torch.compiler.set_stance("force_eager") if plan.settings.compile else nullcontext():
+        with torch.compiler.set_stance("force_eager") if plan.compiled else nullcontext():
             parts = list(to_host(vectors()))
     finally:
         backbone.train(was_training)

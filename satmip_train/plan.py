@@ -1,6 +1,7 @@
 """A run resolved before its first step: whether settings, shards and machine fit, and every number that follows from them."""
 
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ class Plan:
     shape: MetadataShape
     empty_captions: int
     precision: Precision
+    compiled: bool
+    """Whether networks are compiled, and on a GPU the views."""
     total_steps: int
     """Of the schedule."""
     last_step: int
@@ -64,7 +67,8 @@ def plan_run(settings: Settings, dataset: Dataset, job: Job) -> Plan:
     decoder, shape, empty = _metadata(settings, dataset, job)
     total = max(round(settings.epochs * order.steps_per_epoch), 1)
     last = min(total, settings.max_steps or total)
-    return Plan(settings, dataset, job, order, decoder, shape, empty, _precision(settings, job), total, last)
+    precision, compiled = _precision(settings, job), _compiled(settings, job)
+    return Plan(settings, dataset, job, order, decoder, shape, empty, precision, compiled, total, last)
 
 
 def _metadata(settings: Settings, dataset: Dataset, job: Job) -> tuple[Decoder, MetadataShape, int]:
@@ -97,6 +101,12 @@ def _precision(settings: Settings, job: Job) -> Precision:
     return "bf16" if job.device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
+def _compiled(settings: Settings, job: Job) -> bool:
+    if settings.compile is not None:
+        return settings.compile
+    return job.device.type == "cuda" and find_spec("triton") is not None
+
+
 def describe(plan: Plan, objective: Objective) -> dict[str, Any]:
     """Return everything that was resolved, as it is shown and saved before the first step."""
     return {
@@ -113,6 +123,7 @@ def describe(plan: Plan, objective: Objective) -> dict[str, Any]:
         "device_name": device_name(plan.job.device),
         "ranks": plan.job.ranks,
         "precision": plan.precision,
+        "compiled": plan.compiled,
         "steps_per_epoch": plan.order.steps_per_epoch,
         "dropped_samples_per_epoch": plan.order.dropped,
         "total_steps": plan.total_steps,

@@ -1,4 +1,4 @@
-"""How the numbers of a step are computed: attention, TF32, activations kept or computed again."""
+"""How the numbers of a step are computed: attention, TF32, compiled or not, activations kept or computed again."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -6,6 +6,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from satmip_train.errors import UsageError
+from satmip_train.metadata_encoders import TextEncoder
+from satmip_train.objectives.base import Objective
 
 _ATTENTION = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -38,6 +42,31 @@ def tf32(allowed: bool) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(products)
         torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def compile_encoders(objective: Objective) -> None:
+    """Compile the image encoders and the textual one, forward and backward; what follows them is cheap."""
+    for encoder in objective.image_encoders:
+        encoder.forward = torch.compile(encoder.forward)
+    if isinstance(objective.metadata_encoder, TextEncoder):
+        # Token rows have few widths; after the second, one graph is made for all.
+        objective.metadata_encoder.features = torch.compile(objective.metadata_encoder.features)  # type: ignore[method-assign]
+
+
+@contextmanager
+def compiler_errors() -> Iterator[None]:
+    """Tell what to do where torch.compile fails, which it does at the first step.
+
+    Raises:
+        UsageError: networks or views could not be compiled.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
+            raise
+        reason = " ".join(str(error).strip().split("\n\n")[0].split())
+        raise UsageError(f"networks and views must compile, however: {reason}. Pass --no-compile to go on without") from error
 
 
 def recompute_activations(backbone: nn.Module) -> None:

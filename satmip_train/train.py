@@ -70,9 +70,8 @@ def build_state(plan: Plan) -> State:
         objective.to(plan.job.device)
         if plan.settings.grad_checkpointing:
             speed.recompute_activations(objective.backbone)
-        if plan.settings.compile:
-            for encoder in objective.image_encoders:
-                encoder.forward = torch.compile(encoder.forward)
+        if plan.compiled:
+            speed.compile_encoders(objective)
         if plan.settings.micro_batch is not None:
             work_in_parts(objective, plan.settings.micro_batch)
     except ValueError as error:
@@ -149,8 +148,8 @@ class Step:
         self._mean, self._std = (torch.tensor(v, device=plan.job.device) for v in (plan.dataset.mean, plan.dataset.std))
         self._autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision)
         # On a CPU the views are made one by one, and there is nothing to fuse.
-        compiles = plan.settings.compile and plan.job.device.type == "cuda"
-        self._apply = torch.compile(augment.apply) if compiles else augment.apply
+        fuses = plan.compiled and plan.job.device.type == "cuda"
+        self._apply = torch.compile(augment.apply) if fuses else augment.apply
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Learn from a batch; return the loss and its parts, still on the device.
@@ -284,7 +283,7 @@ class Loop:
         trackers = open_trackers(plan.settings.report_to, run, self._description) if plan.job.main else []
         reports = Reporter(run, self._console, state.step, plan.last_step, trackers) if plan.job.main else nullcontext()
         self._clock.restart()
-        with reports as self._reporter:
+        with reports as self._reporter, speed.compiler_errors():
             while state.step < plan.last_step and not stop.agreed():
                 self._clock.waits()
                 batch = next(source)

@@ -1,6 +1,7 @@
 """What is compiled for a GPU is one graph each, traced once; the compiler's own code is not run here but where there is a GPU."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,14 +12,18 @@ from test_train_resume import TINY
 from torch._dynamo.testing import CompileCounterWithBackend
 from toy_shards import write_toy_shards
 
+import satmip_train.plan
 from satmip_train import augment, resident
 from satmip_train.backbones import create_backbone
 from satmip_train.config import Settings
+from satmip_train.errors import UsageError
 from satmip_train.job import Job
 from satmip_train.log import read_log
+from satmip_train.metadata_encoders import MetadataShape, TextEncoder
 from satmip_train.plan import plan_run
 from satmip_train.resident import DataPath
 from satmip_train.shards import Dataset, open_dataset
+from satmip_train.speed import compiler_errors
 from satmip_train.train import train
 
 CPU = Job(torch.device("cpu"))
@@ -68,6 +73,53 @@ def test_the_papers_trunk_is_one_graph_forward_and_backward(
     assert traced.frame_count == 1
 
 
+def test_the_textual_encoder_is_one_graph_for_each_of_the_first_widths_and_then_one_for_all(
+    traced: CompileCounterWithBackend,
+) -> None:
+    torch.manual_seed(0)
+    encoder = TextEncoder(Settings(text_layers=2, text_width=32, text_heads=4), MetadataShape(40, 0, ()))
+    compiled, graphs = torch.compile(encoder.features), []
+    for width in (16, 16, 24, 32, 40):
+        tokens = torch.randint(1, 400, (6, width)) * (torch.arange(width) < torch.randint(5, width, (6, 1)))
+        found = []
+        for features in (encoder.features, compiled):
+            encoder.zero_grad()
+            out = features(tokens)
+            out.square().sum().backward()
+            found.append([out.detach(), *(p.grad.clone() for p in encoder.parameters() if p.grad is not None)])
+        for expected, got in zip(*found, strict=True):
+            torch.testing.assert_close(got, expected)
+        graphs.append(traced.frame_count)
+    assert graphs == [1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("asked", [None, True, False])
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_run_is_compiled_by_default_on_a_gpu_where_triton_is(
+    toy: Dataset, monkeypatch: pytest.MonkeyPatch, device: str, there: bool, asked: bool | None
+) -> None:
+    monkeypatch.setattr(satmip_train.plan, "find_spec", lambda name: object() if there and name == "triton" else None)
+    plan = plan_run(Settings(**{**TINY, "compile": asked, "precision": "fp32"}), toy, Job(torch.device(device)))
+    assert plan.compiled == (device == "cuda" and there if asked is None else asked)
+
+
+def test_a_compiler_that_fails_is_told_of_with_the_way_out(toy: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fails(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("Failed to find C compiler")
+
+    compiler = torch.compile
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", lambda f: compiler(f, backend=fails))
+    with pytest.raises(UsageError, match=r"must compile, however: .*C compiler.*Pass --no-compile"):
+        train(Settings(**{**TINY, "compile": True}), toy, tmp_path, CPU, Console(quiet=True))
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(RuntimeError, match="out of memory"), compiler_errors():
+        raise RuntimeError("out of memory")
+
+
 @pytest.mark.parametrize("changes", [{}, {"micro_batch": 4, "grad_checkpointing": True}], ids=str)
 def test_a_run_is_compiled_once_also_where_knn_is_evaluated(
     toy: Dataset, traced: CompileCounterWithBackend, tmp_path: Any, changes: dict[str, Any]
@@ -77,7 +129,7 @@ def test_a_run_is_compiled_once_also_where_knn_is_evaluated(
         settings = Settings(**{**TINY, **changes, "compile": compiled, "epochs": 2, "knn_every": 1})
         train(settings, toy, tmp_path / str(number), CPU, Console(quiet=True))
         runs.append(read_log(tmp_path / str(number)))
-    assert traced.frame_count == 1
+    assert traced.frame_count == 2  # the backbone and the textual encoder
     assert [line["loss"] for line in runs[0]] == pytest.approx([line["loss"] for line in runs[1]], rel=1e-4)
     assert ["knn" in line for line in runs[0]] == [False] * 3 + [True] + [False] * 3 + [True]
 
