@@ -5,8 +5,9 @@
 Trains SatMIPS for 300 steps by the reference path with three seeds, and with the first of them by the fast path, and once more by
 the reference path from weights that differ in their seventh digit: how far that run strays, rounding alone does. The reference
 path: views one by one on the CPU, samples decoded anew in each epoch, float32 without TF32, eager, attention by its plain formula,
-token rows as long as the longest caption, AdamW as a loop. The fast path: views in batches, views and backbone compiled, the split
-resident, trimmed tokens, fused AdamW, and on a GPU bf16 and TF32 views. Prints one table; writes `same_learning.json` and `.png`.
+all tokens of the last block, token rows as long as the longest caption, AdamW as a loop. The fast path: views in batches, views and
+encoders compiled, the split resident, one token of the last block, trimmed tokens, fused AdamW, and on a GPU bf16 and TF32 views.
+Prints one table; writes `same_learning.json` and `.png`.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,6 +23,7 @@ from unittest.mock import patch
 import numpy as np
 import numpy.typing as npt
 import torch
+from gpu_levers import all_tokens
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -80,7 +82,7 @@ def train(dataset: Dataset, settings: Settings, device: torch.device, fast: bool
         for parameter in group["params"] if noise else ():
             parameter.data.mul_(1 + noise * torch.randn_like(parameter))
     steps = range(plan.last_step)
-    with views_made_by(fast, settings.compile):
+    with views_made_by(fast, plan.compiled), nullcontext() if fast else all_tokens():
         step = Step(plan, state)
         source = resident.batches(plan, batch_keys(state), steps, DataPath(fast, ""), lambda samples: None)
         losses = [step(batch)["loss"] for batch in source]
