@@ -24,7 +24,7 @@ RUN_FILES = (
 FREE_SETTINGS = frozenset(
     {
         "workers", "log_every", "checkpoint_every", "max_steps", "compile", "data", "micro_batch", "grad_checkpointing",
-        "attention", "tf32", "trim_tokens", "knn_every", "knn_samples", "report_to",
+        "activation_budget", "attention", "tf32", "trim_tokens", "knn_every", "knn_samples", "report_to",
     }
 )  # fmt: skip
 """Settings that a resumed run may change: they change its speed, its memory, its reports and where it stops, not what is learned

@@ -148,6 +148,13 @@ class Settings(BaseModel):
     grad_checkpointing: bool = Field(
         False, description="compute the backbone's activations again in the backward pass instead of keeping them"
     )
+    activation_budget: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of their activations that compiled encoders keep for the backward pass; the rest is computed again, the "
+        "cheapest first",
+    )
     attention: Literal["auto", "flash", "cudnn", "efficient", "math"] = Field(
         "auto", description="implementation of attention to try first; auto: torch's own choice"
     )

@@ -44,7 +44,7 @@ def plan_run(settings: Settings, dataset: Dataset, job: Job) -> Plan:
 
     Raises:
         UsageError: settings and shards do not fit: a batch larger than the split or not divisible by the ranks, fields that the
-            shards lack.
+            shards lack; or settings do not fit one another on this machine.
     """
     counts = tuple(shard.samples for shard in dataset.split(settings.split))
     if sum(counts) < settings.batch_size:
@@ -102,9 +102,14 @@ def _precision(settings: Settings, job: Job) -> Precision:
 
 
 def _compiled(settings: Settings, job: Job) -> bool:
-    if settings.compile is not None:
-        return settings.compile
-    return job.device.type == "cuda" and find_spec("triton") is not None
+    by_default = job.device.type == "cuda" and find_spec("triton") is not None
+    compiled = by_default if settings.compile is None else settings.compile
+    if settings.activation_budget < 1 and not compiled:
+        raise UsageError(
+            f"activation_budget must be 1 unless encoders are compiled, however: {settings.activation_budget=}. Pass --compile, or "
+            "--grad-checkpointing instead"
+        )
+    return compiled
 
 
 def describe(plan: Plan, objective: Objective) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
+from torch._functorch import config as functorch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from satmip_train.errors import UsageError
@@ -44,8 +45,13 @@ def tf32(allowed: bool) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = convolutions
 
 
-def compile_encoders(objective: Objective) -> None:
-    """Compile the image encoders and the textual one, forward and backward; what follows them is cheap."""
+def compile_encoders(objective: Objective, activation_budget: float = 1.0) -> None:
+    """Compile the image encoders and the textual one, forward and backward; what follows them is cheap.
+
+    Args:
+        activation_budget: share of the activations that is kept; the compiler computes the rest again, the cheapest first
+    """
+    functorch.activation_memory_budget = activation_budget
     for encoder in objective.image_encoders:
         encoder.forward = torch.compile(encoder.forward)
     if isinstance(objective.metadata_encoder, TextEncoder):

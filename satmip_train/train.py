@@ -71,7 +71,7 @@ def build_state(plan: Plan) -> State:
         if plan.settings.grad_checkpointing:
             speed.recompute_activations(objective.backbone)
         if plan.compiled:
-            speed.compile_encoders(objective)
+            speed.compile_encoders(objective, plan.settings.activation_budget)
         if plan.settings.micro_batch is not None:
             work_in_parts(objective, plan.settings.micro_batch)
     except ValueError as error:

@@ -9,6 +9,8 @@ import torch
 from rich.console import Console
 from test_augment import images
 from test_train_resume import TINY
+from tiny_networks import SHAPE, tiny_batch, tiny_settings
+from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from toy_shards import write_toy_shards
 
@@ -20,10 +22,11 @@ from satmip_train.errors import UsageError
 from satmip_train.job import Job
 from satmip_train.log import read_log
 from satmip_train.metadata_encoders import MetadataShape, TextEncoder
+from satmip_train.objectives import build_objective
 from satmip_train.plan import plan_run
 from satmip_train.resident import DataPath
 from satmip_train.shards import Dataset, open_dataset
-from satmip_train.speed import compiler_errors
+from satmip_train.speed import compile_encoders, compiler_errors
 from satmip_train.train import train
 
 CPU = Job(torch.device("cpu"))
@@ -91,6 +94,40 @@ def test_the_textual_encoder_is_one_graph_for_each_of_the_first_widths_and_then_
             torch.testing.assert_close(got, expected)
         graphs.append(traced.frame_count)
     assert graphs == [1, 1, 2, 2, 2]
+
+
+def test_a_budget_keeps_fewer_activations_and_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f: compiler(f, fullgraph=True, backend="aot_eager_decomp_partition"))
+    inputs, kept, found = None, [], []
+    for budget in (1.0, 0.5, 0.0):
+        torch.compiler.reset()
+        torch.manual_seed(0)
+        objective = build_objective(tiny_settings(objective="satmips"), SHAPE)
+        compile_encoders(objective, budget)
+        inputs, sizes = inputs or tiny_batch(objective), []
+        weights = {parameter.data_ptr() for parameter in objective.parameters()}
+
+        def keep(x: Tensor, sizes: list[int] = sizes, weights: set[int] = weights) -> Tensor:
+            sizes.append(0 if x.data_ptr() in weights else x.nbytes)
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            loss = objective(inputs)["loss"]
+        loss.backward()
+        kept.append(sum(sizes))
+        found.append([loss.detach(), *(p.grad for p in objective.parameters() if p.grad is not None)])
+    assert kept[1] < 0.9 * kept[0]
+    assert kept[2] < 0.9 * kept[1]
+    for other in found[1:]:
+        for expected, got in zip(found[0], other, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    compile_encoders(objective)
+
+
+def test_a_budget_without_a_compiler_is_refused(toy: Dataset) -> None:
+    with pytest.raises(UsageError, match=r"activation_budget=0.5. Pass --compile, or --grad-checkpointing"):
+        plan_run(Settings(**{**TINY, "activation_budget": 0.5}), toy, CPU)
 
 
 @pytest.mark.parametrize("asked", [None, True, False])

@@ -76,6 +76,7 @@ def test_levers_change_settings_that_there_are() -> None:
     assert len({lever.name for lever in LEVERS}) == len(LEVERS)
     for lever in LEVERS:
         Settings(**lever.changes)
-        assert re.fullmatch(r"\w+=\w+|patched", lever.means)
+        assert re.fullmatch(r"\w+=[\w.]+|patched", lever.means)
     changed = {name for lever in LEVERS for name in lever.changes} | {"data"}
     assert {"compile", "attention", "tf32", "trim_tokens", "grad_checkpointing", "micro_batch", "precision", "data"} <= changed
+    assert "activation_budget" in changed

@@ -116,6 +116,8 @@ LEVERS = (
     Lever("attention efficient", {"attention": "efficient"}),
     Lever("a view at a time through the trunk", around=a_view_at_a_time),
     Lever("activations recomputed", {"grad_checkpointing": True}),
+    Lever("nine tenths of the activations kept", {"activation_budget": 0.9}),
+    Lever("a tenth of the activations kept", {"activation_budget": 0.1}),
     Lever("micro-batch of 256 rows", {"micro_batch": 256}),
     Lever("half the batch", {"batch_size": 512}),
     Lever("views not compiled", prepare=eager_views),
