@@ -182,7 +182,7 @@ def test_images_of_all_batches_of_both_data_paths_have_one_layout(toy: Dataset) 
 
 
 def test_token_rows_have_few_widths(toy: Dataset) -> None:
-    """Each width is another choice of kernels; the text encoder is not compiled."""
+    """Each width is another choice of kernels."""
     plan = plan_run(Settings(**{**TINY, "objective": "satmips", "batch_size": 16}), toy, CPU)
     keys = frozenset({"tokens", "key"})
     steps = range(40)

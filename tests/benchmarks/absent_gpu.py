@@ -212,7 +212,7 @@ def lowered(function: Callable[..., Tensor], *inputs: Any) -> list[Graph]:
     ):
         try:
             torch.compile(function, backend=backend, fullgraph=True)(*inputs)
-        except AttributeError:
+        except (AttributeError, IndexError):
             # Nothing was computed, so there is nothing to return.
             if not found:
                 raise
