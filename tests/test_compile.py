@@ -46,13 +46,16 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> CompileCounterWithBackend:
     return counter
 
 
-def test_views_are_one_graph_whatever_was_drawn(traced: CompileCounterWithBackend) -> None:
-    policy, x = augment.policy("simclr-sat", 32), images(7, 40, 40)
-    compiled: Callable[..., torch.Tensor] = torch.compile(augment.batched)
+def test_views_are_one_graph_whatever_was_drawn(traced: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augment, "one_by_one", augment.batched)  # as on a GPU
+    policy, x, mean, std = augment.policy("simclr-sat", 32), images(7, 40, 40), torch.rand(3), torch.rand(3) + 0.5
+    compiled: Callable[..., Tensor] = torch.compile(augment.apply)
     for seed in range(3):
         params = augment.draw(policy, 7, torch.Generator().manual_seed(seed), (40, 40))
-        expected = augment.batched(x, params, policy)
-        torch.testing.assert_close(compiled(x, params, augment.policy("simclr-sat", 32)), expected, atol=1e-6, rtol=0)
+        expected = augment.apply(x, params, policy, mean, std)
+        with torch.autocast("cpu", torch.bfloat16):
+            got = compiled(x, params, augment.policy("simclr-sat", 32), mean, std)
+        torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
     assert traced.frame_count == 1
 
 
