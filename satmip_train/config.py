@@ -155,8 +155,8 @@ class Settings(BaseModel):
         description="share of their activations that compiled encoders keep for the backward pass; the rest is computed again, the "
         "cheapest first",
     )
-    attention: Literal["auto", "flash", "cudnn", "efficient", "math"] = Field(
-        "auto", description="implementation of attention to try first; auto: torch's own choice"
+    attention: Literal["auto", "torch", "flash", "cudnn", "efficient", "math"] = Field(
+        "auto", description="implementation of attention to try first; auto: on a GPU the fastest as measured, else torch's choice"
     )
     tf32: Literal["off", "views", "all"] = Field(
         "views", description="which float32 matrix products of a GPU may round to TF32; the losses' only with all"

@@ -1,35 +1,15 @@
-"""How the numbers of a step are computed: attention, TF32, compiled or not, activations kept or computed again."""
+"""How the numbers of a step are computed: TF32, compiled or not, activations kept or computed again."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch._functorch import config as functorch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from satmip_train.errors import UsageError
 from satmip_train.metadata_encoders import TextEncoder
 from satmip_train.objectives.base import Objective
-
-_ATTENTION = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "math": SDPBackend.MATH,
-}
-
-
-def attention(name: str) -> AbstractContextManager[None]:
-    """Return a context in which attention is computed by the named implementation where that can: "auto" or a key of `_ATTENTION`.
-
-    Where it cannot (flash attention knows no mask, and captions are masked) the efficient one does, then the plain formula.
-    """
-    if name == "auto":
-        return nullcontext()
-    rest = [backend for backend in (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH) if name != "math"]
-    wanted = list(dict.fromkeys([_ATTENTION[name], *rest]))
-    return sdpa_kernel(wanted, set_priority=len(wanted) > 1)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from satmip_train import augment, checkpoint, online, optim, resident, speed
+from satmip_train import attention, augment, checkpoint, online, optim, resident, speed
 from satmip_train.cached import work_in_parts
 from satmip_train.config import Settings
 from satmip_train.display import show_run
@@ -147,6 +147,8 @@ class Step:
         self._policy = augment.policy(plan.settings.policy, plan.settings.view_size, plan.settings.jitter)
         self._mean, self._std = (torch.tensor(v, device=plan.job.device) for v in (plan.dataset.mean, plan.dataset.std))
         self._autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision)
+        dtype = self._autocast or torch.float32
+        self.attention = attention.choose(plan.settings.attention, state.objective.backbone, plan.job.device, dtype)
         # On a CPU the views are made one by one, and there is nothing to fuse.
         fuses = plan.compiled and plan.job.device.type == "cuda"
         self._apply = torch.compile(augment.apply) if fuses else augment.apply
@@ -165,7 +167,7 @@ class Step:
         images = {key: to_device(batch[key], job.device) for key in set(state.objective.view_sources)}
         inputs["views"] = tuple(self.view(images[key], number) for number, key in enumerate(state.objective.view_sources))
         state.optimizer.zero_grad(set_to_none=True)
-        with speed.attention(plan.settings.attention), speed.tf32(plan.settings.tf32 == "all"):
+        with attention.use(self.attention.name), speed.tf32(plan.settings.tf32 == "all"):
             with torch.autocast(job.device.type, dtype=self._autocast, enabled=self._autocast is not None):
                 parts: dict[str, Tensor] = state.parallel(inputs)
             state.scaler.scale(parts["loss"]).backward()  # type: ignore[no-untyped-call]
@@ -274,6 +276,8 @@ class Loop:
         self._knn = online.obstacle(plan) is None
         self._description = description
         self._reporter: Reporter | None = None
+        if self._step.attention.seconds:
+            console.print(f"Attention: {self._step.attention}", soft_wrap=True)
 
     def go(self, stop: StopRequest) -> None:
         """Take steps until the run ends or is asked to stop, and save."""

@@ -111,7 +111,8 @@ def fake_memory() -> Iterator[None]:
 
 def run(dataset: Dataset, settings: Settings, device: str) -> None:
     """Take a step on a batch of a resident split, and bring some chips to features."""
-    plan = plan_run(settings, dataset, Job(torch.device("cpu")))
+    # To choose an implementation of attention, it would have to be measured.
+    plan = plan_run(settings.model_copy(update={"attention": "torch"}), dataset, Job(torch.device("cpu")))
     state = build_state(plan)
     split = Resident(plan, batch_keys(state), read_places(dataset, settings.split), lambda samples: None)
     plan, objective = replace(plan, job=Job(torch.device(device))), state.objective

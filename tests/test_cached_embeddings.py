@@ -9,7 +9,7 @@ from test_train_resume import TINY
 from tiny_networks import SHAPE, tiny_batch, tiny_settings
 from toy_shards import write_toy_shards
 
-from satmip_train import speed
+from satmip_train import attention, speed
 from satmip_train.cached import work_in_parts
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
@@ -128,11 +128,11 @@ def test_a_backbone_that_cannot_recompute_is_refused():
         speed.recompute_activations(torch.nn.Linear(2, 2))
 
 
-@pytest.mark.parametrize("name", ["auto", "flash", "cudnn", "efficient", "math"])
+@pytest.mark.parametrize("name", ["torch", "flash", "cudnn", "efficient", "math"])
 def test_each_attention_has_the_same_loss_also_behind_a_mask(name):
     objective = objective_of(objective="satmip")
     expected = objective(tiny_batch(objective))["loss"].item()
-    with speed.attention(name):
+    with attention.use(name):
         assert objective(tiny_batch(objective))["loss"].item() == pytest.approx(expected, abs=1e-5)
 
 

@@ -111,6 +111,7 @@ def all_tokens() -> Iterator[None]:
 LEVERS = (
     Lever("stream instead of resident", held=False),
     Lever("no compile", {"compile": False}),
+    Lever("attention by torch's choice", {"attention": "torch"}),
     Lever("attention flash", {"attention": "flash"}),
     Lever("attention cudnn", {"attention": "cudnn"}),
     Lever("attention efficient", {"attention": "efficient"}),
