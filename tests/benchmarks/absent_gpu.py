@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -153,9 +153,15 @@ class _Lowered(BaseException):
 
 
 def _kept(graph: torch.fx.GraphModule) -> int:
-    """Return the bytes of what a traced pass makes and returns."""
-    made = {node for node in graph.graph.output_node().args[0] if node is not None and node.op != "placeholder"}
-    return sum(node.meta["val"].nbytes for node in made if isinstance(node.meta["val"], Tensor))
+    """Return the bytes of what a traced pass makes and returns, each piece of memory once."""
+
+    def sizes(nodes: Iterable[torch.fx.Node | None]) -> dict[int, int]:
+        values = (node.meta["val"] for node in nodes if node is not None)
+        storages = (value.untyped_storage() for value in values if isinstance(value, Tensor))
+        return {storage._cdata: storage.nbytes() for storage in storages}
+
+    given = sizes(node for node in graph.graph.nodes if node.op == "placeholder")
+    return sum(size for storage, size in sizes(graph.graph.output_node().args[0]).items() if storage not in given)
 
 
 def _lower(graph: torch.fx.GraphModule, inputs: Any, *, found: list[Graph], backward: bool) -> Callable[..., Any]:
