@@ -99,6 +99,7 @@ def test_the_textual_encoder_is_one_graph_for_each_of_the_first_widths_and_then_
     assert graphs == [1, 1, 2, 2, 2]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch 2.11's own
 def test_a_budget_keeps_fewer_activations_and_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f: compiler(f, fullgraph=True, backend="aot_eager_decomp_partition"))

@@ -213,7 +213,8 @@ def lowered(function: Callable[..., Tensor], *inputs: Any) -> list[Graph]:
     torch.compiler.reset()
     with (
         functorch.patch(force_non_lazy_backward_lowering=True, enable_autograd_cache=False),
-        inductor.patch(fx_graph_cache=False, joint_graph_constant_folding=False),
+        # No pool of processes, which would outlive this one's work.
+        inductor.patch(fx_graph_cache=False, joint_graph_constant_folding=False, compile_threads=1),
         patch.object(F, "scaled_dot_product_attention", lambda q, k, v, *mask, **more: attend(q, k, v)[0]),
     ):
         try:
