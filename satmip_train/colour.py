@@ -90,9 +90,11 @@ def blur(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
 
     Shape: x (B, 3, S, S); sigma (B,) -> (B, 3, S, S).
     """
-    kernel, pixel = gaussian_kernel(sigma, radius), torch.arange(x.shape[-1], device=x.device)
+    kernel, pixel = gaussian_kernel(sigma, radius)[:, :, None, None, None], torch.arange(x.shape[-1], device=x.device)
     for dim in (2, 3):
         # A sum of shifted views, which a compiler makes one pass; a convolution would need a padded copy first.
-        taps = [x.index_select(dim, (pixel + i - radius).clamp(0, x.shape[dim] - 1)) for i in range(2 * radius + 1)]
-        x = sum((tap * kernel[:, i].view(-1, 1, 1, 1) for i, tap in enumerate(taps[1:], 1)), taps[0] * kernel[:, :1, None, None])
+        blurred = torch.zeros((), device=x.device)
+        for i in range(2 * radius + 1):
+            blurred = blurred + x.index_select(dim, (pixel + i - radius).clamp(0, x.shape[dim] - 1)) * kernel[:, i]
+        x = blurred
     return x
