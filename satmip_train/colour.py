@@ -17,7 +17,7 @@ Planes = tuple[Tensor, ...]
 def luma(planes: Planes) -> Tensor:
     """Return the luma of ITU-R BT.601. Shape: (B, S, S)."""
     red, green, blue = planes
-    return red * 0.2989 + green * 0.587 + blue * 0.114
+    return (red * 0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
 
 
 def brighten_or_saturate(planes: Planes, kind: Tensor, factor: Tensor) -> Planes:
@@ -27,14 +27,14 @@ def brighten_or_saturate(planes: Planes, kind: Tensor, factor: Tensor) -> Planes
     """
     factor, saturates = factor.view(-1, 1, 1), (kind == SATURATION).view(-1, 1, 1)
     reference = luma(planes) * torch.where(saturates, 1 - factor, 0)
-    return tuple((plane * factor + reference).clamp(0, 1) for plane in planes)
+    return tuple(torch.addcmul(reference, plane, factor).clamp_(0, 1) for plane in planes)
 
 
 def change_contrast(planes: Planes, factor: Tensor) -> Planes:
     """Blend each view with its mean gray. Shape: factor (B,)."""
     factor = factor.view(-1, 1, 1)
     reference = luma(planes).mean((1, 2), keepdim=True) * (1 - factor)
-    return tuple((plane * factor + reference).clamp(0, 1) for plane in planes)
+    return tuple(torch.addcmul(reference, plane, factor).clamp_(0, 1) for plane in planes)
 
 
 def shift_hue(planes: Planes, shift: Tensor) -> Planes:
@@ -93,8 +93,8 @@ def blur(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
     kernel, pixel = gaussian_kernel(sigma, radius)[:, :, None, None, None], torch.arange(x.shape[-1], device=x.device)
     for dim in (2, 3):
         # A sum of shifted views, which a compiler makes one pass; a convolution would need a padded copy first.
-        blurred = torch.zeros((), device=x.device)
-        for i in range(2 * radius + 1):
-            blurred = blurred + x.index_select(dim, (pixel + i - radius).clamp(0, x.shape[dim] - 1)) * kernel[:, i]
+        blurred = x * kernel[:, radius]
+        for i in (i for i in range(2 * radius + 1) if i != radius):
+            blurred.addcmul_(x.index_select(dim, (pixel + i - radius).clamp(0, x.shape[dim] - 1)), kernel[:, i])
         x = blurred
     return x
