@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -188,12 +189,16 @@ def _name(node: Any) -> str:
 
 def _flop(node: Any) -> int:
     name = _name(node)
-    if "attend" not in name:
-        return int(node.estimate_flops() or 0)
-    # Two products forward; four backward, and the scores once more.
-    inputs = node.node.inputs[1:3] if "backward" in name else node.node.inputs[:2]
-    (batch, heads, rows, width), (_, _, columns, _) = (map(int, x.get_size()) for x in inputs)
-    return (10 if "backward" in name else 4) * batch * heads * rows * columns * width
+    backward, sizes = "backward" in name, [tuple(map(int, x.get_size())) for x in getattr(node.node, "inputs", ())]
+    if "convolution" in name:
+        # Without the gradient of the images, which nobody asks for.
+        (out, weight) = (sizes[0], sizes[2]) if backward else (tuple(map(int, node.node.get_size())), sizes[1])
+        return 2 * prod(out) * prod(weight[1:])
+    if "attend" in name:
+        # Two products forward; four backward, and the scores once more.
+        (batch, heads, rows, width), (_, _, columns, _) = sizes[1:3] if backward else sizes[:2]
+        return (10 if backward else 4) * batch * heads * rows * columns * width
+    return int(node.estimate_flops() or 0)
 
 
 def lowered(function: Callable[..., Tensor], *inputs: Any) -> list[Graph]:
