@@ -35,7 +35,8 @@ class Choice:
 
     def __str__(self) -> str:
         measured = ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in sorted(self.seconds.items(), key=lambda i: i[1]))
-        return f"{self.name}, the fastest here ({measured})" if measured else self.name
+        named = "torch's own choice" if self.name == "torch" else self.name
+        return f"{named}, the fastest here ({measured})" if measured else named
 
 
 def use(name: str) -> AbstractContextManager[None]:

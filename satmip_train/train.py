@@ -230,11 +230,13 @@ def train(settings: Settings, dataset: Dataset, run: Path, job: Job, console: Co
         console.print(f"{run} is finished: {state.step} of {plan.last_step} steps are done.", soft_wrap=True)
     else:
         path = resident.choose(plan, state.step)
-        description = {**describe(plan, state.objective), "data": str(path), "online_knn": _online(plan)}
+        step = Step(plan, state)
+        description = {**describe(plan, state.objective), "attention": str(step.attention), "data": str(path)}
+        description["online_knn"] = _online(plan)
         if job.main:
             _announce(plan, state, run, console, description, recipe)
         with StopRequest(job) as stop:
-            Loop(plan, state, run, console, path, description).go(stop)
+            Loop(plan, state, step, run, console, path, description).go(stop)
         if state.step < plan.last_step:
             saved = f"Stopped after step {state.step} of {plan.last_step} and saved"
             console.print(f"{saved}. The same command goes on from here.", soft_wrap=True)
@@ -269,15 +271,15 @@ def _announce(plan: Plan, state: State, run: Path, console: Console, description
 class Loop:
     """The steps of a session, with what is reported, evaluated and saved between them."""
 
-    def __init__(self, plan: Plan, state: State, run: Path, console: Console, path: DataPath, description: dict[str, Any]) -> None:
+    def __init__(
+        self, plan: Plan, state: State, step: Step, run: Path, console: Console, path: DataPath, description: dict[str, Any]
+    ) -> None:
         self._plan, self._state, self._run, self._console, self._path = plan, state, run, console, path
-        self._clock, self._step, self._recent = Clock(plan.job.device), Step(plan, state), Recent(plan.job, run)
+        self._clock, self._step, self._recent = Clock(plan.job.device), step, Recent(plan.job, run)
         self._meter, self._first = Meter(plan.job), state.step
         self._knn = online.obstacle(plan) is None
         self._description = description
         self._reporter: Reporter | None = None
-        if self._step.attention.seconds:
-            console.print(f"Attention: {self._step.attention}", soft_wrap=True)
 
     def go(self, stop: StopRequest) -> None:
         """Take steps until the run ends or is asked to stop, and save."""

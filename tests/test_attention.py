@@ -15,20 +15,19 @@ from satmip_train.config import Settings
 CPU = torch.device("cpu")
 
 
-def inputs(rows: int = 12) -> list[torch.Tensor]:
+def inputs() -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(rows, 3, 17, 8, generator=generator, requires_grad=True) for _ in range(3)]
+    return [torch.randn(12, 3, 17, 8, generator=generator, requires_grad=True) for _ in range(3)]
 
 
 class Stopwatch:
     """Runs what it is given and says what it was told to."""
 
     def __init__(self, *seconds: float) -> None:
-        self.seconds, self.calls = list(seconds), 0
+        self.seconds = list(seconds)
 
     def __call__(self, work: Callable[[], object]) -> float:
         work()
-        self.calls += 1
         return self.seconds.pop(0)
 
 
@@ -49,8 +48,7 @@ def altered(kind: str, backend: SDPBackend | None) -> Callable[..., tuple[torch.
 
 def test_the_fastest_is_chosen() -> None:
     with patch.object(attention, "_both_passes", altered("", None)):
-        stopwatch = Stopwatch(3.0, 1.0, 2.0)
-        choice = attention.fastest(inputs(), stopwatch)
+        choice = attention.fastest(inputs(), Stopwatch(3.0, 1.0, 2.0))
     assert choice == attention.Choice("cudnn", {"flash": 3.0, "cudnn": 1.0, "efficient": 2.0})
     assert str(choice) == "cudnn, the fastest here (cudnn 1000.00 ms, efficient 2000.00 ms, flash 3000.00 ms)"
 
@@ -68,16 +66,14 @@ def test_where_none_can_torch_chooses() -> None:
 
 
 def test_what_a_machine_has_is_measured_and_right() -> None:
-    choice = attention.fastest(inputs(), Stopwatch(1.0, 2.0, 3.0))
-    assert set(choice.seconds) <= set(attention.MEASURED)
-    assert choice.name in (*choice.seconds, "torch")
+    assert attention.fastest(inputs(), Stopwatch(1.0, 2.0)) == attention.Choice("flash", {"flash": 1.0})  # a CPU has no other
 
 
 @pytest.mark.parametrize("setting", ["flash", "math", "torch"])
 def test_what_is_asked_for_is_not_measured(setting: str) -> None:
     choice = attention.choose(setting, create_backbone(tiny_settings()), torch.device("cuda"), torch.float32)
     assert choice == attention.Choice(setting, {})
-    assert str(choice) == setting
+    assert str(choice) == ("torch's own choice" if setting == "torch" else setting)
 
 
 def test_torch_chooses_on_a_cpu_and_for_other_networks() -> None:

@@ -10,10 +10,16 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 import gpu_report
+import torch
+from fake_gpu import onto
 from gpu_levers import LEVERS
 from gpu_profile import busy, kind_of
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from satmip_train.config import Settings
+from satmip_train.config import Settings, resolve
+from satmip_train.metadata_encoders import MetadataShape
+from satmip_train.objectives import build_objective
 
 
 def run(peak: float, batch: int = 1024, held: float = 1e9, step: float = 0.2, **more: Any) -> dict[str, Any]:
@@ -70,6 +76,20 @@ def test_kernels_are_told_apart_by_name() -> None:
 def test_time_in_which_kernels_overlap_counts_once() -> None:
     assert busy([(5, 7), (0, 2), (1, 3), (1.5, 1.6), (7, 8)]) == pytest.approx(6)
     assert busy([]) == 0
+
+
+@pytest.mark.parametrize("name", ["simclr", "satmip", "satmips", "decoupled"])
+def test_the_arithmetic_of_a_sample_is_that_of_the_recipes(name: str) -> None:
+    changes = {"coupled": False} if name == "decoupled" else {}
+    settings = resolve("satmips" if changes else name, changes)
+    objective, counter = build_objective(settings, MetadataShape(77, 0, ())), FlopCounterMode(display=False)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        onto(objective, mode, "cpu")
+        views = tuple(torch.empty(4, 3, 224, 224) for _ in range(objective.views))
+        with counter:
+            objective({"views": views, "tokens": torch.empty(4, 77, dtype=torch.int64)})["loss"].backward()
+    stated = gpu_report.flop(name, {"objective": settings.objective})
+    assert counter.get_total_flops() / 4 == pytest.approx(stated, rel=0.002)
 
 
 def test_levers_change_settings_that_there_are() -> None:

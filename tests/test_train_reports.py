@@ -47,7 +47,12 @@ def run(toy, tmp_path_factory):
 def test_settings_are_shown_in_groups_with_what_differs_from_the_recipe(toy):
     settings = settings_of(metadata_encoder="tabular", lr_base=0.5)
     plan = plan_run(settings, toy, CPU)
-    description = {**describe(plan, build_state(plan).objective), "data": "stream: asked for", "online_knn": "none: knn_every is 0"}
+    description = {
+        **describe(plan, build_state(plan).objective),
+        "attention": "flash",
+        "data": "stream: asked for",
+        "online_knn": "none: knn_every is 0",
+    }
     output = io.StringIO()
     show_run(Console(file=output, width=120, markup=False, highlight=False), settings, description, "tiny")
     text = " ".join(output.getvalue().split())

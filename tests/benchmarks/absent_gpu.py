@@ -1,8 +1,7 @@
 """torch's compiler for an H200 that is not there: it writes the kernels it would run, and nothing is run.
 
 Functions are traced on tensors of a CPU that hold nothing, forward and backward; what was traced is moved to the GPU by name, and
-lowered. That uses much of what is private in torch, so it is a tool of the benchmarks and no test: it was written for torch 2.11
-to 2.15.
+lowered. That uses much of what is private in torch, so it is a tool of the benchmarks: it was written for torch 2.11 to 2.15.
 """
 
 import os
@@ -105,31 +104,28 @@ def told_of_a_gpu() -> Iterator[None]:
         yield
 
 
-@torch.library.custom_op("benchmarks::attend", mutates_args=())
-def attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Stand for flash attention, which is no kernel of the compiler's: what is read and written is all that counts here."""
-    raise NotImplementedError
+# Flash attention is no kernel of the compiler's. Only what it reads and writes counts here, so these operators have shapes alone.
+torch.library.define("benchmarks::attend", "(Tensor q, Tensor k, Tensor v) -> (Tensor, Tensor)")
+torch.library.define(
+    "benchmarks::attend_backward",
+    "(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor sums) -> (Tensor, Tensor, Tensor)",
+)
 
 
-@torch.library.custom_op("benchmarks::attend_backward", mutates_args=())
-def attend_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Stand for its backward pass."""
-    raise NotImplementedError
-
-
-@attend.register_fake
+@torch.library.register_fake("benchmarks::attend")
 def _(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     batch, heads, rows, width = q.shape
     return q.new_empty(batch, rows, heads, width).transpose(1, 2), q.new_empty(batch, heads, rows, dtype=torch.float32)
 
 
-@attend_backward.register_fake
+@torch.library.register_fake("benchmarks::attend_backward")
 def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
-attend.register_autograd(
-    lambda ctx, grad, _: attend_backward(grad, *ctx.saved_tensors),
+torch.library.register_autograd(
+    "benchmarks::attend",
+    lambda ctx, grad, _: torch.ops.benchmarks.attend_backward(grad, *ctx.saved_tensors),
     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs, *output),
 )
 
@@ -220,7 +216,7 @@ def lowered(function: Callable[..., Tensor], *inputs: Any) -> list[Graph]:
         functorch.patch(force_non_lazy_backward_lowering=True, enable_autograd_cache=False),
         # No pool of processes, which would outlive this one's work.
         inductor.patch(fx_graph_cache=False, joint_graph_constant_folding=False, compile_threads=1),
-        patch.object(F, "scaled_dot_product_attention", lambda q, k, v, *mask, **more: attend(q, k, v)[0]),
+        patch.object(F, "scaled_dot_product_attention", lambda q, k, v, *mask, **more: torch.ops.benchmarks.attend(q, k, v)[0]),
     ):
         try:
             torch.compile(function, backend=backend, fullgraph=True)(*inputs)

@@ -8,8 +8,10 @@ The times are the least that each kernel needs, one after the other, at the rate
 """
 
 import argparse
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from absent_gpu import Graph, Kernel, lowered, machine_code
@@ -17,6 +19,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from fake_gpu import onto
 
 from satmip_train import augment
 from satmip_train.backbones import create_backbone
@@ -74,12 +80,7 @@ def _trained(network: nn.Module, forward: Callable[[Tensor], Tensor], make: Call
             return forward(batch)
 
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        for module in network.modules():
-            for held in (module._parameters, module._buffers):
-                for name, value in held.items():
-                    if value is not None:
-                        fake = mode.from_tensor(value.detach())
-                        held[name] = nn.Parameter(fake) if held is module._parameters else fake
+        onto(network, mode, "cpu")
         return lowered(encode, make())
 
 
