@@ -1,6 +1,6 @@
 # make demo   the whole path on a small made-up world, about 10 minutes on two cores
 # make test   every test
-# make bench  the benchmarks that need no GPU, small, about 15 minutes on two cores; what is larger is in docs/benchmarks.md
+# make bench  the benchmarks that need no GPU, small, 5 to 15 minutes on two cores; what is larger is in docs/benchmarks.md
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
