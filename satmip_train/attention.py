@@ -1,9 +1,10 @@
 """Which implementation of attention a step uses: a named one, torch's own choice, or the fastest by measurement."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -17,7 +18,9 @@ BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
-MEASURED = ("flash", "cudnn", "efficient")
+PACKED = "packed"
+"""Our own, see `packed_attention`."""
+MEASURED = ("flash", "cudnn", "efficient", PACKED)
 _ROWS, _REPEAT = 256, 10
 """Views, and repetitions, of a measurement."""
 _CHECKED, _TOLERANCE = 8, 0.05
@@ -29,37 +32,58 @@ class Choice:
     """What attention is computed by."""
 
     name: str
-    """"torch", or a key of `BACKENDS`."""
-    seconds: dict[str, float]
+    """"torch", "packed", or a key of `BACKENDS`."""
+    seconds: dict[str, float] = field(default_factory=dict)
     """Of a forward and a backward pass of `_ROWS` views by each that was measured; empty where nothing was."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Why others were not."""
 
     def __str__(self) -> str:
         measured = ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in sorted(self.seconds.items(), key=lambda i: i[1]))
         named = "torch's own choice" if self.name == "torch" else self.name
-        return f"{named}, the fastest here ({measured})" if measured else named
+        chosen = f"{named}, the fastest here ({measured})" if measured else named
+        return "; ".join([chosen, *(f"not {name}: {reason}" for name, reason in self.refused.items())])
 
 
 def use(name: str) -> AbstractContextManager[None]:
     """Return a context in which attention is computed by the named implementation where that can: "torch" or a key of `BACKENDS`.
 
-    Where it cannot (flash attention knows no mask, and captions are masked) the efficient one does, then the plain formula.
+    Where it cannot (flash attention knows no mask, and captions are masked) the efficient one does, then the plain formula. Beside
+    "packed", which `install` puts into the networks, torch chooses.
     """
-    if name == "torch":
+    if name in ("torch", PACKED):
         return nullcontext()
     rest = [backend for backend in (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH) if name != "math"]
     wanted = list(dict.fromkeys([BACKENDS[name], *rest]))
     return sdpa_kernel(wanted, set_priority=len(wanted) > 1)
 
 
+def install(name: str, encoders: Iterable[nn.Module]) -> None:
+    """Put "packed" attention into networks before they run or are compiled; other implementations need no more than `use`."""
+    if name == PACKED:
+        from satmip_train.packed_attention import pack
+
+        for encoder in encoders:
+            pack(encoder)
+
+
 def choose(setting: str, backbone: nn.Module, device: torch.device, dtype: torch.dtype) -> Choice:
-    """Return what a setting asks for; "auto" is the fastest on a GPU for the shape of a ViT's attention, else torch's choice."""
-    if setting != "auto":
-        return Choice(setting, {})
+    """Return what a setting asks for; "auto" is the fastest on a GPU for the shape of a ViT's attention, else torch's choice.
+
+    Raises:
+        ValueError: "packed" was asked for and cannot be.
+    """
     shape = head_shape(backbone)
+    if setting == PACKED and (reason := obstacle(shape, device, dtype)) is not None:
+        raise ValueError(f"attention packed {reason}. Pass --attention auto")
+    if setting != "auto":
+        return Choice(setting)
     if device.type != "cuda" or shape is None:
-        return Choice("torch", {})
-    inputs = [torch.randn(_ROWS, *shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3)]
-    return fastest(inputs, _seconds_on_gpu)
+        return Choice("torch")
+    heads, tokens, width = shape
+    packed = torch.randn(_ROWS, tokens, 3, heads, width, device=device, dtype=dtype, requires_grad=True)
+    reason = obstacle(shape, device, dtype)
+    return fastest(packed, _seconds_on_gpu, {} if reason is None else {PACKED: reason})
 
 
 def head_shape(backbone: nn.Module) -> tuple[int, int, int] | None:
@@ -70,35 +94,63 @@ def head_shape(backbone: nn.Module) -> tuple[int, int, int] | None:
     return attn.num_heads, backbone.patch_embed.num_patches + backbone.num_prefix_tokens, attn.head_dim  # type: ignore[union-attr, operator, return-value]
 
 
-def fastest(inputs: list[Tensor], seconds: Callable[[Callable[[], object]], float]) -> Choice:
+def obstacle(shape: tuple[int, int, int] | None, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return why attention of this shape (see `head_shape`) cannot be "packed", as the end of a sentence; None where it can."""
+    if find_spec("triton") is None:
+        return "needs Triton, however: it is not installed"
+    from satmip_train.packed_attention import DEVICES, DTYPES, LONGEST, WIDTHS
+
+    if device.type not in DEVICES or dtype not in DTYPES:
+        return f"runs in bf16 or fp16 on a GPU, however: {dtype} on {device}"
+    if shape is None or shape[1] > LONGEST or shape[2] not in WIDTHS:
+        return f"takes a ViT of {LONGEST} tokens at most and heads of {WIDTHS} numbers, however: (heads, tokens, width)={shape}"
+    return None
+
+
+def fastest(packed: Tensor, seconds: Callable[[Callable[[], object]], float], refused: dict[str, str] | None = None) -> Choice:
     """Return the fastest of those that give the plain formula's output and gradients; torch's choice where none does.
 
-    Shape: queries, keys and values (B, heads, N, D), with gradients.
+    Shape: packed (B, N, 3, H, D): queries, keys and values of N tokens and H heads, with a gradient.
 
     Args:
         seconds: tells how long a call takes
+        refused: implementations that are not tried, and why
     """
-    few = [x.detach()[:_CHECKED].requires_grad_() for x in inputs]
-    exact = _both_passes([x.detach().float().requires_grad_() for x in few], SDPBackend.MATH)
-    measured = {}
+    few = packed.detach()[:_CHECKED].requires_grad_()
+    exact = _both_passes(packed.detach()[:_CHECKED].float().requires_grad_(), "math")
+    measured, refused = {}, dict(refused or {})
     for name in MEASURED:
+        if name in refused:
+            continue
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # they say what this one does not take
-                found = _both_passes(few, BACKENDS[name])
-        except RuntimeError:
-            continue
-        if all((got.float() - expected).norm() <= _TOLERANCE * expected.norm() for got, expected in zip(found, exact, strict=True)):
-            measured[name] = seconds(lambda name=name: _both_passes(inputs, BACKENDS[name]))  # type: ignore[misc]
-    return Choice(min(measured, key=measured.__getitem__), measured) if measured else Choice("torch", {})
+                found = _both_passes(few, name)
+                if all((got.float() - right).norm() <= _TOLERANCE * right.norm() for got, right in zip(found, exact, strict=True)):
+                    measured[name] = seconds(lambda name=name: _both_passes(packed, name))  # type: ignore[misc]
+                else:
+                    refused[name] = "its numbers are not those of the formula"
+        except Exception as error:  # whatever libraries, compilers and drivers say that do not take this; there are others
+            refused[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
+    return Choice(min(measured, key=measured.__getitem__) if measured else "torch", measured, refused)
 
 
-def _both_passes(inputs: list[Tensor], backend: SDPBackend) -> tuple[Tensor, ...]:
-    """Return the output and the gradients of half its square."""
-    query, key, value = inputs
-    with sdpa_kernel([backend]):
+def _both_passes(packed: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Return the output and the gradient of half its square."""
+    out = attend(packed, name)
+    return out.detach(), torch.autograd.grad(out, packed, out.detach())[0]
+
+
+def attend(packed: Tensor, name: str) -> Tensor:
+    """Return what each token reads from all others, by a named implementation. Shape: (B, N, 3, H, D) -> (B, N, H D)."""
+    if name == PACKED:
+        from satmip_train.packed_attention import packed_attention
+
+        return packed_attention(packed.flatten(2), packed.shape[3])
+    query, key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)
+    with sdpa_kernel([BACKENDS[name]]):
         out = F.scaled_dot_product_attention(query, key, value)
-    return out.detach(), *torch.autograd.grad(out, inputs, out.detach())
+    return out.transpose(1, 2).flatten(2)
 
 
 def _seconds_on_gpu(work: Callable[[], object]) -> float:

@@ -15,9 +15,16 @@ class ClassTokenViT(vit.VisionTransformer):
     products a token for a width D; of 12 blocks that saves 7 %. `forward_features` still gives all tokens.
     """
 
+    rounded_residual = False
+    """Whether the residual stream has the type of the patch embeddings, bfloat16 under autocast to it, in place of float32."""
+
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """Return the features. Shape: (B, 3, S, S) -> (B, D)."""
-        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
+        patches = self.patch_embed(x)
+        x = self.norm_pre(self.patch_drop(self._pos_embed(patches)))
+        if self.rounded_residual:
+            # Blocks add what has this type already, so that it stays.
+            x = x.to(patches.dtype)
         before, last = self.blocks[:-1], self.blocks[-1]
         x = checkpoint_seq(before, x) if self.grad_checkpointing and len(before) else before(x)
         features: Tensor = self.forward_head(self.norm(class_token_of(last, x)))
@@ -59,3 +66,17 @@ def _reads_it_alone(backbone: Any) -> bool:
     if type(block) is not vit.Block or type(block.attn) is not vit.Attention:  # type: ignore[attr-defined]
         return False
     return not any(isinstance(getattr(block.attn, name, None), (nn.Linear, nn.LayerNorm)) for name in ("norm", "gate"))
+
+
+def round_residual(backbone: nn.Module) -> None:
+    """Let the residual stream of a `ClassTokenViT` be rounded under autocast, see `rounded_residual`.
+
+    Raises:
+        ValueError: it is another network, or scales what its blocks add, in float32.
+    """
+    if not isinstance(backbone, ClassTokenViT) or any(isinstance(part, vit.LayerScale) for part in backbone.modules()):  # type: ignore[attr-defined]
+        raise ValueError(
+            "residual autocast needs a ViT of timm whose class token is read and whose layers are not scaled, however: "
+            f"{type(backbone).__name__}. Leave it out"
+        )
+    backbone.rounded_residual = True

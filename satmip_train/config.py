@@ -155,8 +155,14 @@ class Settings(BaseModel):
         description="share of their activations that compiled encoders keep for the backward pass; the rest is computed again, the "
         "cheapest first",
     )
-    attention: Literal["auto", "torch", "flash", "cudnn", "efficient", "math"] = Field(
-        "auto", description="implementation of attention to try first; auto: on a GPU the fastest as measured, else torch's choice"
+    residual: Literal["fp32", "autocast"] = Field(
+        "fp32",
+        description="type of a ViT's residual stream in bf16 or fp16: float32, or theirs, which moves fewer bytes and rounds more",
+    )
+    attention: Literal["auto", "torch", "flash", "cudnn", "efficient", "packed", "math"] = Field(
+        "auto",
+        description="implementation of attention to try first; packed: our own for few tokens, of ViTs alone; auto: on a GPU the "
+        "fastest as measured, else torch's choice",
     )
     tf32: Literal["off", "views", "all"] = Field(
         "views", description="which float32 matrix products of a GPU may round to TF32; the losses' only with all"

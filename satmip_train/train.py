@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from satmip_train import attention, augment, checkpoint, online, optim, resident, speed
 from satmip_train.cached import work_in_parts
+from satmip_train.class_token import round_residual
 from satmip_train.config import Settings
 from satmip_train.display import show_run
 from satmip_train.distributed import synchronize_batch_norm
@@ -70,6 +71,9 @@ def build_state(plan: Plan) -> State:
         objective.to(plan.job.device)
         if plan.settings.grad_checkpointing:
             speed.recompute_activations(objective.backbone)
+        if plan.settings.residual == "autocast":
+            for encoder in objective.image_encoders:
+                round_residual(encoder)
         if plan.compiled:
             speed.compile_encoders(objective, plan.settings.activation_budget)
         if plan.settings.micro_batch is not None:
@@ -148,7 +152,11 @@ class Step:
         self._mean, self._std = (torch.tensor(v, device=plan.job.device) for v in (plan.dataset.mean, plan.dataset.std))
         self._autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision)
         dtype = self._autocast or torch.float32
-        self.attention = attention.choose(plan.settings.attention, state.objective.backbone, plan.job.device, dtype)
+        try:
+            self.attention = attention.choose(plan.settings.attention, state.objective.backbone, plan.job.device, dtype)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        attention.install(self.attention.name, state.objective.image_encoders)
         # On a CPU the views are made one by one, and there is nothing to fuse.
         fuses = plan.compiled and plan.job.device.type == "cuda"
         self._apply = torch.compile(augment.apply) if fuses else augment.apply

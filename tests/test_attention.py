@@ -6,7 +6,6 @@ from unittest.mock import patch
 import pytest
 import torch
 from tiny_networks import tiny_settings
-from torch.nn.attention import SDPBackend
 
 from satmip_train import attention
 from satmip_train.backbones import create_backbone
@@ -15,9 +14,8 @@ from satmip_train.config import Settings
 CPU = torch.device("cpu")
 
 
-def inputs() -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(12, 3, 17, 8, generator=generator, requires_grad=True) for _ in range(3)]
+def packed() -> torch.Tensor:
+    return torch.randn(12, 17, 3, 3, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
 
 
 class Stopwatch:
@@ -31,48 +29,71 @@ class Stopwatch:
         return self.seconds.pop(0)
 
 
-def altered(kind: str, backend: SDPBackend | None) -> Callable[..., tuple[torch.Tensor, ...]]:
+def altered(kind: str, name: str | None) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     """Let a CPU, which has one implementation and the plain formula, seem to have them all, of which one fails."""
     real = attention._both_passes
 
-    def passes(given: list[torch.Tensor], wanted: SDPBackend) -> tuple[torch.Tensor, ...]:
-        if wanted is backend and kind == "refuses":
-            raise RuntimeError("No available kernel. Aborting execution.")
-        out, *gradients = real(given, SDPBackend.MATH)
-        if wanted is backend:
-            gradients[1] = gradients[1] * (1.2 if kind == "wrong" else float("nan"))
-        return out, *gradients
+    def passes(given: torch.Tensor, wanted: str) -> tuple[torch.Tensor, torch.Tensor]:
+        if wanted == name and kind == "refuses":
+            raise RuntimeError("No available kernel. Aborting execution.\nLong advice")
+        if wanted == name and kind == "breaks":
+            raise KeyError
+        out, gradient = real(given, "math")
+        if wanted == name:
+            gradient = gradient * (1.2 if kind == "wrong" else float("nan"))
+        return out, gradient
 
     return passes
 
 
 def test_the_fastest_is_chosen() -> None:
     with patch.object(attention, "_both_passes", altered("", None)):
-        choice = attention.fastest(inputs(), Stopwatch(3.0, 1.0, 2.0))
-    assert choice == attention.Choice("cudnn", {"flash": 3.0, "cudnn": 1.0, "efficient": 2.0})
-    assert str(choice) == "cudnn, the fastest here (cudnn 1000.00 ms, efficient 2000.00 ms, flash 3000.00 ms)"
+        choice = attention.fastest(packed(), Stopwatch(3.0, 1.0, 2.0, 4.0))
+    assert choice == attention.Choice("cudnn", {"flash": 3.0, "cudnn": 1.0, "efficient": 2.0, "packed": 4.0})
+    told = "cudnn 1000.00 ms, efficient 2000.00 ms, flash 3000.00 ms, packed 4000.00 ms"
+    assert str(choice) == f"cudnn, the fastest here ({told})"
 
 
-@pytest.mark.parametrize("kind", ["refuses", "wrong", "not finite"])
-def test_one_that_refuses_or_is_wrong_is_not_chosen(kind: str) -> None:
-    with patch.object(attention, "_both_passes", altered(kind, SDPBackend.FLASH_ATTENTION)):
-        choice = attention.fastest(inputs(), Stopwatch(2.0, 1.0))
-    assert choice == attention.Choice("efficient", {"cudnn": 2.0, "efficient": 1.0})
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("refuses", "No available kernel. Aborting execution."),
+        ("breaks", "KeyError"),
+        ("wrong", "its numbers are not those of the formula"),
+        ("not finite", "its numbers are not those of the formula"),
+    ],
+)
+def test_one_that_refuses_or_is_wrong_is_not_chosen(kind: str, reason: str) -> None:
+    with patch.object(attention, "_both_passes", altered(kind, "flash")):
+        choice = attention.fastest(packed(), Stopwatch(2.0, 1.0), {"packed": "needs a GPU"})
+    assert choice == attention.Choice("efficient", {"cudnn": 2.0, "efficient": 1.0}, {"packed": "needs a GPU", "flash": reason})
+    assert str(choice).endswith(f"; not packed: needs a GPU; not flash: {reason}")
 
 
 def test_where_none_can_torch_chooses() -> None:
     with patch.object(attention, "MEASURED", ("cudnn",)):
-        assert attention.fastest(inputs(), Stopwatch()) == attention.Choice("torch", {})
+        choice = attention.fastest(packed(), Stopwatch())
+    assert (choice.name, choice.seconds, set(choice.refused)) == ("torch", {}, {"cudnn"})
 
 
 def test_what_a_machine_has_is_measured_and_right() -> None:
-    assert attention.fastest(inputs(), Stopwatch(1.0, 2.0)) == attention.Choice("flash", {"flash": 1.0})  # a CPU has no other
+    choice = attention.fastest(packed(), Stopwatch(1.0, 2.0), {"packed": "needs a GPU"})
+    # A CPU has no other.
+    assert (choice.name, choice.seconds, set(choice.refused)) == ("flash", {"flash": 1.0}, {"packed", "cudnn", "efficient"})
+
+
+def test_parts_are_read_out_of_the_packed_product_as_timm_does() -> None:
+    """Also where heads and tokens are as many, so that a wrong order would fit."""
+    qkv = torch.randn(2, 4, 3, 4, 8)
+    out = attention.attend(qkv, "math").view(2, 4, 4, 8)
+    query, key, value = (qkv[1, :, part, 2] for part in range(3))
+    torch.testing.assert_close(out[1, :, 2], (query @ key.T / 8**0.5).softmax(1) @ value)
 
 
 @pytest.mark.parametrize("setting", ["flash", "math", "torch"])
 def test_what_is_asked_for_is_not_measured(setting: str) -> None:
     choice = attention.choose(setting, create_backbone(tiny_settings()), torch.device("cuda"), torch.float32)
-    assert choice == attention.Choice(setting, {})
+    assert choice == attention.Choice(setting)
     assert str(choice) == ("torch's own choice" if setting == "torch" else setting)
 
 
@@ -93,3 +114,4 @@ def test_a_gpu_has_a_fastest_one() -> None:
     choice = attention.choose("auto", create_backbone(Settings()), torch.device("cuda"), torch.bfloat16)
     assert choice.name == min(choice.seconds, key=choice.seconds.__getitem__)
     assert len(choice.seconds) >= 2
+    assert "packed" in choice.seconds

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from satmip_train.backbones import create_backbone
-from satmip_train.class_token import ClassTokenViT, read_class_token_alone
+from satmip_train.class_token import ClassTokenViT, read_class_token_alone, round_residual
 from satmip_train.config import Settings
 from satmip_train.speed import recompute_activations
 
@@ -107,3 +107,61 @@ def test_the_papers_network_saves_most_of_a_block() -> None:
     saved = 2 * (tokens - 1) * (10 * width**2 + 2 * tokens * width)
     assert found[0] - found[1] == saved
     assert 0.06 < saved / found[0] < 0.08
+
+
+def rounded(network: nn.Module) -> nn.Module:
+    changed = copy.deepcopy(network)
+    round_residual(changed)
+    return changed
+
+
+def test_a_rounded_residual_stream_has_the_type_of_the_products_under_autocast() -> None:
+    network, views, types = ours(timms().float()), torch.randn(3, 3, 32, 32), []
+    for backbone in (network, rounded(network)):
+        blocks = backbone.blocks[:-1]  # type: ignore[index]
+        for block in blocks:
+            block.register_forward_hook(lambda module, inputs, out: types.append((inputs[0].dtype, out.dtype)))
+        with torch.autocast("cpu", torch.bfloat16):
+            features = backbone(views)
+        assert features.shape == (3, 48)
+    assert types == [(torch.float32, torch.float32)] * 2 + [(torch.bfloat16, torch.bfloat16)] * 2
+
+
+def test_without_autocast_a_rounded_residual_stream_rounds_nothing() -> None:
+    network, views = ours(timms()), torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    assert torch.equal(rounded(network)(views), network(views))
+
+
+def test_a_rounded_residual_stream_costs_about_as_much_precision_as_bf16_itself() -> None:
+    """Of the paper's network, with half its blocks, as it starts: features and gradients beside those in float32."""
+    torch.manual_seed(0)
+    backbone = create_backbone(Settings(backbone_args={"num_heads": 12, "depth": 6, "img_size": 64}, view_size=64))
+    views, weights, found = torch.randn(16, 3, 64, 64), torch.randn(16, 384), []
+    for network, bf16 in ((backbone, False), (backbone, True), (rounded(backbone), True)):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            features = network(views)
+        (features * weights).sum().backward()
+        gradients = [parameter.grad.flatten() for parameter in network.parameters() if parameter.grad is not None]
+        found.append((features.detach(), torch.cat(gradients).clone()))
+    exact, plain, ours_ = found
+    for part in range(2):
+        errors = [float((other[part] - exact[part]).norm() / exact[part].norm()) for other in (plain, ours_)]
+        print(errors)
+        assert 0 < errors[0] < 0.02
+        assert errors[0] < errors[1] < 3 * errors[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("resnet18", {}),
+        ("vit_small_patch16_224", {**SIZE, "init_values": 0.1}),
+        ("vit_small_patch16_224", {**SIZE, "scale_attn_norm": True}),
+    ],
+)
+def test_networks_whose_residual_stream_cannot_be_rounded_are_refused(name: str, changes: dict[str, Any]) -> None:
+    network = timm.create_model(name, num_classes=0, **changes)
+    read_class_token_alone(network)
+    with pytest.raises(ValueError, match=r"residual autocast needs a ViT .* however: "):
+        round_residual(network)

@@ -108,6 +108,20 @@ def test_attention_is_the_plain_formula_by_every_backend(device: str, name: str)
             assert (got - expected).norm() <= 0.02 * expected.norm()
 
 
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=gpu)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("tokens", "heads", "width"), [(197, 12, 32), (197, 6, 64), (256, 3, 64), (17, 3, 16), (1, 2, 32)])
+def test_packed_attention_is_the_plain_formula(device: str, dtype: torch.dtype, tokens: int, heads: int, width: int) -> None:
+    _, generator = seeds(device)
+    packed = torch.randn(5, tokens, 3, heads, width, generator=generator).to(device, dtype)
+    found = []
+    for name, inputs in (("math", packed.float()), ("packed", packed)):
+        out, gradient = attention._both_passes(inputs.requires_grad_(), name)
+        found.append((out.float(), gradient.float()))
+    for expected, got in zip(*found, strict=True):
+        assert (got - expected).norm() <= 0.02 * expected.norm()
+
+
 @each_device
 @pytest.mark.parametrize("objective", ["satmips", "simclr"])
 def test_a_step_in_bf16_is_that_in_fp32_within_its_rounding(toy: Dataset, device: str, objective: str) -> None:

@@ -115,6 +115,8 @@ LEVERS = (
     Lever("attention flash", {"attention": "flash"}),
     Lever("attention cudnn", {"attention": "cudnn"}),
     Lever("attention efficient", {"attention": "efficient"}),
+    Lever("attention packed", {"attention": "packed"}),
+    Lever("residual stream rounded", {"residual": "autocast"}),
     Lever("a view at a time through the trunk", around=a_view_at_a_time),
     Lever("activations recomputed", {"grad_checkpointing": True}),
     Lever("nine tenths of the activations kept", {"activation_budget": 0.9}),
