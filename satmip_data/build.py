@@ -122,23 +122,43 @@ def build(request: BuildRequest, show: Show = no_show) -> dict[str, Any]:
     Shards that are whole are not written again. Nothing of the result depends on the workers or on interruptions.
 
     Raises:
-        BuildError: nothing to build, another build in the folder, or too many rejects.
+        BuildError: nothing to build, something else in the folder, or too many rejects.
         SelectionError: the selection cannot be made.
         EngineError: there is no such engine.
+        LockedError: another process writes to the folder.
     """
+    if (done := standing(request)) is not None:
+        return done
     out = Store(request.out)
     journal = Journal(out, JOURNAL)
     finished = _finished(request, out)
-    if finished is not None and not (request.retry_rejects and _packing_rejects(out)):
-        return finished
+    if finished is None and journal.intent() is None and out.occupied():
+        raise BuildError(f"shards are written into an empty folder, however: {request.out} holds other files. Choose another folder.")
     if request.retry_rejects:
         request = _with_standing_captions(request, finished, journal)
     show(Progress("index", 0, 1, 0, 0))
     plan = plan_build(request, show)
-    if finished is None:
-        _begin(request, plan, journal)
-    else:
-        _reopen(request, plan, finished, out, journal)
+    with out.locked():
+        if finished is None:
+            _begin(request, plan, journal)
+        else:
+            _reopen(request, plan, finished, out, journal)
+        return _finish(request, plan, out, journal, show)
+
+
+def standing(request: BuildRequest) -> dict[str, Any] | None:
+    """Return the `dataset.json` of a finished build that leaves nothing to do, so that the source is not read; else None.
+
+    Raises:
+        BuildError: the folder holds a finished build with other settings.
+    """
+    out = Store(request.out)
+    finished = _finished(request, out)
+    return None if finished is not None and request.retry_rejects and _packing_rejects(out) else finished
+
+
+def _finish(request: BuildRequest, plan: Plan, out: Store, journal: Journal, show: Show) -> dict[str, Any]:
+    """Pack what is missing and seal, unless there are too many rejects."""
     records = _pack(request, plan, journal, show)
     rejects = (*plan.index.rejects, *(reject for record in records for reject in record.rejects))
     if request.max_rejects is not None and len(rejects) > request.max_rejects:

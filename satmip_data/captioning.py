@@ -30,14 +30,20 @@ def recaption(out: str, rewrite: CaptionRewrite, workers: int = 1, show: Show = 
 
     Raises:
         BuildError: there is no finished build, or a shard holds other samples than `dataset.json` says.
+        LockedError: another process writes to the folder.
     """
     store = Store(out)
     dataset = read_dataset(store)
-    journal = Journal(store, JOURNAL)
     caption = {"fields": list(rewrite.fields), "style": rewrite.style}
-    under_way = store.exists(JOURNAL)
-    if not under_way and {name: dataset["caption"][name] for name in caption} == caption:
+    if not store.exists(JOURNAL) and {name: dataset["caption"][name] for name in caption} == caption:
         return dataset
+    with store.locked():
+        return _recaption(store, rewrite, workers, show)
+
+
+def _recaption(store: Store, rewrite: CaptionRewrite, workers: int, show: Show) -> dict[str, Any]:
+    dataset, journal = read_dataset(store), Journal(store, JOURNAL)
+    caption = {"fields": list(rewrite.fields), "style": rewrite.style}
     try:
         journal.begin(caption)
     except OtherSettingsError:  # begun with other fields: every shard is written again

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from satmip_data.shards import ShardRecord, dump_json
-from satmip_data.storage import PARTIAL, Store
+from satmip_data.storage import Store
 
 
 class OtherSettingsError(ValueError):
@@ -28,10 +28,7 @@ class Journal:
         Raises:
             OtherSettingsError: something else was begun; the message shows the difference.
         """
-        if self.store.local:
-            for leftover in self.store.names():  # of a process that was killed; uploads leave none
-                if leftover.endswith(PARTIAL):
-                    self.store.remove(leftover)
+        self.store.remove_leftovers()
         begun = self.intent()
         if begun is None:
             self.store.write(f"{self.folder}/intent.json", dump_json(intent))

@@ -1,6 +1,8 @@
 """A root folder anywhere fsspec reaches, with atomic writes."""
 
+import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,6 +19,13 @@ from fsspec.utils import get_protocol
 
 PARTIAL = ".part"
 """Ending of files under way; they begin with a dot."""
+
+_UNDER_WAY = re.compile(r"(.*/)?\.[^/]+\.[a-z0-9_]{8}" + re.escape(PARTIAL))
+"""Names that `Store.staging` gives to files under way, and no others."""
+
+
+class LockedError(OSError):
+    """Another process writes to the folder; the message says which folder."""
 
 
 IN_FLIGHT = 32
@@ -115,6 +124,45 @@ class Store:
         """Delete a file or a whole folder, if there is one."""
         if self.exists(name):
             _filesystem(self.url)[0].rm(self.path(name), recursive=True)
+
+    def occupied(self) -> bool:
+        """Tell whether there is any file but what a process that was killed left under way."""
+        return any(not _UNDER_WAY.fullmatch(name) for name in self.names())
+
+    def remove_leftovers(self) -> None:
+        """Remove what processes that were killed left under way; uploads leave nothing. Ask for the lock first."""
+        if self.local:
+            for name in self.names():
+                if _UNDER_WAY.fullmatch(name):
+                    self.remove(name)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes of this machine from writing here; the folder is made if there is none.
+
+        The system drops the lock when the process ends, however it ends. Elsewhere than on this machine's own file system, and on
+        file systems without locks, nothing is locked.
+
+        Raises:
+            LockedError: another process holds the lock.
+        """
+        if not self.local:
+            yield
+            return
+        os.makedirs(self.path(), exist_ok=True)
+        handle = os.open(self.path(), os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise LockedError(
+                    f"one process at a time must write to {self.url}, however: another one is at work there. Wait for its end"
+                ) from error
+            except OSError:  # a network file system without locks
+                pass
+            yield
+        finally:
+            os.close(handle)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole or not at all."""

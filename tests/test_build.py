@@ -23,6 +23,7 @@ from satmip_data.fields import parse_fields
 from satmip_data.settings import BuildSettings
 from satmip_data.shards import CaptionRewrite, ShardError
 from satmip_data.sources import SOURCES
+from satmip_data.storage import LockedError, Store
 
 SETTINGS = BuildSettings(samples_per_shard=5, size=32)
 
@@ -287,6 +288,41 @@ def _resized(data: bytes) -> bytes:
     out = io.BytesIO()
     Image.open(io.BytesIO(data)).resize((31, 32)).save(out, "JPEG")
     return out.getvalue()
+
+
+@pytest.mark.parametrize("name", ["README.md", "notes.part", "train/holiday.jpg", ".git/config"])
+def test_a_folder_that_holds_something_else_is_refused_and_left_as_it_is(tree: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "out" / name).parent.mkdir(parents=True)
+    (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(BuildError, match=r"however: .*out holds other files"):
+        build(request(tree, tmp_path / "out"))
+    assert contents(tmp_path / "out") == {name: b"mine"}
+
+
+def test_leftovers_of_a_killed_build_are_removed_and_nothing_else(tree: Path, built: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    leftovers = [out / ".build/.intent.json.abcd1234.part", out / "train/.000000.tar.zy_x9876.part"]
+    for path in leftovers[:1]:  # killed while it wrote the very first file
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
+    with pytest.raises(KeyboardInterrupt):
+        build(request(tree, out), InterruptAfter(1))
+    leftovers[1].parent.mkdir(exist_ok=True)
+    leftovers[1].write_bytes(b"half")
+    mine = {"video.part": b"mine", "train/.hidden.part": b"mine", "notes/a.abcd1234.part": b"mine"}
+    for name, data in mine.items():
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_bytes(data)
+    build(request(tree, out))
+    assert contents(out) == {**contents(built), **mine}
+
+
+def test_two_processes_never_write_to_one_folder(tree: Path, built: Path) -> None:
+    with Store(str(built)).locked(), pytest.raises(LockedError, match="however: another one is at work there"):
+        captioning.recaption(str(built), CaptionRewrite(("gsd",), "key-value"))
+    with Store(str(built.parent / "new")).locked(), pytest.raises(LockedError, match="Wait for its end"):
+        build(request(tree, built.parent / "new"))
+    captioning.recaption(str(built), CaptionRewrite(("gsd",), "key-value"))  # the lock went with its holder
 
 
 def test_no_partial_file_stays_behind_an_error(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
