@@ -133,7 +133,9 @@ def build(request: BuildRequest, show: Show = no_show) -> dict[str, Any]:
     journal = Journal(out, JOURNAL)
     finished = _finished(request, out)
     if finished is None and journal.intent() is None and out.occupied():
-        raise BuildError(f"shards are written into an empty folder, however: {request.out} holds other files. Choose another folder.")
+        raise BuildError(
+            f"shards are written into an empty folder, however: {request.out} holds other files. Choose another folder."
+        )
     if request.retry_rejects:
         request = _with_standing_captions(request, finished, journal)
     show(Progress("index", 0, 1, 0, 0))

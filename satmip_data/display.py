@@ -3,6 +3,7 @@
 import datetime as dt
 import io
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from satmip_data.build import Plan, count_flags
+from satmip_data.build import TRAIN, Plan, count_flags
 from satmip_data.checks import FLAGS
 from satmip_data.estimate import Estimate
 from satmip_data.fields import ALIASES, FIELDS
@@ -38,10 +39,20 @@ def show_dataset(console: Console, out: str, dataset: dict[str, Any]) -> None:
         table.add_row(split, f"{entry['samples']:,}", f"{entry['shards']:,}", f"{size / 1e6:,.1f}")
     console.print(f"[bold]{escape(out)}[/bold]: {dataset['source']['name']}, {len(dataset['classes'])} classes", highlight=False)
     console.print(table)
+    show_no_train(console, dataset["splits"])
     show_captions(console, out, dataset)
     show_dropped(console, dataset.get("dropped", {}))
     show_flags(console, dataset["flags"])
     show_rejects(console, dataset["rejects"])
+
+
+def show_no_train(console: Console, splits: Collection[str]) -> None:
+    """Warn where no split is named train: there is then nothing to standardize by."""
+    if TRAIN not in splits:
+        console.print(
+            f"[yellow]no split is called {TRAIN}: features stay as they are (mean 0, deviation 1) and these shards cannot be "
+            f"trained on. Name the splits with --split-file or --shares[/yellow]"
+        )
 
 
 def show_captions(console: Console, out: str, dataset: dict[str, Any]) -> None:
@@ -73,6 +84,7 @@ def show_plan(console: Console, plan: Plan, expected: Estimate) -> None:
         table.add_row(split, f"{sum(len(shard.samples) for shard in chosen):,}", f"{len(chosen):,}")
     console.print(f"Would build, with {len(plan.classes)} classes:")
     console.print(table)
+    show_no_train(console, {shard.split for shard in plan.shards})
     show_dropped(console, plan.dropped)
     show_flags(console, count_flags(sample for shard in plan.shards for sample in shard.samples))
     reasons = Counter(reject.reason for reject in plan.index.rejects)

@@ -23,6 +23,18 @@ class SplitFileError(FileNotFoundError):
     """A list of splits cannot be read as one."""
 
 
+def name_split(word: str) -> str:
+    """Return our name of a split: "Training" is "train", "valid" is "val"; other names stay as they are.
+
+    Raises:
+        ValueError: it is no word, so that no folder can be named after it.
+    """
+    split = FOLDERS.get(word.strip().lower(), word.strip())
+    if not re.fullmatch("[A-Za-z0-9_-]+", split):
+        raise ValueError(f"a split must be a word of letters, digits, - and _, however: {word!r}")
+    return split
+
+
 def parse_shares(text: str) -> dict[str, float]:
     """Return the shares that a text such as "train=60,val=20,test=20" stands for, summing to 1.
 
@@ -103,9 +115,10 @@ def read_split_file(url: str) -> dict[str, str]:
 def _gather(pairs: Iterable[tuple[str, str]], url: str) -> dict[str, str]:
     lists: dict[str, str] = {}
     for name, split in pairs:
-        split = FOLDERS.get(split.lower(), split)
-        if not re.fullmatch("[A-Za-z0-9_-]+", split):
-            raise SplitFileError(f"a split must be a word of letters and digits, however: {url} gives {name!r} {split!r}")
+        try:
+            split = name_split(split)
+        except ValueError as error:
+            raise SplitFileError(f"{error} for {name!r} in {url}") from error
         if lists.setdefault(name, split) != split:
             raise SplitFileError(f"a name must stand in one split, however: {url} has {name!r} in {lists[name]!r} and {split!r}")
     if not lists:

@@ -240,6 +240,40 @@ def test_places_stay_in_one_split(root: Path) -> None:
     assert sum(sample.split == "val" for sample in samples) == 20
 
 
+def test_splits_have_one_name_each(root: Path) -> None:
+    words = ["Train", "TRAINING", " valid", "Validation", "Testing", "fold_3"]
+    frame = {"image": ["images/one.png"] * 6, "place": list("abcdef"), "split": words}
+    assert [sample.split for sample in read(root, frame).samples] == ["train", "train", "val", "val", "test", "fold_3"]
+
+
+@pytest.mark.parametrize("split", ["..", "a/b", ".build", "train set", "/tmp/x"])
+def test_a_split_that_is_no_word_is_refused_before_any_work(root: Path, split: str) -> None:
+    with pytest.raises(LayoutError, match=r"a split must be a word .*, however: .* in row 2"):
+        read(root, {"image": ["images/one.png", "images/two.png"], "split": ["train", split]})
+
+
+def test_a_place_in_two_splits_is_refused(root: Path) -> None:
+    frame = {"image": ["images/one.png"] * 3, "place": ["a", "a", "b"], "key": ["x", "y", "z"]}
+    with pytest.raises(LayoutError, match="'a' stands in 'train' and, in row 2, 'val'"):
+        read(root, {**frame, "split": ["train", "val", ""]})
+    assert [sample.split for sample in read(root, {**frame, "split": ["test", "", "val"]}).samples] == ["test", "test", "val"]
+
+
+def test_a_split_file_names_images_whatever_their_places(root: Path) -> None:
+    (root / "lists.txt").write_text("one.png train\nimages/two.png test\n")
+    frame = {"image": ["images/one.png", "images/two.png"], "place": ["p", "p"], "split": ["val", "no word"]}
+    samples = read(root, frame, split_file=str(root / "lists.txt")).samples
+    assert [(sample.split, sample.place) for sample in samples] == [("train", "p"), ("test", "p")]
+
+
+def test_a_build_without_a_train_split_says_so(root: Path) -> None:
+    pd.DataFrame({"image": ["images/one.png"], "split": ["Test"]}).to_csv(root / "t.csv", index=False)
+    arguments = ["build", "--source", "table", str(root / "t.csv"), str(root / "out"), "--workers", "1"]
+    for extra in (["--dry-run"], []):
+        result = CliRunner().invoke(cli.main, [*arguments, *extra])
+        assert "no split is called train: features stay as they are" in " ".join(result.output.split())
+
+
 def test_labels_become_several_classes(root: Path) -> None:
     frame = {"image": ["images/one.png", "images/two.png"], "labels": ["sea|port|sea", "port"], "split": ["train", "train"]}
     pd.DataFrame(frame).to_csv(root / "table.csv", index=False)

@@ -10,7 +10,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -29,6 +29,7 @@ from satmip_data.records import Aoi, Georeference, Metadata, Sample, Scene, Wind
 from satmip_data.sources.archive import Archive, ImageHead, archive_url, dump, failure, left_out, make_key, placed, stem
 from satmip_data.sources.base import Found, InvalidError, Item, LayoutError
 from satmip_data.sources.columns import ALIASES, COLUMNS, fills, from_bounds
+from satmip_data.splits import name_split
 from satmip_data.storage import Store
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".geoparquet")
@@ -79,12 +80,13 @@ class Table(Archive):
         rows = self._named(name, _read_rows(Store(archive_url(folder)), name))
         images = [str(row.get("image") or "") for row in rows]
         shared = {image for image, count in Counter(images).items() if count > 1}
-        places = [str(row.get("place") or image) for row, image in zip(rows, images, strict=True)]
-        folders = {place: _split_of(row) for place, row in zip(places, rows, strict=True)}
-        split = self.deal_splits({place: str(row.get("category") or "") for place, row in zip(places, rows, strict=True)}, folders)
+        # A user's lists name images; else a place stays in one split.
+        names = images if self.split_file else [str(row.get("place") or image) for row, image in zip(rows, images, strict=True)]
+        strata = {name: str(row.get("category") or "") for name, row in zip(names, rows, strict=True)}
+        split = self.deal_splits(strata, {} if self.split_file else _named_splits(names, rows))
         return [
-            Item("", image, dump({**row, "split": split[place], "key": _key(row, number if image in shared else None)}))
-            for number, (row, image, place) in enumerate(zip(rows, images, places, strict=True))
+            Item("", image, dump({**row, "split": split[name], "key": _key(row, number if image in shared else None)}))
+            for number, (row, image, name) in enumerate(zip(rows, images, names, strict=True))
         ]
 
     def _split_root(self, root: str) -> tuple[str, str]:
@@ -148,8 +150,23 @@ class Table(Archive):
         return super().read_chip(self._split_root(root)[0], sample, size, max_pixels)
 
 
-def _split_of(row: Mapping[str, Any]) -> str | None:
-    return None if row.get("split") is None else str(row["split"])
+def _named_splits(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
+    """Return the split that the rows of each name (a place or an image) give it; None where none does."""
+    splits: dict[str, str | None] = dict.fromkeys(names)
+    for number, (name, row) in enumerate(zip(names, rows, strict=True), 1):
+        if row.get("split") is None:
+            continue
+        try:
+            split = name_split(str(row["split"]))
+        except ValueError as error:
+            raise LayoutError(f"{error} in row {number}. Mend the column split") from error
+        if splits[name] not in (None, split):
+            raise LayoutError(
+                f"a place must stand in one split, however: {name!r} stands in {splits[name]!r} and, in row {number}, {split!r}. "
+                "Give its rows one split, or places of their own in a column place"
+            )
+        splits[name] = split
+    return splits
 
 
 def _key(row: Mapping[str, Any], number: int | None) -> str:
