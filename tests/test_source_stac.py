@@ -122,6 +122,7 @@ def test_wavelengths_are_those_of_the_bands_that_are_read(root: Path) -> None:
         changed(properties=[1]),
         changed(assets={"a": {"href": "x.tif"}, "b": {"href": "y.tif"}}),
         changed(assets={"a": {"href": 3}}),
+        changed(bbox=[500000, 4649000, 500600, 4649400], assets={"a": {"href": "images/scene.png"}}),
     ],
 )
 def test_an_item_that_is_not_as_it_must_be_is_a_reject(root: Path, item: Any) -> None:

@@ -259,10 +259,18 @@ def parse_lonlat_ring(key: str, text: str) -> Ring:
     Raises:
         InvalidError: `text`, the value of `key`, is no polygon, or has a corner that is not on Earth.
     """
-    ring = parse_ring(key, text)
+    return check_lonlat(key, parse_ring(key, text), text)
+
+
+def check_lonlat(key: str, ring: Ring, value: object) -> Ring:
+    """Return a ring whose corners all lie on Earth.
+
+    Raises:
+        InvalidError: one does not: `value`, that of `key`, is in metres or in the wrong order, say.
+    """
     # Longitudes may pass 180 where an image lies across the antimeridian.
     if not all(abs(lon) <= 360.0 and abs(lat) <= 90.0 for lon, lat in ring):
-        raise InvalidError(f"{key} must hold longitudes and latitudes, however: {text!r}")
+        raise InvalidError(f"{key} must hold longitudes and latitudes, however: {value!r}")
     return ring
 
 

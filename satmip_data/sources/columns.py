@@ -7,7 +7,7 @@ from typing import Any
 
 from satmip_data.geometry import georeference_from_bounds, signed_area, unwrap
 from satmip_data.records import Georeference, Ring
-from satmip_data.sources.base import InvalidError, azimuth, parse_lonlat_ring, parse_time
+from satmip_data.sources.base import InvalidError, azimuth, check_lonlat, parse_lonlat_ring, parse_time
 
 FILLED = 0.99
 """Share of its bounds that a footprint must fill for the image's sides to be known from it."""
@@ -103,13 +103,14 @@ def from_bounds(cells: Mapping[str, Any], width: int, height: int) -> Georeferen
     """Return the affine of an image, north up, that fills its bbox or else the bounds of its geometry; None without both.
 
     Raises:
-        InvalidError: they span no area.
+        InvalidError: they span no area, or a corner of the bbox is not on Earth.
     """
     if "bbox" in cells:
         box = cells["bbox"]
         if len(box) not in (4, 6):
             raise InvalidError(f"bbox must be west, south, east, north (six numbers with heights), however: {box!r}")
         west, south, east, north = box if len(box) == 4 else (box[0], box[1], box[3], box[4])
+        check_lonlat("bbox", ((west, south), (east, north)), box)
         east += 360.0 * (east < west)  # a box across the antimeridian (RFC 7946, section 5.2)
         ring: Ring = ((west, south), (east, south), (east, north), (west, north))
     elif "geometry" in cells:
