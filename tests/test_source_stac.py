@@ -80,6 +80,30 @@ def test_an_asset_without_a_georeference_is_placed_by_the_item(root: Path) -> No
     assert reject.reason == "metadata_invalid"
 
 
+@pytest.mark.parametrize("level", ["item", "asset", "item, with the asset's own shape"])
+def test_a_transform_is_that_of_its_shape_and_not_of_any_asset(root: Path, level: str) -> None:
+    """The picture has 60 x 40 pixels; the transform is that of 600 x 200."""
+    stated = {"proj:code": "EPSG:32632", "proj:transform": [1, 0, 500000, 0, -2, 5000000], "proj:shape": [200, 600]}
+    picture: dict[str, Any] = {"href": "images/scene.png"}
+    if level == "asset":
+        item = stac_item(1, {**picture, **stated})
+    else:
+        item = stac_item(1, picture if level == "item" else {**picture, "proj:shape": [40, 60]})
+        item["properties"] |= stated
+    sample = only(read(root, item))
+    assert sample.metadata.gsd == pytest.approx((10, 10), rel=1e-3)
+    assert sample.metadata.location == pytest.approx((9.0038, 45.1516), abs=1e-3)
+
+
+def test_items_of_two_collections_may_share_an_id_and_none_is_lost(root: Path) -> None:
+    items = [{**stac_item(1, ASSET), "collection": name} for name in ("L1", "l2", "l2")]
+    index = read(root, *items, {**stac_item(1, ASSET)}, shares="train=1")
+    assert [sample.key for sample in index.samples] == ["l1_scene-1", "l2_scene-1", "scene-1"]
+    assert [(reject.reason, reject.key) for reject in index.rejects] == [("duplicate_key", "l2_scene-1")]
+    (root / "lists.txt").write_text("Scene-1 val\n")
+    assert {sample.split for sample in read(root, *items, split_file=str(root / "lists.txt")).samples} == {"val"}
+
+
 def test_an_asset_is_cut_on_the_grid_and_proven(root: Path) -> None:
     (root / "items.json").write_text(
         json.dumps({"type": "FeatureCollection", "features": [stac_item(1, ASSET), stac_item(2, ASSET)]})

@@ -133,8 +133,8 @@ def test_other_names_and_extra_columns(root: Path) -> None:
     ("column", "cell"),
     [
         ("gsd", "big"), ("gsd", "0"), ("gsd", "inf"), ("datetime", "yesterday"), ("cloud_cover", "101"), ("off_nadir", "-1"),
-        ("sun_elevation", "95"), ("lat", "91"), ("bbox", "1,2,3"), ("bbox", "1,2,1,2"),
-        ("bbox", "500000,4649000,500120,4649150"), ("bbox", "7,46,7.001,90.1"), ("bbox", "-361,46,7,46.001"), ("geometry", "POINT (1 2)"),
+        ("sun_elevation", "95"), ("lat", "91"), ("bbox", "1,2,3"), ("bbox", "1,2,1,2"), ("geometry", "POINT (1 2)"),
+        ("bbox", "500000,4649000,500120,4649150"), ("bbox", "7,46,7.001,90.1"), ("bbox", "-361,46,7,46.001"),
         ("image_width", "3.5"), ("wavelengths", "red"),
     ],
 )  # fmt: skip

@@ -38,7 +38,10 @@ PROPERTIES = {
 
 @dataclass(frozen=True)
 class Stac(Archive):
-    """STAC items, one sample a window of the grid. The key is the item's id with the window's row and column."""
+    """STAC items, one sample a window of the grid.
+
+    The key is the item's collection, if it has one, and its id with the window's row and column.
+    """
 
     name: ClassVar[str] = "stac"
     licence: ClassVar[str] = "as the items' own (their license property)"
@@ -64,18 +67,19 @@ class Stac(Archive):
         if not name:
             paths = sorted(path for path in list_files(folder) if path.lower().endswith((".json", ".geojson")))
             paths = [path for path in paths if PurePosixPath(path).name not in ("catalog.json", "collection.json")]
-            found = {path: Item(path, path) for path in paths}
+            found = [(path, Item(path, path)) for path in paths]
             folders = {path: folder_split(path) for path in paths}
         else:
             features = _features(_read(folder, name))
-            found = {
-                str(feature.get("id") or number): Item(name, name, json.dumps(feature)) for number, feature in enumerate(features)
-            }
-            folders = dict.fromkeys(found)
+            # Items of two collections may share an id: each is an item of its own, and both stand in one split.
+            found = [
+                (str(feature.get("id") or number), Item(name, name, json.dumps(feature))) for number, feature in enumerate(features)
+            ]
+            folders = dict.fromkeys(dict(found))
         if not found:
             raise LayoutError(f"stac needs a JSON file of an item collection, or a folder of items, however: {root!r} has none")
-        split = self.deal_splits(dict.fromkeys(found, ""), folders)
-        return [item._replace(record=dump({"split": split[key], "item": item.record})) for key, item in found.items()]
+        split = self.deal_splits(dict.fromkeys(folders, ""), folders)
+        return [item._replace(record=dump({"split": split[name], "item": item.record})) for name, item in found]
 
     def read_item(self, root: str, item: Item) -> list[Found]:
         """Return the windows of an item's asset, or its reject."""
@@ -87,7 +91,8 @@ class Stac(Archive):
         return [found for feature in features for found in self._found(folder, item, record["split"], feature)]
 
     def _found(self, folder: str, item: Item, split: str | None, feature: Mapping[str, Any]) -> list[Found]:
-        key = make_key(str(feature.get("id", item.metadata)))
+        names = (feature.get("collection"), feature.get("id", item.metadata))  # an id is unique in its collection only
+        key = make_key(*(str(name) for name in names if name is not None))
         if split is None:
             return [left_out(item, key)]
         try:
@@ -119,8 +124,9 @@ class Stac(Archive):
     def _scenes(
         self, key: str, split: str, path: str, head: ImageHead, feature: Mapping[str, Any], asset: Mapping[str, Any]
     ) -> Iterator[Scene]:
-        properties = {**(feature.get("properties") or {}), **{name: value for name, value in asset.items() if value is not None}}
-        stated = head.georeference or _projected(properties)
+        common = feature.get("properties") or {}
+        properties = {**common, **{name: value for name, value in asset.items() if value is not None}}
+        stated = head.georeference or _projected(properties, head, asset if asset.get("proj:transform") is not None else common)
         georeference, exact = stated or _bounds(feature, head), stated is not None
         gsd = None if properties.get("gsd") is None else COLUMNS["gsd"]("gsd", properties["gsd"])
         if georeference is None:
@@ -192,8 +198,12 @@ def _wavelengths(properties: Mapping[str, Any], head: ImageHead) -> tuple[int, .
     return tuple(round(1000.0 * centre) for centre in centres) if len(centres) == 3 and None not in centres else None
 
 
-def _projected(properties: Mapping[str, Any]) -> Georeference | None:
-    """Return the affine that an item states for an asset that has none in itself."""
+def _projected(properties: Mapping[str, Any], head: ImageHead, grid_of: Mapping[str, Any]) -> Georeference | None:
+    """Return the affine that an item states for an asset that has none in itself.
+
+    It is that of an image of `proj:shape` pixels, as whoever states the transform (`grid_of`) says: the asset in hand may have
+    more or fewer.
+    """
     transform, code = properties.get("proj:transform"), properties.get("proj:code") or properties.get("proj:epsg")
     if transform is None or code is None:
         return None
@@ -203,7 +213,9 @@ def _projected(properties: Mapping[str, Any]) -> Georeference | None:
         CRS.from_user_input(crs)
     except CRSError as error:
         raise InvalidError(f"proj:code must name a CRS, however: {code!r}") from error
-    return Georeference((a, b, c, d, e, f), crs)
+    rows, columns = grid_of.get("proj:shape") or properties.get("proj:shape") or (head.height, head.width)
+    across, down = columns / head.width, rows / head.height
+    return Georeference((a * across, b * down, c, d * across, e * down, f), crs)
 
 
 def _bounds(feature: Mapping[str, Any], head: ImageHead) -> Georeference | None:
