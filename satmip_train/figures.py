@@ -133,7 +133,8 @@ def _known(shards: str, split: str, field: str) -> list[Any]:
     """Return the values of a field that the samples of a split know."""
     try:
         with fsspec.open(f"{shards}/{INDEX}", "rb") as file:
-            table = pq.read_table(io.BytesIO(file.read()), columns=["split", field])
+            # Without Arrow's threads, which may outlive the interpreter; a column that is not there shows in the selection.
+            table = pq.ParquetFile(io.BytesIO(file.read())).read(use_threads=False).select(["split", field])
     except (OSError, KeyError, ValueError) as error:
         raise UsageError(
             f"a shard directory must have an index with {field!r}, however: {shards}: {error}. Build the shards with satmip-data"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
-from satmip_train.packed_kernels import backward, forward
+from satmip_train.packed_kernels import packed_attention_backward, packed_attention_forward
 
 LONGEST = 256
 """Tokens that fit."""
@@ -36,7 +36,7 @@ def _attend(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor]:
     qkv, (grid, sizes) = qkv.contiguous(), _sizes(qkv, heads)
     out = qkv.new_empty(images, tokens, packed // 3)
     sums = qkv.new_empty(images, heads, tokens, dtype=torch.float32)
-    forward[grid](qkv, out, sums, *sizes)
+    packed_attention_forward[grid](qkv, out, sums, *sizes)
     return out, sums
 
 
@@ -44,7 +44,7 @@ def _attend(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor]:
 def _carry_back(gradient: Tensor, qkv: Tensor, out: Tensor, sums: Tensor, heads: int) -> Tensor:
     gradient, qkv, (grid, sizes) = gradient.contiguous(), qkv.contiguous(), _sizes(qkv, heads)
     gqkv = torch.empty_like(qkv)
-    backward[grid](gradient, qkv, out, sums, gqkv, *sizes)
+    packed_attention_backward[grid](gradient, qkv, out, sums, gqkv, *sizes)
     return gqkv
 
 

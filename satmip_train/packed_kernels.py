@@ -11,7 +11,7 @@ BACKWARD = [triton.Config({"COLUMNS": n}, num_warps=warps, num_stages=1) for n, 
 
 @triton.autotune(FORWARD, key=["TOKENS", "HEADS", "WIDTH"])
 @triton.jit
-def forward(  # noqa: PLR0913
+def packed_attention_forward(  # noqa: PLR0913
     qkv, out, sums, scale, TOKENS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr
 ):  # fmt: skip
     """Attend for one head of one image, all keys at once, `ROWS` queries at a time.
@@ -41,13 +41,13 @@ def forward(  # noqa: PLR0913
 
 @triton.autotune(BACKWARD, key=["TOKENS", "HEADS", "WIDTH"])
 @triton.jit
-def backward(  # noqa: PLR0913
+def packed_attention_backward(  # noqa: PLR0913
     gradient, qkv, out, sums, gqkv, scale,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Carry a gradient back through one head of one image, all queries at once, `COLUMNS` keys at a time.
 
-    Shape: as in `forward`; gradient as out, gqkv as qkv. `ROWS` is a power of 2 that the queries fit into.
+    Shape: as in `packed_attention_forward`; gradient as out, gqkv as qkv. `ROWS` is a power of 2 that the queries fit into.
     """
     image, head = (tl.program_id(0) // HEADS).to(tl.int64), tl.program_id(0) % HEADS
     qkv += image * (TOKENS * 3 * HEADS * WIDTH) + head * WIDTH

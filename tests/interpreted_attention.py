@@ -65,7 +65,7 @@ def of_timms_network(compiled: bool) -> list[float]:
     assert all(type(block.attn) is packed.PackedAttention for block in ours.blocks)  # type: ignore[union-attr]
     views, called = torch.randn(3, 3, 32, 32), torch.compile(ours, fullgraph=True, backend="aot_eager") if compiled else ours
     counter = Launches()
-    with patch.object(packed, "forward", counter):
+    with patch.object(packed, "packed_attention_forward", counter):
         expected, got = whole(views), called(views)
     assert counter.count == 2
     for features in (expected, got):
@@ -82,7 +82,7 @@ class Launches:
 
     def __getitem__(self, grid: tuple[int]) -> Any:
         self.count += 1
-        return kernels.forward[grid]
+        return kernels.packed_attention_forward[grid]
 
 
 def what_torch_asks_of_an_operator() -> None:
@@ -100,7 +100,10 @@ def main() -> None:
     forward, backward = list(kernels.FORWARD), list(kernels.BACKWARD)
     for i in range(max(len(forward), len(backward))):
         # Of several the fastest would be looked for.
-        kernels.forward.configs, kernels.backward.configs = [forward[i % len(forward)]], [backward[i % len(backward)]]
+        kernels.packed_attention_forward.configs, kernels.packed_attention_backward.configs = (
+            [forward[i % len(forward)]],
+            [backward[i % len(backward)]],
+        )
         for name, shape in SHAPES.items():
             found[f"{name}, {i}"] = of_the_formula(shape)
     with patch.object(packed, "DEVICES", ("cpu",)), patch.object(packed, "DTYPES", (torch.float32,)):

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_levers import LEVERS, Lever
+from gpu_levers import LEVERS, ROUNDED, Lever
 from gpu_profile import shares
 from gpu_report import derived, show
 from rich.console import Console
@@ -279,6 +279,7 @@ def run_all(report: Report) -> None:
     report.measure("limits", lambda: limits(report))
     plain, decoupled = Lever(""), Lever("decoupled", {"coupled": False})
     report.measure("satmips", lambda: end_to_end(report, "satmips", plain))
+    report.measure(f"lever: {ROUNDED.name}", lambda: end_to_end(report, "satmips", ROUNDED))
     report.measure("profile", lambda: profile(report))
     for objective in ("simclr", "satmip"):
         report.measure(objective, lambda objective=objective: end_to_end(report, objective, plain))  # type: ignore[misc]

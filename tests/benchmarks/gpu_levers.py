@@ -108,7 +108,9 @@ def all_tokens() -> Iterator[None]:
         yield
 
 
+ROUNDED = Lever("residual stream rounded", {"residual": "autocast"})
 LEVERS = (
+    ROUNDED,
     Lever("stream instead of resident", held=False),
     Lever("no compile", {"compile": False}),
     Lever("attention by torch's choice", {"attention": "torch"}),
@@ -116,7 +118,6 @@ LEVERS = (
     Lever("attention cudnn", {"attention": "cudnn"}),
     Lever("attention efficient", {"attention": "efficient"}),
     Lever("attention packed", {"attention": "packed"}),
-    Lever("residual stream rounded", {"residual": "autocast"}),
     Lever("a view at a time through the trunk", around=a_view_at_a_time),
     Lever("activations recomputed", {"grad_checkpointing": True}),
     Lever("nine tenths of the activations kept", {"activation_budget": 0.9}),

@@ -107,12 +107,12 @@ def own_kernels() -> Iterator[tuple[str, int, int]]:
     """Compile the kernels of packed attention for the paper's ViT in each of their configurations; see `machine_code`."""
     constants = {"TOKENS": (SIDE // 16) ** 2 + 1, "HEADS": HEADS, "WIDTH": 384 // HEADS}
     for kernel, configs, padded in (
-        (packed_kernels.forward, packed_kernels.FORWARD, "COLUMNS"),
-        (packed_kernels.backward, packed_kernels.BACKWARD, "ROWS"),
+        (packed_kernels.packed_attention_forward, packed_kernels.FORWARD, "COLUMNS"),
+        (packed_kernels.packed_attention_backward, packed_kernels.BACKWARD, "ROWS"),
     ):
         pointers = {name: "*fp32" if name == "sums" else "*bf16" for name in kernel.arg_names if name.islower() and name != "scale"}
         for config in configs:
-            name = f"packed_attention {kernel.fn.__name__}, {config.kwargs}, {config.num_warps} warps"
+            name = f"{kernel.fn.__name__}, {config.kwargs}, {config.num_warps} warps"
             yield name, *resources(kernel.fn, config, pointers, {**constants, padded: 256})
 
 

@@ -1,6 +1,7 @@
 """Speed must not change what is learned: the loss of a run by the reference path and by the fast path, beside the spread of seeds.
 
     python tests/benchmarks/same_learning.py SHARDS
+    python tests/benchmarks/same_learning.py SHARDS --fast '{"precision": "bf16", "residual": "autocast"}'   # a fast path of yours
 
 Trains SatMIPS for 300 steps by the reference path with three seeds, and with the first of them by the fast path, and once more by
 the reference path from weights that differ in their seventh digit: how far that run strays, rounding alone does. The reference
@@ -96,18 +97,33 @@ def smoothed(losses: Losses) -> Losses:
 
 
 def compare(
-    dataset: Dataset, device: torch.device, settings: dict[str, Any], steps: int, seeds: int, say: Callable[[str], None]
+    dataset: Dataset,
+    device: torch.device,
+    settings: dict[str, Any],
+    steps: int,
+    seeds: int,
+    changes: dict[str, Any],
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Train all runs and return their losses, and whether the fast one lies within the spread of the others."""
+    """Train all runs and return their losses, and whether the fast one lies within the spread of the others.
+
+    Args:
+        changes: other settings of the fast path
+    """
     per_epoch = sum(shard.samples for shard in dataset.split("train")) // settings["batch_size"]
     common = {**settings, "epochs": steps / per_epoch}
-    fast = {**FAST, "precision": "bf16" if device.type == "cuda" else "fp32", "compile": device.type == "cuda" or can_compile()}
+    fast = {
+        **FAST,
+        "precision": "bf16" if device.type == "cuda" else "fp32",
+        "compile": device.type == "cuda" or can_compile(),
+        **changes,
+    }
     runs: dict[str, Losses] = {}
     seconds: dict[str, float] = {}
     references = {f"reference, seed {seed}": (seed, REFERENCE, 0.0) for seed in range(seeds)}
-    for name, (seed, changes, noise) in {**references, ROUNDED: (0, REFERENCE, 1e-7), FASTEST: (0, fast, 0.0)}.items():
+    for name, (seed, path, noise) in {**references, ROUNDED: (0, REFERENCE, 1e-7), FASTEST: (0, fast, 0.0)}.items():
         start = time.process_time()
-        runs[name] = train(dataset, resolve("tiny", {**common, **changes, "seed": seed}), device, changes is fast, noise)
+        runs[name] = train(dataset, resolve("tiny", {**common, **path, "seed": seed}), device, path is fast, noise)
         seconds[name] = time.process_time() - start
         say(f"{name}: {seconds[name]:.0f} s of CPU time")
     return {"runs": {name: losses.tolist() for name, losses in runs.items()}, "cpu_seconds": seconds, "fast": fast, **verdict(runs)}
@@ -180,10 +196,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--fast", type=json.loads, default={}, help="other settings of the fast path, as JSON")
     options = parser.parse_args()
     console = Console(width=140)
     settings, device = {"objective": "satmips", **SMALL}, torch.device(options.device)
-    found = compare(open_dataset(options.shards), device, settings, options.steps, options.seeds, console.print)
+    found = compare(open_dataset(options.shards), device, settings, options.steps, options.seeds, options.fast, console.print)
     content = {"machine": machine("torch", "timm"), "device": device_name(device), "settings": settings, **found}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "same_learning.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
