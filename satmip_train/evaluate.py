@@ -98,8 +98,8 @@ def protocol_models(runs: Sequence[Path], protocol: Protocol) -> list[Model]:
 def split_features(model: Model, protocol: Protocol, progress: Callable[[int], None]) -> tuple[Features, Features]:
     """Return a model's features of the train and the test split, from its cache where they were computed before.
 
-    Images of both are normalised with the channel statistics of the train shards. Of both modalities the features stand side
-    by side, the image's first (section 4.4).
+    Images of both are normalised with the channel statistics of the train shards; the control, the tabular features themselves,
+    is standardized and coded as in these. Of both modalities the features stand side by side, the image's first (section 4.4).
 
     Raises:
         UsageError: a sample has no label, or the shards cannot be read.
@@ -125,7 +125,7 @@ def _features(model: Model, protocol: Protocol, shards: Dataset, split: str, pro
     if protocol.modality != "metadata":
         parts.append(image_features(model, shards, split, running, protocol.train))
     if protocol.modality != "image":
-        parts.append(metadata_features_of(model, shards, split, running))
+        parts.append(metadata_features_of(model, shards, split, running, protocol.train))
     return Features(np.concatenate([part.vectors for part in parts], axis=1), parts[0].labels, parts[0].keys)
 
 

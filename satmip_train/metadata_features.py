@@ -32,6 +32,14 @@ class Running:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """Columns of tabular features, with what their numbers and codes mean."""
+
+    numeric: tuple[Column, ...]
+    categorical: tuple[Column, ...]
+
+
+@dataclass(frozen=True)
 class MetadataModel:
     """A metadata encoder under evaluation, and what it must know of the shards it was trained on."""
 
@@ -42,9 +50,8 @@ class MetadataModel:
     """Fields that it reads."""
     caption_style: str | None
     """Of the captions it learned from; None for a tabular encoder."""
-    numeric: tuple[Column, ...]
-    """Its numeric columns as the training shards standardized them; none for a textual encoder."""
-    categorical: tuple[Column, ...]
+    columns: Columns
+    """Those that it reads, as in the training shards; none for a textual encoder."""
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -52,7 +59,7 @@ class MetadataModel:
         prefixes = ("text_", "tabular_", "metadata_encoder")
         settings = {name: v for name, v in self.settings.model_dump(mode="json").items() if name.startswith(prefixes)}
         reads = {"fields": list(self.fields), "style": self.caption_style, "context": self.shape.context}
-        return {**settings, **reads, "columns": _meanings((*self.numeric, *self.categorical))}
+        return {**settings, **reads, "columns": _meanings((*self.columns.numeric, *self.columns.categorical))}
 
 
 def load_metadata_model(run: Path) -> MetadataModel:
@@ -69,7 +76,7 @@ def load_metadata_model(run: Path) -> MetadataModel:
         Column(c["name"], c["field"], len(c["values"]) + 1, values=tuple(c["values"])) for c in config["categorical_columns"]
     )
     settings = Settings.model_validate(config["settings"])
-    return MetadataModel(encoder, settings, shape, tuple(config["fields"]), config["caption_style"], numeric, categorical)
+    return MetadataModel(encoder, settings, shape, tuple(config["fields"]), config["caption_style"], Columns(numeric, categorical))
 
 
 def with_random_weights(like: MetadataModel, seed: int) -> MetadataModel:
@@ -93,45 +100,49 @@ def cached(cache: Path, model: MetadataModel, dataset: Dataset, split: str, runn
     return keep(cache, dataset, split, depends, lambda: _extract(model, dataset, split, running))
 
 
-def identity(dataset: Dataset, split: str, fields: tuple[str, ...], running: Running) -> Features:
+def identity(dataset: Dataset, split: str, fields: tuple[str, ...], running: Running, like: Dataset | None = None) -> Features:
     """Return the tabular features of a split as they are: standardized numbers (0 where missing), then one-hot categories.
 
-    A missing or unknown category has a column of its own.
+    A missing or unknown category has a column of its own. Numbers are standardized and categories coded as those of `like` are,
+    by default those of `dataset`, so that the features of two builds mean the same.
 
     Raises:
-        UsageError: the shards lack a field, or there is no such split.
+        UsageError: the shards lack a field or a column, or there is no such split.
     """
-    numbers = column_numbers(dataset, fields)
-    widths = [dataset.categorical[i].cardinality for i in numbers[1]]
+    wanted = _columns(like or dataset, fields)
+    numbers, source = _matching_columns(dataset, wanted)
     keys = {"numeric", "mask", "categorical", "key", label := _label_key(dataset, split)}
     parts, labels, names = [], [], []
     for batch in ordered_batches(dataset, split, keys, running.batch_size, running.workers, columns=numbers):
-        hot = [nn.functional.one_hot(batch["categorical"][:, i], width) for i, width in enumerate(widths)]
-        parts.append(torch.cat([torch.where(batch["mask"], batch["numeric"], 0.0), *hot], dim=1))
+        inputs = recode(batch, source, wanted)
+        hot = [
+            nn.functional.one_hot(inputs["categorical"][:, i], column.cardinality) for i, column in enumerate(wanted.categorical)
+        ]
+        parts.append(torch.cat([torch.where(inputs["mask"], inputs["numeric"], 0.0), *hot], dim=1))
         labels.append(batch[label])
         names += batch["key"]
     return Features(torch.cat(parts).numpy().astype(np.float32), torch.cat(labels).numpy(), np.array(names))
 
 
-def recode(batch: Batch, source: tuple[Sequence[Column], Sequence[Column]], model: MetadataModel) -> Batch:
-    """Give a batch's numbers and codes the meaning they had in training: another standardization, another vocabulary.
+def recode(batch: Batch, source: Columns, wanted: Columns) -> Batch:
+    """Give a batch's numbers and codes the meaning they have in other shards: another standardization, another vocabulary.
 
-    What the source shards know and the training vocabulary does not becomes 0, unknown.
+    What the source's vocabulary knows and the wanted one does not becomes 0, unknown.
 
     Args:
         batch: "numeric", "mask", "categorical" as the shards hold them
-        source: the shards' numeric and categorical columns that stand in the batch, in order
-        model: whose columns have the same names in the same order
+        source: the shards' columns that stand in the batch, in order
+        wanted: columns of the same names in the same order
     """
     changed = dict(batch)
-    if source[0] != model.numeric:
-        there, here = (_statistics(columns) for columns in (source[0], model.numeric))
+    if source.numeric != wanted.numeric:
+        there, here = (_statistics(columns) for columns in (source.numeric, wanted.numeric))
         physical = batch["numeric"].double() * there[1] + there[0]
         changed["numeric"] = ((physical - here[0]) / here[1]).float()
-    if source[1] != model.categorical:
+    if source.categorical != wanted.categorical:
         codes = [
             _codes(theirs, ours)[batch["categorical"][:, i]]
-            for i, (theirs, ours) in enumerate(zip(source[1], model.categorical, strict=True))
+            for i, (theirs, ours) in enumerate(zip(source.categorical, wanted.categorical, strict=True))
         ]
         changed["categorical"] = torch.stack(codes, dim=1)
     return changed
@@ -141,13 +152,13 @@ def _extract(model: MetadataModel, dataset: Dataset, split: str, running: Runnin
     device = torch.device(running.device)
     encoder = model.encoder.to(device).eval()
     keys = {"key", label := _label_key(dataset, split), *encoder.batch_keys}
-    columns, source = _matching_columns(dataset, model)
+    columns, source = _matching_columns(dataset, model.columns)
     captions = None
     if isinstance(encoder, CaptionEncoder):
         captions = replace(_reader(dataset, model), context=encoder.context)
     parts, labels, names = [], [], []
     for batch in ordered_batches(dataset, split, keys, running.batch_size, running.workers, captions=captions, columns=columns):
-        inputs = recode(batch, source, model)
+        inputs = recode(batch, source, model.columns)
         moved = {key: inputs[key].to(device) for key in encoder.batch_keys}
         parts.append(run_frozen(encoder, moved, device, running.precision).cpu())
         labels.append(batch[label])
@@ -164,7 +175,8 @@ def _reading(dataset: Dataset, model: MetadataModel) -> list[Any]:
     """Return what features depend on beside shards and weights: how the shards are to be read."""
     if isinstance(model.encoder, CaptionEncoder):
         return [list(dataset.caption_fields), dataset.caption_style]
-    return [_meanings(part) for part in _matching_columns(dataset, model)[1]]
+    source = _matching_columns(dataset, model.columns)[1]
+    return [_meanings(source.numeric), _meanings(source.categorical)]
 
 
 def _meanings(columns: Sequence[Column]) -> list[Any]:
@@ -182,21 +194,25 @@ def _reader(dataset: Dataset, model: MetadataModel) -> CaptionReader:
     return caption_reader(dataset, model.fields, model.settings.text_model)
 
 
-def _matching_columns(
-    dataset: Dataset, model: MetadataModel
-) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[Column, ...], tuple[Column, ...]]]:
-    """Return numbers and descriptions of the shards' columns that the model reads, in its order."""
+def _columns(dataset: Dataset, fields: tuple[str, ...]) -> Columns:
+    """Return the columns that the shards have of the given fields."""
+    numeric, categorical = column_numbers(dataset, fields)
+    return Columns(tuple(dataset.numeric[i] for i in numeric), tuple(dataset.categorical[i] for i in categorical))
+
+
+def _matching_columns(dataset: Dataset, wanted: Columns) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], Columns]:
+    """Return numbers and descriptions of the shards' columns that have the names of the wanted ones, in their order."""
     numbers, columns = [], []
-    for wanted, there in ((model.numeric, dataset.numeric), (model.categorical, dataset.categorical)):
+    for names, there in ((wanted.numeric, dataset.numeric), (wanted.categorical, dataset.categorical)):
         place = {column.name: i for i, column in enumerate(there)}
-        if missing := [column.name for column in wanted if column.name not in place]:
+        if missing := [column.name for column in names if column.name not in place]:
             raise UsageError(
-                f"the shards must have the columns that the metadata encoder reads, however: {dataset.root} lacks {missing}. "
+                f"the shards must have the columns of those that were learned from, however: {dataset.root} lacks {missing}. "
                 "Build them again with this version of satmip-data"
             )
-        numbers.append(tuple(place[column.name] for column in wanted))
+        numbers.append(tuple(place[column.name] for column in names))
         columns.append(tuple(there[i] for i in numbers[-1]))
-    return (numbers[0], numbers[1]), (columns[0], columns[1])
+    return (numbers[0], numbers[1]), Columns(*columns)
 
 
 def _statistics(columns: Sequence[Column]) -> tuple[Tensor, Tensor]:

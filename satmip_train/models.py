@@ -116,15 +116,20 @@ def image_features(model: Model, dataset: Dataset, split: str, running: Running,
     return features.cached(model.folder / "features", model.backbone, model.backbone_architecture, dataset, split, how, **options)
 
 
-def metadata_features_of(model: Model, dataset: Dataset, split: str, running: Running) -> Features:
+def metadata_features_of(
+    model: Model, dataset: Dataset, split: str, running: Running, standardized_by: Dataset | None = None
+) -> Features:
     """Return a model's features of the metadata of a split, from its cache where they were computed before.
+
+    The control, the tabular features themselves, is standardized and coded as in `standardized_by`, by default `dataset`; an
+    encoder knows what its training shards were.
 
     Raises:
         UsageError: there is no such split, or the shards do not hold what the model reads.
     """
     assert model.metadata is not None
     if model.kind == "identity":
-        return metadata_features.identity(dataset, split, model.metadata.fields, running)
+        return metadata_features.identity(dataset, split, model.metadata.fields, running, standardized_by)
     return metadata_features.cached(model.folder / "features", model.metadata, dataset, split, running)
 
 

@@ -16,6 +16,7 @@ from toy_shards import write_toy_shards
 
 from satmip_train import features, metadata_features, probes
 from satmip_train.errors import UsageError
+from satmip_train.evaluate import Protocol, protocol_models, split_features
 from satmip_train.features import Features
 from satmip_train.metadata_features import Running
 from satmip_train.models import image_features, load_model, metadata_features_of
@@ -63,12 +64,12 @@ def test_numbers_and_codes_mean_the_same_in_other_shards(world: Path, tmp_path: 
     trained = open_dataset(world / "shards")
     assert dataset.numeric[0].mean != trained.numeric[0].mean
     got = metadata_features.cached(tmp_path / "cache", model, dataset, "val", Running())
-    names = [column.name for column in model.numeric]
+    names = [column.name for column in model.columns.numeric]
     assert names == ["gsd_x", "gsd_y", "longitude", "latitude"]
-    countries = next(column for column in model.categorical if column.name == "country_code").values
+    countries = next(column for column in model.columns.categorical if column.name == "country_code").values
     for row, sample in enumerate(physical(other, "val")):
         values = [*sample["gsd"], *sample["location"]]
-        numeric = [(v - column.mean) / column.std for v, column in zip(values, model.numeric, strict=True)]
+        numeric = [(v - column.mean) / column.std for v, column in zip(values, model.columns.numeric, strict=True)]
         code = countries.index(sample["country_code"]) + 1
         batch = {
             "numeric": torch.tensor([numeric]),
@@ -80,11 +81,11 @@ def test_numbers_and_codes_mean_the_same_in_other_shards(world: Path, tmp_path: 
 
 
 def test_a_category_that_training_did_not_know_is_unknown(world: Path) -> None:
-    model = load_model(world / "tabular", "metadata").metadata
-    theirs = tuple(replace(column, values=("BRA", "ZWE", "USA"), cardinality=4) for column in model.categorical)
+    columns = load_model(world / "tabular", "metadata").metadata.columns
+    theirs = tuple(replace(column, values=("BRA", "ZWE", "USA"), cardinality=4) for column in columns.categorical)
     batch = {"categorical": torch.tensor([[0], [1], [2], [3]])}
-    ours = model.categorical[0].values
-    got = metadata_features.recode(batch, (model.numeric, theirs), model)["categorical"]
+    ours = columns.categorical[0].values
+    got = metadata_features.recode(batch, replace(columns, categorical=theirs), columns)["categorical"]
     assert got.tolist() == [[0], [ours.index("BRA") + 1], [0], [ours.index("USA") + 1]]
 
 
@@ -99,6 +100,31 @@ def test_the_identity_is_the_tabular_features(world: Path) -> None:
             numbers = [(v - c.mean) / c.std for v, c in zip(sample["gsd"], dataset.numeric[:2], strict=True)]
             expected = [*numbers, 0.0, *(float(value == sample["country_code"]) for value in country.values)]
         np.testing.assert_allclose(got.vectors[row], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("run", ["tabular", "text"])
+def test_the_identity_of_other_test_shards_is_in_the_terms_of_the_train_shards(world: Path, tmp_path: Path, run: str) -> None:
+    """Equal physical values give equal features, though the test shards standardize anew and know two countries only."""
+    train = open_dataset(world / "shards")
+    test = open_dataset(write_toy_shards(tmp_path / "other", {"train": 2, "val": 12}, seed=3))
+    (country,) = (column for column in train.categorical if column.name == "country_code")
+    assert len(next(c for c in test.categorical if c.name == "country_code").values) < len(country.values)
+    protocol = Protocol(train, test, modality="metadata", random_seeds=())
+    (model,) = (model for model in protocol_models([world / run], protocol) if model.kind == "identity")
+    learned, tested = split_features(model, protocol, lambda samples: None)
+    assert learned.vectors.shape[1] == tested.vectors.shape[1]
+    statistics = {column.name: column for column in train.numeric}
+    names = [column.name for column in train.numeric if column.field in model.metadata.fields]
+    for row, sample in enumerate(physical(Path(test.root), "val")):
+        values = dict(zip(("gsd_x", "gsd_y", "longitude", "latitude"), [*sample["gsd"], *sample["location"]], strict=True))
+        for name, value in values.items():
+            expected = (value - statistics[name].mean) / statistics[name].std
+            assert tested.vectors[row, names.index(name)] == pytest.approx(expected, abs=1e-4)
+        if run == "tabular":
+            known = (sample["country_code"] == value for value in country.values)
+            # Two of the four countries are unknown to the test shards.
+            unknown = sample["country_code"] not in ("USA", "BRA")
+            assert tested.vectors[row, len(names) :].tolist() == [unknown, *(hit and not unknown for hit in known)]
 
 
 def test_the_cache_notices_another_encoder_and_answers_the_second_time(world: Path, tmp_path: Path) -> None:
