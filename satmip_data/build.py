@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import satmip_schemas
 
 from satmip_data import card, decoders, tabular
@@ -25,7 +23,7 @@ from satmip_data.settings import BuildSettings
 from satmip_data.shards import CaptionCount, ChannelSums, PackTask, ShardRecord, dump_json, pack_shard
 from satmip_data.sources.base import Source
 from satmip_data.storage import Store
-from satmip_data.tables import index_table, parquet_bytes, rejects_table
+from satmip_data.tables import index_table, parquet_bytes, read_parquet, rejects_table
 
 JOURNAL = ".build"
 TRAIN = "train"
@@ -205,7 +203,7 @@ def _begin(request: BuildRequest, plan: Plan, journal: Journal) -> None:
 
 def _packing_rejects(out: Store) -> set[str]:
     """Return the keys of the samples whose images gave no chip."""
-    table = pq.read_table(pa.BufferReader(out.read("rejects.parquet"))).to_pylist()
+    table = read_parquet(out.read("rejects.parquet")).to_pylist()
     return {row["key"] for row in table if row["stage"] == "pack"}
 
 

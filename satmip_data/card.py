@@ -4,7 +4,6 @@ Croissant 1.0 (mlcommons.org/croissant/1.0) with the terms of GeoCroissant 1.0 (
 """
 
 import hashlib
-import io
 import json
 import re
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import shapely
 import yaml
 
 from satmip_data.fields import BY_NAME, FIELDS
 from satmip_data.storage import Store
+from satmip_data.tables import read_parquet
 
 INDEX = "index.parquet"
 
@@ -48,7 +47,7 @@ def write_cards(out: Store, dataset: dict[str, Any]) -> None:
     if not out.exists(INDEX):
         return
     data = out.read(INDEX)
-    coverage = read_coverage(pq.read_table(io.BytesIO(data)))
+    coverage = read_coverage(read_parquet(data))
     out.write("README.md", readme(dataset, coverage).encode())
     text = json.dumps(croissant(dataset, coverage, data), indent=1, ensure_ascii=False)
     out.write("croissant.json", text.encode())

@@ -1,14 +1,12 @@
 """What the commands print and draw of a shard directory."""
 
 import datetime as dt
-import io
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -21,6 +19,7 @@ from satmip_data.records import REASONS
 from satmip_data.shards import Members, read_samples
 from satmip_data.sheet import contact_sheet
 from satmip_data.storage import Store
+from satmip_data.tables import read_parquet
 from satmip_data.validate import Report
 
 
@@ -123,7 +122,7 @@ def show_report(console: Console, report: Report) -> None:
 
 def show_fields(console: Console, out: str) -> None:
     """Print of each field how often it is missing and its range, from the index."""
-    frame = pq.read_table(io.BytesIO(Store(out).read("index.parquet"))).to_pandas()
+    frame = read_parquet(Store(out).read("index.parquet")).to_pandas(use_threads=False)
     table = _table("field", "unit", "# missing", "smallest", "median", "largest", "# values")
     for field in FIELDS:
         known = frame[field.name].dropna()

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import satmip_schemas
 
 from satmip_data import captioning
@@ -19,6 +18,7 @@ from satmip_data.progress import Progress, Show, no_show
 from satmip_data.sample_checks import check_sample
 from satmip_data.shards import Members, read_samples
 from satmip_data.storage import Store
+from satmip_data.tables import read_parquet
 from satmip_data.tabular import Standardizer
 
 BLOCK = 512
@@ -187,7 +187,7 @@ def _check_index(store: Store, dataset: dict[str, Any], reports: dict[str, Shard
     if not store.exists("index.parquet"):
         yield Problem("index.parquet", "index", "there must be an index, however: there is none")
         return
-    table = pq.read_table(io.BytesIO(store.read("index.parquet")), columns=["key", "shard"]).to_pydict()
+    table = read_parquet(store.read("index.parquet"), ["key", "shard"]).to_pydict()
     by_shard: dict[str, list[str]] = {entry["name"]: [] for entry in dataset["shards"]}
     for key, shard in zip(table["key"], table["shard"], strict=True):
         by_shard.setdefault(shard, []).append(key)
@@ -201,7 +201,7 @@ def _check_index(store: Store, dataset: dict[str, Any], reports: dict[str, Shard
 def _packing_lost(store: Store) -> int:
     if not store.exists("rejects.parquet"):
         return 0
-    table = pq.read_table(io.BytesIO(store.read("rejects.parquet")), columns=["stage"])
+    table = read_parquet(store.read("rejects.parquet"), ["stage"])
     return sum(stage == "pack" for stage in table.column("stage").to_pylist())
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from satmip_train.checkpoint import write_atomically
@@ -134,7 +135,7 @@ def _known(shards: str, split: str, field: str) -> list[Any]:
     try:
         with fsspec.open(f"{shards}/{INDEX}", "rb") as file:
             # Without Arrow's threads, which may outlive the interpreter; a column that is not there shows in the selection.
-            table = pq.ParquetFile(io.BytesIO(file.read())).read(use_threads=False).select(["split", field])
+            table = pq.ParquetFile(pa.BufferReader(file.read())).read(["split", field], use_threads=False).select(["split", field])
     except (OSError, KeyError, ValueError) as error:
         raise UsageError(
             f"a shard directory must have an index with {field!r}, however: {shards}: {error}. Build the shards with satmip-data"

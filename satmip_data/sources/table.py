@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
-import pyarrow.parquet as pq
 from PIL import Image
 from pyarrow import ArrowException
 from pyproj import CRS
@@ -31,6 +30,7 @@ from satmip_data.sources.base import Found, InvalidError, Item, LayoutError
 from satmip_data.sources.columns import ALIASES, COLUMNS, fills, from_bounds
 from satmip_data.splits import name_split
 from satmip_data.storage import Store
+from satmip_data.tables import read_parquet
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".geoparquet")
 MISSING = ("", "nan", "none", "null", "na", "n/a", "nat", "<na>")
@@ -234,7 +234,7 @@ def _read_rows(store: Store, name: str) -> list[dict[str, Any]]:
             text = gzip.decompress(data) if name.lower().endswith(".gz") else data
             rows: list[dict[Any, Any]] = pd.read_csv(io.BytesIO(text), dtype=str, keep_default_na=False).to_dict("records")
         else:
-            table = pq.read_table(io.BytesIO(data))
+            table = read_parquet(data)
             _check_crs(name, table.schema.metadata or {})
             rows = table.to_pylist()
     except (ValueError, ArrowException, EOFError) as error:
