@@ -17,7 +17,7 @@ from satmip_train.errors import UsageError
 from satmip_train.eval_options import options
 from satmip_train.paper_tables import Budget, Filled, fill
 from satmip_train.published import FIGURE_3, FULL_EPOCHS, TABLES, evaluation_sets, set_named, table_layout
-from satmip_train.reproduce import TARGETS, TINY_EPOCHS, Command, Plan, Request, is_done, keep_request, plan_table
+from satmip_train.reproduce import TARGETS, TINY_EPOCHS, Command, Plan, Request, check_request, is_done, keep_request, plan_table
 from satmip_train.results import read_budget, read_scores, read_trainings
 from satmip_train.shards import open_dataset
 from satmip_train.table_formats import FORMATS, as_text, trace
@@ -200,6 +200,7 @@ def reproduce(target: str, execute: bool, launcher: str, rate: float | None, **o
         plan = plan_table(target, request)
         _announce(plan, request, rate)
         if not execute:
+            check_request(request)
             for command in plan.commands:
                 click.echo(f"{'# done: ' if is_done(command) else ''}{shlex.join(_words(command, launcher))}")
             return

@@ -1,12 +1,14 @@
 """The commands that fill a table of the paper, in order, and whether each is done."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from satmip_train.checkpoint import write_atomically
+from satmip_train.checkpoint import FREE_SETTINGS, write_atomically
 from satmip_train.errors import UsageError
 from satmip_train.export import CONFIG, WEIGHTS
 from satmip_train.paper_tables import DEFAULTS, Budget, identity
@@ -22,6 +24,9 @@ _PLAN = "config.json"
 """What satmip-train resolved before its first step."""
 _WARMUP_SHARE = 1 / 25
 """Largest share of a run that warms up: what the paper's shortest runs have."""
+_FREE_OF_TRAINING = {"device", "threads", *FREE_SETTINGS} - {"max_steps"}
+_FREE_OF_EVALUATION = {"device", "workers", "batch_size"}
+"""Options that change no result, so that a reproduction may go on with others."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Command:
     """Folder of the run, or file of the result."""
     inputs: tuple[Path, ...]
     """What the result is made from and must be newer than."""
+    reads: dict[str, tuple[str, str]]
+    """Fingerprint of the shards, and split: "train", what is learned from; of an evaluation also "test"."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Of a training: what tells it from others, with its epochs and seed."""
 
@@ -87,6 +94,7 @@ class _Planner:
     def __init__(self, layout: TableLayout, request: Request) -> None:
         self._layout, self._request = layout, request
         self._splits = {name: _test_split(name, root) for name, root in request.evaluation.items()}
+        self._fingerprints: dict[str, str] = {}
         self._notes: dict[str, None] = {}
 
     def plan(self) -> Plan:
@@ -138,7 +146,15 @@ class _Planner:
         if count * _WARMUP_SHARE < 1:
             flags += ["--warmup-epochs", f"{count * _WARMUP_SHARE:g}"]
         flags += ["--seed", str(seed), "--out", str(run), *request.train_options]
-        return Command("satmip-train", tuple(flags), run, (), {**own, "epochs": count, "seed": seed})
+        reads = {"train": self._read(flags, "split", "--shards")}
+        return Command("satmip-train", tuple(flags), run, (), reads, {**own, "epochs": count, "seed": seed})
+
+    def _read(self, arguments: Sequence[str], split: str, *roots: str) -> tuple[str, str]:
+        """Return fingerprint and split of the shards that the first option named among `roots` stands for."""
+        root = next(value for name in roots if (value := _option(arguments, name)) is not None)
+        if root not in self._fingerprints:
+            self._fingerprints[root] = open_dataset(root).fingerprint
+        return self._fingerprints[root], _option(arguments, f"--{split}") or "train"
 
     def _scores(self, row: Row, epochs: float) -> Iterator[dict[str, Any]]:
         """Give the cells that are measured, at one number of epochs, where their shards are at hand."""
@@ -169,8 +185,13 @@ class _Planner:
         request, dataset, modality = self._request, cell["dataset"], cell["modality"]
         folder = request.out / "eval" / name / dataset
         file = folder / f"{cell['probe']}{'' if modality == 'image' else f'-{modality}'}.json"
-        arguments += ["--shards", request.evaluation[dataset], "--test-split", self._splits[dataset]]
-        return Command("satmip-eval", (*arguments, "--out", str(folder), *request.eval_options), file, inputs)
+        arguments += ["--shards", request.evaluation[dataset], "--test-split", self._splits[dataset], "--out", str(folder)]
+        arguments += request.eval_options
+        reads = {
+            "train": self._read(arguments, "train-split", "--shards"),
+            "test": self._read(arguments, "test-split", "--test-shards", "--shards"),
+        }
+        return Command("satmip-eval", tuple(arguments), file, inputs, reads)
 
     def _random(self, row: Row) -> Iterator[Command]:
         recipe = self._request.recipe or "simclr"
@@ -223,6 +244,17 @@ def _listed(seeds: Sequence[int]) -> str:
     return ",".join(map(str, seeds))
 
 
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    """Return the value of an option among the words of a command, the last where there are several; None where there is none."""
+    found = None
+    for word, following in pairwise((*arguments, "")):
+        if word == name:
+            found = following
+        elif word.startswith(f"{name}="):
+            found = word.removeprefix(f"{name}=")
+    return found
+
+
 def _test_split(name: str, root: str) -> str:
     """Return the split that the paper tests on: fMoW's val (supplement A), the others' test."""
     splits = open_dataset(root).splits
@@ -237,7 +269,7 @@ def is_done(command: Command) -> bool:
     """Whether a command has nothing left to do.
 
     Raises:
-        UsageError: the folder of a training holds a finished run of other settings.
+        UsageError: the folder of a training holds an exported run of other settings or other shards.
     """
     return _is_trained(command) if command.program == "satmip-train" else _is_evaluated(command)
 
@@ -254,6 +286,12 @@ def _is_trained(command: Command) -> bool:
         raise UsageError(
             f"{run} must be the run it is named after, however: it has another {', '.join(different)}. Pass another --out"
         )
+    learned, wanted = exported["dataset"]["fingerprint"], command.reads["train"][0]
+    if learned != wanted:
+        raise UsageError(
+            f"a run must have learned from the shards it is evaluated for, however: {run} learned from other shards, of the "
+            f"fingerprint {learned[:12]} and not {wanted[:12]}. Pass another --out"
+        )
     return bool(exported["step"] == described["last_step"])
 
 
@@ -263,27 +301,63 @@ def _is_evaluated(command: Command) -> bool:
     written = command.output.stat().st_mtime
     if any(not path.is_file() or path.stat().st_mtime > written for path in command.inputs):
         return False
-    models = json.loads(command.output.read_text(encoding="utf-8"))["models"]
+    result = json.loads(command.output.read_text(encoding="utf-8"))
+    if any((result[part]["fingerprint"], result[part]["split"]) != shards for part, shards in command.reads.items()):
+        return False
+    models = result["models"]
     there = {Path(model["run"]) for model in models if model["run"]}
     wanted = {path.parent for path in command.inputs if path.name == WEIGHTS}
     seeds = {str(model["seed"]) for model in models}
-    asked = command.arguments[command.arguments.index("--random-seeds") + 1]
+    asked = _option(command.arguments, "--random-seeds") or ""
     return wanted <= there and set(filter(None, asked.split(","))) <= seeds
 
 
 def keep_request(request: Request) -> None:
-    """Write `reproduce.json` into the folder, or check that an earlier one is of the same reproduction.
+    """Write `reproduce.json` into the folder where there is none yet.
 
     Raises:
-        UsageError: the folder holds runs of another budget, other shards or another recipe.
+        UsageError: as `check_request`.
     """
+    check_request(request)
     path = request.out / BUDGET
-    now = {"full_epochs": request.budget.full_epochs, "shards": request.shards, "recipe": request.recipe}
     if not path.is_file():
-        content = json.dumps(now, indent=1).encode()
+        content = json.dumps(_kept(request), indent=1).encode()
         write_atomically(path, lambda file: file.write(content))
+
+
+def _kept(request: Request) -> dict[str, Any]:
+    """Return what is the same for all commands of a reproduction."""
+    return {
+        "full_epochs": request.budget.full_epochs,
+        "shards": request.shards,
+        "recipe": request.recipe,
+        "train": _binding(request.train_options, _FREE_OF_TRAINING),
+        "eval": _binding(request.eval_options, _FREE_OF_EVALUATION),
+    }
+
+
+def _binding(words: Sequence[str], free: Collection[str]) -> str:
+    """Return options as they are typed, without those that are free."""
+    options: list[list[str]] = []
+    for word in words:
+        if word.startswith("--") or not options:
+            options.append([])
+        options[-1].append(word)
+    names = [option[0].partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_") for option in options]
+    return shlex.join(word for name, option in zip(names, options, strict=True) if name not in free for word in option)
+
+
+def check_request(request: Request) -> None:
+    """Check that a folder's `reproduce.json`, where there is one, is of the same reproduction.
+
+    Raises:
+        UsageError: the folder holds runs of another budget, other shards, another recipe or other options.
+    """
+    path, now = request.out / BUDGET, _kept(request)
+    if not path.is_file():
         return
-    then = json.loads(path.read_text(encoding="utf-8"))
-    if changed := [name for name in now if now[name] != then.get(name)]:
-        evidence = "; ".join(f"{name} was {then.get(name)!r} and is now {now[name]!r}" for name in changed)
+    # An older file does not tell the options.
+    then = {**now, **json.loads(path.read_text(encoding="utf-8"))}
+    if changed := [name for name in now if now[name] != then[name]]:
+        evidence = "; ".join(f"{name} was {then[name]!r} and is now {now[name]!r}" for name in changed)
         raise UsageError(f"a reproduction goes on as it began, however: {evidence}. Pass another --out, or what it began with")

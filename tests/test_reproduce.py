@@ -16,7 +16,7 @@ from satmip_train.config import Settings, resolve
 from satmip_train.errors import UsageError
 from satmip_train.paper_tables import Budget, identity
 from satmip_train.published import table_layout
-from satmip_train.reproduce import TARGETS, Command, Request, is_done, keep_request, plan_table
+from satmip_train.reproduce import TARGETS, Command, Request, check_request, is_done, keep_request, plan_table
 
 NETWORK = json.dumps({"img_size": 32, "patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2})
 TRAIN = (
@@ -117,7 +117,8 @@ def finish(command: Command, **changes: Any) -> None:
     settings = {**command.settings, "init": "random", **changes}
     command.output.mkdir(parents=True, exist_ok=True)
     (command.output / "backbone.safetensors").touch()
-    (command.output / "backbone.json").write_text(json.dumps({"step": 9, "settings": settings}))
+    exported = {"step": 9, "settings": settings, "dataset": {"fingerprint": command.reads["train"][0]}}
+    (command.output / "backbone.json").write_text(json.dumps(exported))
     (command.output / "config.json").write_text(json.dumps({"last_step": 9}))
 
 
@@ -133,6 +134,44 @@ def test_a_training_is_done_when_its_last_step_is_exported(shards: Path, tmp_pat
         is_done(command)
 
 
+def result_of(command: Command, models: list[dict[str, Any]]) -> dict[str, Any]:
+    """What an evaluation writes, as far as it is read."""
+    reads = {part: {"fingerprint": fingerprint, "split": split} for part, (fingerprint, split) in command.reads.items()}
+    return {"models": models, **reads}
+
+
+def test_a_run_that_learned_from_other_shards_is_refused(shards: Path, tmp_path: Path) -> None:
+    other = write_toy_shards(tmp_path / "other", {"train": 32, "val": 12}, seed=1)
+    plans = [plan_table("2", request_for(root, tmp_path / "out")) for root in (shards, other)]
+    done, again = (next(c for c in plan.commands if c.program == "satmip-train") for plan in plans)
+    finish(done)
+    assert is_done(done)
+    assert again.output == done.output
+    with pytest.raises(UsageError, match=r"learned from other shards, .*Pass another --out"):
+        is_done(again)
+
+
+def test_an_evaluation_of_other_shards_or_of_another_split_is_made_again(shards: Path, tmp_path: Path) -> None:
+    def evaluation(**changes: Any) -> Command:
+        plan = plan_table("2", request_for(shards, tmp_path / "out", seeds=(0,), **changes))
+        return next(c for c in plan.commands if c.arguments[:2] == ("knn", "--backbone"))
+
+    done = evaluation()
+    done.output.parent.mkdir(parents=True)
+    done.output.write_text(json.dumps(result_of(done, [{"run": None, "seed": 0}])))
+    assert is_done(done)
+    other = str(write_toy_shards(tmp_path / "other", {"train": 32, "val": 12}, seed=1))
+    for changed in (
+        evaluation(evaluation={"fmow": other}),
+        evaluation(eval_options=("--test-split", "train")),
+        evaluation(eval_options=("--test-split=train",)),
+        evaluation(eval_options=("--train-split", "val")),
+        evaluation(eval_options=("--test-shards", other)),
+    ):
+        assert changed.output == done.output
+        assert not is_done(changed)
+
+
 def test_an_evaluation_is_done_when_it_is_newer_and_of_all_its_runs(shards: Path, tmp_path: Path) -> None:
     command = next(c for c in plan_table("2", request_for(shards, tmp_path, seeds=(0, 1))).commands if len(c.inputs) == 2)
     for path in command.inputs:
@@ -142,7 +181,7 @@ def test_an_evaluation_is_done_when_it_is_newer_and_of_all_its_runs(shards: Path
     command.output.parent.mkdir(parents=True)
 
     def write(runs: list[Path]) -> None:
-        command.output.write_text(json.dumps({"models": [{"run": str(run), "seed": 0} for run in runs]}))
+        command.output.write_text(json.dumps(result_of(command, [{"run": str(run), "seed": 0} for run in runs])))
 
     write([command.inputs[0].parent])
     assert not is_done(command)
@@ -157,6 +196,30 @@ def test_a_folder_belongs_to_one_reproduction(shards: Path, tmp_path: Path) -> N
     keep_request(request_for(shards, tmp_path, seeds=(7,)))
     with pytest.raises(UsageError, match=r"however: full_epochs was 200 and is now 8\. Pass another --out"):
         keep_request(request_for(shards, tmp_path, budget=Budget(8)))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shown"),
+    [("train_options", ("--batch-size", "64"), "train was '' and is now '--batch-size 64'"),
+     ("eval_options", ("--precision=bf16",), "eval was '' and is now '--precision=bf16'")],
+)  # fmt: skip
+def test_other_options_are_another_reproduction(
+    shards: Path, tmp_path: Path, name: str, options: tuple[str, ...], shown: str
+) -> None:
+    keep_request(request_for(shards, tmp_path))
+    with pytest.raises(UsageError, match=rf"however: {shown}\. Pass another --out"):
+        check_request(request_for(shards, tmp_path, **{name: options}))
+
+
+def test_options_that_change_no_result_may_change(shards: Path, tmp_path: Path) -> None:
+    keep_request(request_for(shards, tmp_path, train_options=("--batch-size", "64", "--workers", "0"), eval_options=("--k", "5")))
+    train = ("--no-compile", "--device", "cpu", "--batch-size", "64")
+    check_request(request_for(shards, tmp_path, train_options=train, eval_options=("--k", "5", "--batch-size=8")))
+
+
+def test_a_folder_of_an_older_version_goes_on(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "reproduce.json").write_text(json.dumps({"full_epochs": 200, "shards": str(shards), "recipe": None}))
+    check_request(request_for(shards, tmp_path, train_options=("--batch-size", "64")))
 
 
 def in_process(words: list[str]) -> int:
