@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.stats
 
 from satmip_train import checkpoint, features
@@ -63,6 +64,11 @@ class Protocol:
                 f"a probe is tested on what it has not seen, however: {len(shared)} shards are in both. Pass another --test-split"
             )
 
+    @property
+    def splits(self) -> tuple[tuple[Dataset, str], tuple[Dataset, str]]:
+        """Shards and split to learn from, and those to test on."""
+        return (self.train, self.train_split), (self.test, self.test_split)
+
 
 def protocol_models(runs: Sequence[Path], protocol: Protocol) -> list[Model]:
     """Return the models of the runs and their controls.
@@ -104,20 +110,31 @@ def split_features(model: Model, protocol: Protocol, progress: Callable[[int], N
     Raises:
         UsageError: a sample has no label, or the shards cannot be read.
     """
-    found = []
-    for shards, split in ((protocol.train, protocol.train_split), (protocol.test, protocol.test_split)):
-        part = _features(model, protocol, shards, split, progress)
-        if part.labels.ndim == 1 and (missing := int((part.labels < 0).sum())):
+    train, test = (_features(model, protocol, shards, split, progress) for shards, split in protocol.splits)
+    check_labels(protocol, train.labels, test.labels)
+    return train, test
+
+
+def check_labels(protocol: Protocol, *labels: npt.NDArray[Any]) -> None:
+    """Check that every sample can be learned from or tested on.
+
+    Args:
+        protocol: on what
+        labels: of its train and of its test split, see `Features.labels`
+
+    Raises:
+        UsageError: a sample has no label, or those of one split have one and those of the other several.
+    """
+    for (shards, split), found in zip(protocol.splits, labels, strict=True):
+        if found.ndim == 1 and (missing := int((found < 0).sum())):
             raise UsageError(
-                f"every sample must have a label for a probe, however: {missing} of {len(part.labels)} in {split!r} of "
+                f"every sample must have a label for a probe, however: {missing} of {len(found)} in {split!r} of "
                 f"{shards.root} have none. Pass another split, or build the shards from a source with classes"
             )
-        found.append(part)
-    if found[0].labels.ndim != found[1].labels.ndim:
+    if labels[0].ndim != labels[1].ndim:
         raise UsageError(
             "both splits must have one label a sample or both several, however: one of each. Pass another --test-split"
         )
-    return found[0], found[1]
 
 
 def _features(model: Model, protocol: Protocol, shards: Dataset, split: str, progress: Callable[[int], None]) -> Features:

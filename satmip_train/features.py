@@ -53,6 +53,17 @@ def is_multilabel(dataset: Dataset, split: str) -> bool:
     return Readers(dataset, split)[0].find(0, "labels.npy") is not None
 
 
+def read_labels(dataset: Dataset, split: str) -> npt.NDArray[Any]:
+    """Return the labels of a split in stored order, see `Features.labels`.
+
+    Raises:
+        UsageError: there is no such split, or the shards cannot be read.
+    """
+    label = "labels" if is_multilabel(dataset, split) else "label"
+    labels: npt.NDArray[Any] = torch.cat([batch[label] for batch in ordered_batches(dataset, split, {label}, 256)]).numpy()
+    return labels
+
+
 def extract(
     backbone: nn.Module,
     dataset: Dataset,

@@ -23,8 +23,8 @@ from satmip_train.augment import Policy
 from satmip_train.backbones import feature_dim
 from satmip_train.classifiers import Result, described, primary_metric
 from satmip_train.errors import UsageError
-from satmip_train.evaluate import Protocol, assemble, describe_model, protocol_models
-from satmip_train.features import AUTOCAST, is_multilabel
+from satmip_train.evaluate import Protocol, assemble, check_labels, describe_model, protocol_models
+from satmip_train.features import AUTOCAST, is_multilabel, read_labels
 from satmip_train.models import PIXELS, Model
 from satmip_train.shards import Readers
 from satmip_train.stream import Decoder, Order, TrainingStream, loader, ordered_batches
@@ -54,8 +54,25 @@ def finetune(runs: Sequence[Path], protocol: Protocol, recipe: Recipe, out: Path
     name and of samples learned from.
 
     Raises:
-        UsageError: runs and shards do not fit together, or the train split is smaller than a batch.
+        UsageError: runs and shards do not fit together, the train split is smaller than a batch, or a sample has no label.
     """
+    _check(protocol, recipe)
+    results, metric = [], ""
+    for model in protocol_models(runs, protocol):
+        progress(model.name, 0)
+        start = describe_model(model)  # before its weights change
+        tuning = _Tuning(model, protocol, recipe, out, progress)
+        losses = tuning.run()
+        labels, scores = tuning.test()
+        found = _score(labels, scores, len(protocol.train.classes))
+        metric = primary_metric(protocol.train.source, labels)
+        metrics, details = described(found, protocol.train.classes)
+        weights = tuning.keep()
+        results.append({**start, "weights": str(weights), "losses": losses, "metrics": metrics, **details})
+    return assemble("finetune", protocol, asdict(recipe), metric, results)
+
+
+def _check(protocol: Protocol, recipe: Recipe) -> None:
     chips = sum(shard.samples for shard in protocol.train.split(protocol.train_split))
     if chips < recipe.batch_size:
         raise UsageError(f"a batch must fit into the split, however: {recipe.batch_size=} of {chips}. Pass --batch-size {chips}")
@@ -65,18 +82,7 @@ def finetune(runs: Sequence[Path], protocol: Protocol, recipe: Recipe, out: Path
         )
     if PIXELS in protocol.backbones:
         raise UsageError(f"fine-tuning needs a network, however: --backbone {PIXELS} has nothing to train. Leave it out")
-    results, metric = [], ""
-    for model in protocol_models(runs, protocol):
-        progress(model.name, 0)
-        tuning = _Tuning(model, protocol, recipe, out, progress)
-        losses = tuning.run()
-        labels, scores = tuning.test()
-        found = _score(labels, scores, len(protocol.train.classes))
-        metric = primary_metric(protocol.train.source, labels)
-        metrics, details = described(found, protocol.train.classes)
-        weights = tuning.keep()
-        results.append({**describe_model(model), "weights": str(weights), "losses": losses, "metrics": metrics, **details})
-    return assemble("finetune", protocol, asdict(recipe), metric, results)
+    check_labels(protocol, *(read_labels(shards, split) for shards, split in protocol.splits))
 
 
 def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
@@ -174,10 +180,7 @@ class _Tuning:
     def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
         if self._multilabel:
             return F.binary_cross_entropy_with_logits(logits, batch["labels"].to(logits))
-        labels = batch["label"].to(self._device)
-        if (labels < 0).any():
-            raise UsageError("every sample must have a label to fine-tune on, however: some have none. Pass another --train-split")
-        return F.cross_entropy(logits, labels)
+        return F.cross_entropy(logits, batch["label"].to(self._device))
 
     def test(self) -> tuple[Any, Any]:
         """Return labels and logits of the test split, its chips resized whole. Shape: (M,) or (M, classes), and (M, classes)."""

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,20 +46,32 @@ def write_run(folder: Path, shards: Path, **settings: object) -> Path:
 
 def as_multilabel(shards: Path) -> Path:
     """Give each sample the labels 0..2, each with a chance that its class decides, instead of its class; there are 4 classes."""
-    data = json.loads((shards / "dataset.json").read_text())
     rng = np.random.default_rng(0)
+
+    def change(name: str, content: bytes) -> tuple[str, bytes]:
+        if not name.endswith(".cls"):
+            return name, content
+        hot = (rng.random(4) < np.roll([0.9, 0.6, 0.2, 0.0], int(content)) * [1, 1, 1, 0]).astype(np.uint8)
+        buffer = io.BytesIO()
+        np.save(buffer, hot)
+        return name.replace(".cls", ".labels.npy"), buffer.getvalue()
+
+    return rewrite(shards, change)
+
+
+def unlabel(shards: Path, keys: set[str]) -> Path:
+    """Take their classes from samples."""
+    return rewrite(shards, lambda name, content: None if name.removesuffix(".cls") in keys else (name, content))
+
+
+def rewrite(shards: Path, change: Callable[[str, bytes], tuple[str, bytes] | None]) -> Path:
+    """Change the members of a shard directory by name and content, or leave them out."""
+    data = json.loads((shards / "dataset.json").read_text())
     for entry in data["shards"]:
-        path, members = shards / entry["name"], []
+        path = shards / entry["name"]
         with tarfile.open(path) as tar:
-            for info in tar:
-                name, content = info.name, tar.extractfile(info).read()
-                if name.endswith(".cls"):
-                    hot = (rng.random(4) < np.roll([0.9, 0.6, 0.2, 0.0], int(content)) * [1, 1, 1, 0]).astype(np.uint8)
-                    buffer = io.BytesIO()
-                    np.save(buffer, hot)
-                    name, content = name.replace(".cls", ".labels.npy"), buffer.getvalue()
-                members.append((name, content))
-        entry.update(_write_tar(path, members))
+            members = [change(info.name, tar.extractfile(info).read()) for info in tar]
+        entry.update(_write_tar(path, [member for member in members if member is not None]))
     (shards / "dataset.json").write_text(json.dumps(data))
     return shards
 

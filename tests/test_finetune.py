@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from eval_world import COMMON, as_multilabel, call, write_run
+from eval_world import COMMON, as_multilabel, call, unlabel, write_run
 from safetensors.torch import load_file
 from toy_shards import write_toy_shards
 
 from satmip_train import finetune
-from satmip_train.evaluate import Protocol
+from satmip_train.classifiers import Knn
+from satmip_train.errors import UsageError
+from satmip_train.evaluate import Protocol, evaluate
 from satmip_train.finetune import Recipe
+from satmip_train.models import load_model
 from satmip_train.shards import open_dataset
 
 RECIPE = Recipe(epochs=3, batch_size=16, lr=1e-3)
@@ -79,6 +82,35 @@ def test_a_multi_label_set_is_scored_by_average_precision(world: Path, tmp_path:
     result = tune(world, tmp_path, shards=shards)
     assert set(result["models"][0]["metrics"]) == {"macro_map", "micro_map"}
     assert result["metric"] == "macro_map"
+
+
+@pytest.mark.parametrize(("split", "keys"), [("train", {"train_000003"}), ("val", {"val_000001", "val_000008"})])
+def test_samples_without_a_label_are_refused_before_training_as_by_knn(
+    world: Path, tmp_path: Path, split: str, keys: set[str]
+) -> None:
+    shards = unlabel(write_toy_shards(tmp_path / "shards", {"train": 48, "val": 16}), keys)
+    learned: list[int] = []
+    with pytest.raises(
+        UsageError, match=rf"every sample must have a label for a probe, however: {len(keys)} of .*'{split}'"
+    ) as one:
+        tune(world, tmp_path, shards=shards, progress=lambda name, samples: learned.append(samples))
+    assert learned == []
+    dataset = open_dataset(shards)
+    with pytest.raises(UsageError) as other:
+        evaluate([world / "run"], Protocol(dataset, dataset, random_seeds=()), Knn())
+    assert str(one.value) == str(other.value)
+
+
+def test_splits_of_one_and_of_several_labels_are_refused(world: Path, tmp_path: Path) -> None:
+    train = open_dataset(write_toy_shards(tmp_path / "train", {"train": 16}))
+    test = open_dataset(as_multilabel(write_toy_shards(tmp_path / "test", {"val": 8})))
+    with pytest.raises(UsageError, match="one label a sample or both several"):
+        finetune.finetune([world / "run"], Protocol(train, test), RECIPE, tmp_path, lambda name, samples: None)
+
+
+def test_the_result_tells_the_weights_that_tuning_started_from(world: Path, tmp_path: Path) -> None:
+    (model,) = tune(world, tmp_path)["models"]
+    assert model["fingerprint"] == load_model(world / "run").fingerprint
 
 
 def test_the_rate_rises_and_falls() -> None:
