@@ -115,11 +115,21 @@ def load(run: Path, name: str = NAME) -> Checkpoint | None:
     Raises:
         UsageError: the file is not a checkpoint.
     """
-    path = run / name
-    if not path.exists():
-        return None
+    return _read(run / name) if (run / name).exists() else None
+
+
+def read_step(run: Path) -> int | None:
+    """Return the steps that were done at `last.pt` of a run, without reading its weights; None where there is none.
+
+    Raises:
+        UsageError: the file is not a checkpoint.
+    """
+    return int(_read(run / NAME, mmap=True)["step"]) if (run / NAME).exists() else None
+
+
+def _read(path: Path, mmap: bool = False) -> Checkpoint:
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         return {key: checkpoint[key] for key in _PARTS}
     except Exception as error:  # torch raises many kinds for damaged files
         raise UsageError(

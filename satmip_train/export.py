@@ -99,7 +99,7 @@ def load_backbone(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         the module: views (B, 3, S, S), normalized with the config's mean and std -> features (B, config["features"])
 
     Raises:
-        UsageError: there is no exported backbone.
+        UsageError: there is no exported backbone, or the run has gone on since.
     """
     weights, config = _find(Path(path), WEIGHTS, "a backbone")
     backbone: nn.Module = timm.create_model(config["model"], num_classes=0, **config["args"])
@@ -121,7 +121,7 @@ def load_metadata_encoder(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         the module: a batch as in `Objective.forward` -> features (B, width)
 
     Raises:
-        UsageError: there is no exported metadata encoder.
+        UsageError: there is no exported metadata encoder, or the run has gone on since.
     """
     weights, config = _find(Path(path), METADATA_WEIGHTS, "a metadata encoder")
     shape = MetadataShape(config["context"], config["numeric"], tuple(config["cardinalities"]))
@@ -193,4 +193,10 @@ def _find(path: Path, name: str, what: str) -> tuple[Path, dict[str, Any]]:
                 f"{what} is {name} and {Path(name).with_suffix('.json')}, however: there is no {file.name} in {file.parent}. "
                 f"Run: satmip-train export {file.parent}"
             )
-    return weights, json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    config = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    if path.is_dir() and (step := checkpoint.read_step(path)) not in (None, config["step"]):
+        raise UsageError(
+            f"the export of a run must be of its last checkpoint, however: {name} in {path} is of step {config['step']} and "
+            f"{checkpoint.NAME} of step {step}. Run: satmip-train export {path}"
+        )
+    return weights, config

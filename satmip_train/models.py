@@ -75,7 +75,8 @@ def load_model(run: Path, modality: Modality = "image") -> Model:
     """Load the backbone that a finished run exported and, where metadata are evaluated, its metadata encoder.
 
     Raises:
-        UsageError: the run has no exported backbone, or it is damaged; it learned nothing from metadata, or exported no encoder.
+        UsageError: the run has no exported backbone, it is damaged, or the run has gone on since; it learned nothing from metadata,
+            or exported no encoder.
     """
     backbone, config = load_backbone(run)
     trained = {"shards": config["dataset"]["fingerprint"], "step": config["step"]}

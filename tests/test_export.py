@@ -127,6 +127,14 @@ def test_the_config_says_what_an_evaluation_needs(toy, tmp_path):
     assert config["versions"] == checkpoint.versions()
 
 
+def test_an_export_stands_alone_without_its_checkpoint(toy, tmp_path):
+    plan = plan_run(Settings(**TINY), toy, Job(torch.device("cpu")))
+    save(plan, build_state(plan), tmp_path)
+    export_run(tmp_path)
+    (tmp_path / "last.pt").unlink()
+    assert load_backbone(tmp_path)[1]["step"] == 0
+
+
 def test_a_run_without_a_checkpoint_or_an_export_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"no last.pt in .*Train first"):
         export_backbone(tmp_path)

@@ -15,6 +15,8 @@ from pyproj import Geod
 from toy_shards import write_toy_shards
 
 from satmip_train import checkpoint, retrieval
+from satmip_train.errors import UsageError
+from satmip_train.export import export_run, load_metadata_encoder
 from satmip_train.metadata_features import Running
 from satmip_train.models import image_features, load_model, metadata_features_of
 from satmip_train.retrieval import Physical
@@ -144,6 +146,23 @@ def test_projections_keep_their_bias_where_they_have_one(world: Path, tmp_path: 
     for before, after, value in zip(plain, retrieval.load_projections(tmp_path), (2.0, 3.0), strict=True):
         vectors = torch.randn(4, before.in_features)
         torch.testing.assert_close(after(vectors), before(vectors) + value)
+
+
+def test_an_export_older_than_the_checkpoint_is_refused_with_advice(world: Path, tmp_path: Path) -> None:
+    """Its features are of another step than the projections."""
+    write_run(tmp_path / "run", world / "shards", objective="satmip", metadata_encoder="tabular")
+    checkpoint.save(tmp_path / "run", {**checkpoint.load(tmp_path / "run"), "step": 9})
+    for command in (["retrieve", "--split", "val"], ["knn"]):
+        got = call(command[0], tmp_path / "run", "--shards", world / "shards", *command[1:], "--out", tmp_path, *COMMON)
+        assert got.exit_code == 1
+        assert re.search(
+            r"last checkpoint, however: .* is of step 7 and last\.pt of step 9\. Run: satmip-train export",
+            " ".join(got.output.split()),
+        )
+    with pytest.raises(UsageError, match=r"metadata\.safetensors in .* is of step 7"):
+        load_metadata_encoder(tmp_path / "run")
+    export_run(tmp_path / "run")
+    assert load_model(tmp_path / "run", "both").trained["step"] == 9
 
 
 def test_a_run_without_projections_is_refused(world: Path, tmp_path: Path) -> None:
