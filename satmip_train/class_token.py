@@ -22,12 +22,13 @@ class ClassTokenViT(vit.VisionTransformer):
         """Return the features. Shape: (B, 3, S, S) -> (B, D)."""
         patches = self.patch_embed(x)
         x = self.norm_pre(self.patch_drop(self._pos_embed(patches)))
+        exact = x.dtype
         if self.rounded_residual:
             # Blocks add what has this type already, so that it stays.
             x = x.to(patches.dtype)
         before, last = self.blocks[:-1], self.blocks[-1]
         x = checkpoint_seq(before, x) if self.grad_checkpointing and len(before) else before(x)
-        features: Tensor = self.forward_head(self.norm(class_token_of(last, x)))
+        features: Tensor = self.forward_head(self.norm(class_token_of(last, x).to(exact)))
         return features
 
 

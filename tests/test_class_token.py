@@ -123,7 +123,7 @@ def test_a_rounded_residual_stream_has_the_type_of_the_products_under_autocast()
             block.register_forward_hook(lambda module, inputs, out: types.append((inputs[0].dtype, out.dtype)))
         with torch.autocast("cpu", torch.bfloat16):
             features = backbone(views)
-        assert features.shape == (3, 48)
+        assert features.dtype is torch.float32
     assert types == [(torch.float32, torch.float32)] * 2 + [(torch.bfloat16, torch.bfloat16)] * 2
 
 
