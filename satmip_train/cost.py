@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from satmip_train.meter import read_summary
+from satmip_train.meter import accounted_steps, read_summary
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Cost:
 
 
 def read_cost(run: Path) -> Cost | None:
-    """Return the cost of a run from its `summary.json`; None where there is none."""
+    """Return the cost of a run from its `summary.json`; None where there is none, or it does not account for every step."""
     summary = read_summary(run)
-    if not summary:
+    if not summary or accounted_steps(summary) != summary["step"]:
         return None
     together = sum(session["wall_seconds"] * session["ranks"] for session in summary["sessions"])
     return Cost(summary["wall_seconds"], together, summary.get("peak_memory_bytes"), summary.get("energy_joules"))

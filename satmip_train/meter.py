@@ -42,22 +42,24 @@ def energy_joules(job: Job) -> float | None:
 class Meter:
     """Measures this session of a run; `summary.json` adds up the sessions."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, first: int) -> None:
+        """Begin before the step `first`, from 0."""
+        self._job, self._first = job, first
         self._start, self._energy = time.perf_counter(), energy_joules(job)
 
-    def session(self, steps: int, device_seconds: float) -> dict[str, Any]:
+    def session(self, step: int, device_seconds: float) -> dict[str, Any]:
         """Return what the session took so far, over the ranks; every rank must call it.
 
         Args:
-            steps: taken in this session
+            step: steps of the run that are done
             device_seconds: how long a GPU worked on them; what is left of the wall time it waited or did something else
         """
         now, cuda = energy_joules(self._job), self._job.device.type == "cuda"
         used = float("nan") if now is None or self._energy is None else now - self._energy
         mean_used, mean_peak = self._job.mean(torch.tensor([used, float(peak_bytes(self._job))], dtype=torch.float64)).tolist()
         return {
-            "steps": steps,
+            "first": self._first,
+            "steps": step - self._first,
             "wall_seconds": time.perf_counter() - self._start,
             "device_seconds": device_seconds if cuda else None,
             "peak_memory_bytes": round(mean_peak),
@@ -74,18 +76,26 @@ def read_summary(run: Path) -> dict[str, Any]:
 
 
 def write_summary(run: Path, session: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Add a session to `summary.json` of a run; totals are over all sessions, and None where one of them does not know.
+    """Write a session into `summary.json` of a run; totals are over all sessions, and None where one of them does not know.
+
+    It stands in for what was written of the same session before, and of sessions whose steps are taken anew. Sessions of an older
+    version do not tell their first step.
 
     Args:
         facts: what is known of the whole run, such as its last loss
     """
-    sessions = [*read_summary(run).get("sessions", []), session]
+    sessions = [*(s for s in read_summary(run).get("sessions", []) if s.get("first", 0) < session["first"]), session]
     totals: dict[str, Any] = {
         name: _total([s[name] for s in sessions]) for name in ("wall_seconds", "device_seconds", "energy_joules")
     }
     totals["peak_memory_bytes"] = max(s["peak_memory_bytes"] for s in sessions)
     content = json.dumps({**facts, **totals, "sessions": sessions}, indent=1).encode()
     write_atomically(run / NAME, lambda file: file.write(content))
+
+
+def accounted_steps(summary: dict[str, Any]) -> int:
+    """Return the steps whose cost is known; fewer than `step` where a session ended before it could tell."""
+    return sum(session["steps"] for session in summary["sessions"])
 
 
 def _total(values: list[float | None]) -> float | None:

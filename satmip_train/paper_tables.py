@@ -112,7 +112,8 @@ class _Filler:
 
     def __init__(self, layout: TableLayout, scores: Sequence[Score], trainings: Sequence[Training], budget: Budget) -> None:
         self._layout, self._scores, self._trainings, self._budget = layout, scores, trainings, budget
-        self.notes: list[str] = []
+        self.notes: dict[str, None] = {}
+        """In order, each once."""
         self.used: dict[str, Samples] = {}
         self.networks: set[str] = set()
 
@@ -133,7 +134,7 @@ class _Filler:
         chosen = max(sorted(found), key=lambda group: len(found[group]))
         for group in sorted(found.keys() - {chosen}):
             name = ", ".join(filter(None, row.labels))
-            self.notes.append(f"{name}: left out, as they have other settings: {', '.join(sorted(runs[group]))}")
+            self.notes[f"{name}: left out, as they have other settings: {', '.join(sorted(runs[group]))}"] = None
         return chosen
 
     def cell(self, row: Row, column: Column, group: str | None) -> Cell | None:
@@ -191,7 +192,17 @@ class _Filler:
         if row.settings is None or not any(column.kind in COST_KINDS for column in self._layout.columns):
             return []
         epochs = {**self._layout.cell, **row.cell}["epochs"]
-        return [t for t in self._trainings if t.cost is not None and self._trains(row.settings, t.settings, epochs)]
+        return self._measured(row.settings, epochs)
+
+    def _measured(self, settings: Mapping[str, Any], epochs: float) -> list[Training]:
+        """Return the runs with these settings whose cost is known; note the others."""
+        found = [t for t in self._trainings if self._trains(settings, t.settings, epochs)]
+        for training in found:
+            if training.cost is None:
+                self.notes[f"The cost of {training.folder} is missing: its summary.json does not account for all of its steps."] = (
+                    None
+                )
+        return [training for training in found if training.cost is not None]
 
     def _difference(self, row: Row, column: Column, group: str) -> Cell | None:
         columns = {c.id: c for c in self._layout.columns}
@@ -223,7 +234,7 @@ class _Filler:
             return _cell(values)
         baseline = self._layout.baseline
         assert baseline is not None
-        base = [t for t in self._trainings if self._trains(baseline, t.settings, baseline.get("epochs", wanted["epochs"]))]
+        base = self._measured(baseline, baseline.get("epochs", wanted["epochs"]))
         known = {str(t.folder): value for t in base if (value := _cost_value(t, column.kind)) is not None}
         if not known:
             return None

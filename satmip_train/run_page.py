@@ -9,7 +9,7 @@ from typing import Any
 from satmip_train.checkpoint import write_atomically
 from satmip_train.curves import draw_curves
 from satmip_train.log import Line, measured, read_log
-from satmip_train.meter import read_summary
+from satmip_train.meter import accounted_steps, read_summary
 
 NAME = "index.html"
 _STYLE = """
@@ -68,7 +68,7 @@ def _cost(lines: list[Line], summary: dict[str, Any]) -> list[tuple[str, Any]]:
     ]
     if summary:
         rows += [
-            ("sessions", len(summary["sessions"])),
+            ("sessions", f"{len(summary['sessions'])}, of {accounted_steps(summary):,} of {summary['step']:,} steps"),
             ("time", f"{summary['wall_seconds'] / 60:,.1f} min"),
             ("time of the GPU", "-" if summary["device_seconds"] is None else f"{summary['device_seconds'] / 60:,.1f} min"),
             ("peak memory a rank", f"{summary['peak_memory_bytes'] / 2**30:,.2f} GiB"),

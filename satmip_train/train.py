@@ -218,8 +218,9 @@ def batches(plan: Plan, state: State, path: DataPath, console: Console) -> Itera
 def train(settings: Settings, dataset: Dataset, run: Path, job: Job, console: Console, recipe: str | None = None) -> int:
     """Train, or go on training, into the folder `run`; the same call after an interruption resumes where it stopped.
 
-    Writes `config.json` (everything resolved), `log.jsonl`, `last.pt`, `best.pt` where kNN is evaluated, and at the end
-    `summary.json` (time, memory, energy), `index.html` with `curves.png`, and what `export_run` writes.
+    Writes `config.json` (everything resolved), `log.jsonl`, `last.pt` with `summary.json` (time, memory, energy), `best.pt` where
+    kNN is evaluated, and at the end
+    `index.html` with `curves.png`, and what `export_run` writes.
 
     Args:
         recipe: the one that the settings come from, only to show what differs from it
@@ -284,7 +285,7 @@ class Loop:
     ) -> None:
         self._plan, self._state, self._run, self._console, self._path = plan, state, run, console, path
         self._clock, self._step, self._recent = Clock(plan.job.device), step, Recent(plan.job, run)
-        self._meter, self._first = Meter(plan.job), state.step
+        self._meter = Meter(plan.job, state.step)
         self._knn = online.obstacle(plan) is None
         self._description = description
         self._reporter: Reporter | None = None
@@ -306,7 +307,6 @@ class Loop:
                 self._look()
         if state.step < plan.last_step:
             self._save()
-        self._summarize()
 
     def _look(self) -> None:
         """Report, evaluate and save after a step, where that is due."""
@@ -327,6 +327,7 @@ class Loop:
         self._recent.check()
         self._recent.check_weights(self._state.objective)
         save(self._plan, self._state, self._run)
+        self._summarize()
 
     def _line(self) -> Line:
         plan, state = self._plan, self._state
@@ -356,7 +357,8 @@ class Loop:
         return scores
 
     def _summarize(self) -> None:
-        session = self._meter.session(self._state.step - self._first, self._clock.worked)
+        """Tell with each checkpoint what its steps took: a session may end without a word."""
+        session = self._meter.session(self._state.step, self._clock.worked)
         if self._plan.job.main:
             samples = self._state.step * self._plan.settings.batch_size
             facts = {"step": self._state.step, "samples": samples, "measured": self._recent.check(), "best": self._state.best}

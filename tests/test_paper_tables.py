@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -239,6 +240,16 @@ def test_absolute_costs() -> None:
     assert [cells[0, name].mean for name in ("hours", "device_hours", "memory", "energy")] == pytest.approx([2, 4, 3, 1])
 
 
+def test_a_cost_that_is_not_known_is_missing_with_a_note() -> None:
+    unknown = replace(training(7200, 3 * 2**30), cost=None)
+    table = filled("s8", [], [unknown])
+    assert table.cells == {}
+    note = "The cost of runs/simclr-0 is missing: its summary.json does not account for all of its steps."
+    assert note in table.notes
+    ratios = filled("6", [], [replace(training(100, 10, epochs=25), cost=None), training(55, 6, objective="satmip", epochs=25)])
+    assert (ratios.cells, ratios.notes.count(note)) == ({}, 1)
+
+
 def test_of_runs_with_other_settings_the_most_fill_the_row_and_the_rest_is_named() -> None:
     scores = [score(value=0.5, seed=seed) for seed in (0, 1)] + [score(value=0.9, seed=7, lr_base=5.0)]
     table = filled("2", scores)
@@ -314,8 +325,8 @@ def test_trainings_are_read_with_their_cost_and_others_backbones_are_none(tmp_pa
     for name, shards in (("run", "abc"), ("satmae", None)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "backbone.json").write_text(json.dumps({"settings": BASE, "dataset": {"fingerprint": shards}}))
-    sessions = [{"wall_seconds": 10.0, "ranks": 1}, {"wall_seconds": 5.0, "ranks": 4}]
-    summary = {"wall_seconds": 15.0, "peak_memory_bytes": 7, "energy_joules": None, "sessions": sessions}
+    sessions = [{"steps": 3, "wall_seconds": 10.0, "ranks": 1}, {"steps": 4, "wall_seconds": 5.0, "ranks": 4}]
+    summary = {"step": 7, "wall_seconds": 15.0, "peak_memory_bytes": 7, "energy_joules": None, "sessions": sessions}
     (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
     (found,) = read_trainings(tmp_path)
     assert found.cost is not None

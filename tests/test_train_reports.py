@@ -14,6 +14,7 @@ from toy_shards import write_toy_shards
 
 from satmip_train import checkpoint, meter
 from satmip_train.config import Settings, grouped_settings
+from satmip_train.cost import read_cost
 from satmip_train.display import show_run
 from satmip_train.errors import UsageError
 from satmip_train.export import export_run, load_metadata_encoder, push
@@ -74,9 +75,11 @@ def test_every_setting_stands_in_one_group():
 
 
 def test_the_summary_adds_up_sessions(tmp_path):
-    session = {"wall_seconds": 10.0, "device_seconds": None, "energy_joules": None, "peak_memory_bytes": 5}
+    session = {"first": 0, "wall_seconds": 10.0, "device_seconds": None, "energy_joules": None, "peak_memory_bytes": 5}
+    second = {**session, "first": 1, "wall_seconds": 2.5, "energy_joules": 3.0, "peak_memory_bytes": 9}
     meter.write_summary(tmp_path, session, {"step": 1})
-    meter.write_summary(tmp_path, {**session, "wall_seconds": 2.5, "energy_joules": 3.0, "peak_memory_bytes": 9}, {"step": 7})
+    for seconds in (1.0, 2.5):  # told twice while it goes
+        meter.write_summary(tmp_path, {**second, "wall_seconds": seconds}, {"step": 7})
     summary = meter.read_summary(tmp_path)
     assert summary["wall_seconds"] == 12.5
     assert summary["peak_memory_bytes"] == 9
@@ -84,8 +87,25 @@ def test_the_summary_adds_up_sessions(tmp_path):
     assert len(summary["sessions"]) == 2
 
 
+def test_a_session_replaces_those_whose_steps_it_takes_anew(tmp_path):
+    session = {"wall_seconds": 10.0, "device_seconds": None, "energy_joules": None, "peak_memory_bytes": 5, "ranks": 1}
+    for first, steps in ((0, 4), (4, 8), (4, 2), (6, 3)):
+        meter.write_summary(tmp_path, {**session, "first": first, "steps": steps}, {"step": first + steps})
+    assert [(s["first"], s["steps"]) for s in meter.read_summary(tmp_path)["sessions"]] == [(0, 4), (4, 2), (6, 3)]
+    assert read_cost(tmp_path).seconds == 30.0
+    meter.write_summary(tmp_path, {**session, "first": 0, "steps": 1}, {"step": 1})
+    assert read_cost(tmp_path).seconds == 10.0
+
+
+def test_a_cost_that_leaves_out_steps_is_not_known(tmp_path):
+    session = {"first": 3, "steps": 4, "wall_seconds": 10.0, "device_seconds": None, "energy_joules": None, "peak_memory_bytes": 5}
+    meter.write_summary(tmp_path, {**session, "ranks": 1}, {"step": 7})
+    assert read_cost(tmp_path) is None
+
+
 def test_a_run_sums_up_what_it_took(run):
     summary = meter.read_summary(run)
+    assert read_cost(run).seconds == summary["wall_seconds"]
     assert (summary["step"], summary["samples"]) == (4, 32)
     assert summary["measured"]["loss"] == read_log(run)[-1]["loss"]
     assert summary["sessions"][0]["device"] == "cpu"
@@ -106,7 +126,7 @@ def test_energy_is_what_the_gpu_counts(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(uuid="abc"))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 77)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H200")
-    session = meter.Meter(Job(torch.device("cuda:0"))).session(3, 1.5)
+    session = meter.Meter(Job(torch.device("cuda:0")), 0).session(3, 1.5)
     assert (session["energy_joules"], session["device_seconds"], session["peak_memory_bytes"]) == (2500.0, 1.5, 77)
     assert meter.energy_joules(CPU) is None
 

@@ -17,9 +17,11 @@ from toy_shards import write_toy_shards
 from satmip_train import checkpoint
 from satmip_train import train as training
 from satmip_train.config import Settings
+from satmip_train.cost import read_cost
 from satmip_train.errors import UsageError
 from satmip_train.job import Job
 from satmip_train.log import read_log
+from satmip_train.meter import read_summary
 from satmip_train.shards import open_dataset
 from satmip_train.train import Step, seed_of, train
 
@@ -127,11 +129,14 @@ def test_a_killed_run_goes_on_to_the_same_weights(toy, tmp_path):
         assert children[name].returncode == -signal.SIGKILL, errors.decode()
         killed = tmp_path / name / "killed"
         assert checkpoint.load(killed)["step"] == 4
+        assert [(s["first"], s["steps"]) for s in read_summary(killed)["sessions"]] == [(0, 4)]
         assert [line["step"] for line in read_log(killed)] == list(range(7))
         code, output = run_in_process(toy, killed, **changes)
         assert code == 0
         assert "Going on after step 4" in output
         assert_same_state(killed, tmp_path / name / "whole")
+        assert [(s["first"], s["steps"]) for s in read_summary(killed)["sessions"]] == [(0, 4), (4, 8)]
+        assert read_cost(killed) is not None
         assert [line["step"] for line in read_log(killed)] == list(range(12))
         assert losses(killed) == losses(tmp_path / name / "whole")
 
