@@ -178,7 +178,7 @@ def _finished(request: BuildRequest, out: Store) -> dict[str, Any] | None:
     """
     if not out.exists("dataset.json"):
         return None
-    dataset: dict[str, Any] = json.loads(out.read("dataset.json"))
+    dataset = parse_dataset(out)
     built = {"source": dataset["source"], "settings": dataset["settings"]}
     wanted = _intent(request)
     # The captions may have been rewritten since: they are no reason to build again.
@@ -188,6 +188,20 @@ def _finished(request: BuildRequest, out: Store) -> dict[str, Any] | None:
         raise BuildError(
             f"{request.out} holds a finished build with other settings:\n" + "\n".join(changes) + "\nChoose another folder."
         )
+    return dataset
+
+
+def parse_dataset(out: Store) -> dict[str, Any]:
+    """Return the `dataset.json` of a finished build.
+
+    Raises:
+        FileNotFoundError: there is none.
+        BuildError: it is damaged.
+    """
+    try:
+        dataset: dict[str, Any] = json.loads(out.read("dataset.json"))
+    except ValueError as error:
+        raise BuildError(f"{out.url}/dataset.json must be JSON, however: {error}. Build again into another folder.") from error
     return dataset
 
 

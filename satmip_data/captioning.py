@@ -1,10 +1,9 @@
 """Write other captions into shards that are there. Needs the shards alone; can be stopped and run again."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-from satmip_data.build import BuildError, write_dataset
+from satmip_data.build import BuildError, parse_dataset, write_dataset
 from satmip_data.engines import Local
 from satmip_data.journal import Journal, OtherSettingsError
 from satmip_data.progress import Progress, Show, no_show
@@ -69,16 +68,15 @@ def read_dataset(store: Store) -> dict[str, Any]:
     """Return the `dataset.json` of a finished build.
 
     Raises:
-        BuildError: there is none.
+        BuildError: there is none, or it is damaged.
     """
     try:
-        dataset: dict[str, Any] = json.loads(store.read("dataset.json"))
+        return parse_dataset(store)
     except FileNotFoundError as error:
         raise BuildError(
             f"{store.url} must be a finished shard directory, however: it has no dataset.json.\n"
             f"Make it with: satmip-data build SOURCE {store.url}"
         ) from error
-    return dataset
 
 
 def _rewrite(

@@ -167,7 +167,7 @@ def write_sheet(out: str, dataset: dict[str, Any], path: Path, count: int) -> No
     """Draw the first chips with their captions; shards are shuffled, so they are a fair draw."""
     chips = [(key, members["jpg"], members["txt"].decode()) for key, members in _first_samples(out, dataset, count)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(chips).save(path)
+    contact_sheet(chips).save(path, "PNG")
 
 
 def show_field_table(console: Console) -> None:

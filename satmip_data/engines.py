@@ -7,6 +7,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
@@ -17,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class EngineError(Exception):
-    """An engine that cannot be had; the message says what to type."""
+    """An engine that cannot be had, or that lost a worker; the message says what to type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,17 @@ class Local:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _pool(self, tasks: int) -> ProcessPoolExecutor:
+    @contextmanager
+    def _pool(self, tasks: int) -> Iterator[ProcessPoolExecutor]:
         # Spawned, not forked: a fork of a process with threads (progress bar, file systems) can hang.
-        return ProcessPoolExecutor(min(self.workers, tasks), mp_context=get_context("spawn"))
+        with ProcessPoolExecutor(min(self.workers, tasks), mp_context=get_context("spawn")) as pool:
+            try:
+                yield pool
+            except BrokenProcessPool as error:
+                raise EngineError(
+                    "every worker must live until its work is done, however: one was killed, as systems do when memory runs out. "
+                    f"Run again with fewer than --workers {self.workers}"
+                ) from error
 
 
 @dataclass(frozen=True, slots=True)

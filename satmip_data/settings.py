@@ -1,5 +1,6 @@
 """What the bytes of a build depend on, besides the source. Saved in `dataset.json`; a resumed build refuses other settings."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ class BuildSettings:
     def __post_init__(self) -> None:
         checks = {
             "size >= 8": self.size is None or self.size >= 8,
-            "context >= 0": self.context >= 0,
+            "0 <= context < infinity": 0 <= self.context < math.inf,
             "fit in stretch, square": self.fit in ("stretch", "square"),
             "gsd in nominal, ground": self.gsd in ("nominal", "ground"),
             "min_side >= 1": self.min_side >= 1,

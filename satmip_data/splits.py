@@ -119,6 +119,8 @@ def _gather(pairs: Iterable[tuple[str, str]], url: str) -> dict[str, str]:
             split = name_split(split)
         except ValueError as error:
             raise SplitFileError(f"{error} for {name!r} in {url}") from error
+        if not name:
+            raise SplitFileError(f"a split file must name a sample in every row, however: {url} has {split!r} alone")
         if lists.setdefault(name, split) != split:
             raise SplitFileError(f"a name must stand in one split, however: {url} has {name!r} in {lists[name]!r} and {split!r}")
     if not lists:
@@ -151,7 +153,7 @@ def _parse(name: str, text: str) -> Iterator[tuple[str, str]]:
         if "split" not in columns or len(columns) < 2:
             raise SplitFileError(f"a split file must have a column of names and a column split, however: {name} has {columns}")
         first = next(column for column in columns if column != "split")
-        yield from ((row[first], row["split"]) for row in rows)
+        yield from ((row[first] or "", row["split"] or "") for row in rows)  # None, where a row is short
     else:
         for line in filter(None, map(str.strip, text.splitlines())):
             entry, _, split = line.replace(",", " ").replace("\t", " ").rpartition(" ")

@@ -40,6 +40,12 @@ def test_build_then_bare_commands_work_as_typed(here: Path) -> None:
     assert "no problem" in run("validate", "--workers", "1").output
 
 
+def test_a_contact_sheet_is_a_png_whatever_its_name(here: Path) -> None:
+    run("build", "../fmow", "--size", "32", "--workers", "1")
+    assert run("inspect", "--sheet", "sheet").exit_code == 0
+    assert (here / "sheet").read_bytes().startswith(b"\x89PNG")
+
+
 def test_captions_differ_after_caption(here: Path) -> None:
     run("build", "../fmow", "--size", "32", "--workers", "1")
     assert run("caption", "--fields", "sun_azimuth", "--style", "sentence", "--workers", "1").exit_code == 0
@@ -66,6 +72,8 @@ def test_every_help_has_an_example_that_parses(command: list[str]) -> None:
         (["build", "../fmow", "--fields", "gds"], "however: 'gds'"),
         (["build", "../fmow", "--tile", "64"], "--tile is not an option of the source 'fmow'; name another with --source"),
         (["build", "../fmow", "--quality", "0"], "1 <= quality <= 100"),
+        (["build", "../fmow", "--context", "inf"], "0 <= context < infinity"),
+        (["build", "../fmow", "--context", "nan"], "0 <= context < infinity"),
         (["build", "../fmow", "--where", "clouds < 3"], "--where must be an expression over the columns"),
         (["build", "../fmow", "--split", "test"], "--split must be one of train, val"),
         (["build", "../fmow", "--ray-address", "auto"], "Add --engine ray"),

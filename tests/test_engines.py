@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import os
 import subprocess
 import sys
 import time
@@ -37,6 +38,12 @@ def test_an_error_of_a_task_ends_the_run(engine: Engine) -> None:
         list(engine.unordered(math.sqrt, [1.0, -1.0, 4.0]))
     with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
         list(engine.ordered(math.sqrt, [1.0, -1.0, 4.0]))
+
+
+@pytest.mark.parametrize("run", [Local.ordered, Local.unordered])
+def test_a_killed_worker_is_an_error_with_advice(run: Any) -> None:
+    with pytest.raises(EngineError, match=r"however: one was killed.*fewer than --workers 2"):
+        list(run(Local(2), os._exit, [9, 9, 9]))
 
 
 def test_an_error_drops_the_tasks_that_wait() -> None:

@@ -3,6 +3,7 @@
 import datetime as dt
 import io
 import math
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,28 @@ def test_images_that_cannot_be_read_are_rejects(root: Path) -> None:
     index = read(root, {"image": ["images/bad.png", "images/none.png", ""]})
     assert [reject.reason for reject in index.rejects] == ["image_unreadable", "image_unreadable", "metadata_invalid"]
     assert {reject.reason for reject in index.rejects} <= REASONS.keys()
+
+
+def test_decimals_are_numbers_and_bytes_are_shapes_or_text(root: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "image": [b"images/one.png"], "gsd": [Decimal("0.50")], "bbox": [[Decimal(corner) for corner in (7, 46, 8, 47)]],
+            "sun_azimuth": [Decimal("NaN")], "category": [dt.time(12, 30)],
+        }
+    )  # fmt: skip
+    frame.to_parquet(root / "t.parquet")
+    sample = only(build_index(Table(), str(root / "t.parquet"), KEEP, Local()))
+    assert (sample.path, sample.metadata.gsd, sample.category) == ("images/one.png", (0.5, 0.5), "12:30:00")
+    assert sample.metadata.location == pytest.approx((7.5, 46.5))
+
+
+def test_a_column_of_bytes_can_be_ignored_and_never_ends_in_a_traceback(root: Path) -> None:
+    frame = pd.DataFrame({"image": ["images/one.png"], "thumbnail": [b"\xff\xd8\xff"]})
+    frame.to_parquet(root / "t.parquet")
+    only(build_index(Table(extra_columns="ignore"), str(root / "t.parquet"), KEEP, Local()))
+    frame.rename(columns={"thumbnail": "category"}).to_parquet(root / "t.parquet")
+    with pytest.raises(LayoutError, match=r"however: 'category' holds other bytes\. Leave"):
+        build_index(Table(), str(root / "t.parquet"), KEEP, Local())
 
 
 @given(

@@ -87,6 +87,8 @@ def test_every_form_of_list_says_the_same(tmp_path: Path) -> None:
         ("s.txt", "a_1.jpg\n", "<name> <split>"),
         ("s.txt", "a train\na test\n", "one split"),
         ("s.txt", "", "is empty"),
+        ("s.csv", "file,split\na\n", "a split must be a word .* however: '' for 'a'"),
+        ("s.csv", "split,file\ntrain\n", "'train' alone"),
         ("t.txt", None, "readable file"),
     ],
 )

@@ -12,13 +12,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
 from PIL import Image
 from pyarrow import ArrowException
 from pyproj import CRS
-from shapely import from_wkb
+from shapely import GEOSException, from_wkb
 
 from satmip_data import raster
 from satmip_data.geometry import WGS84, wrap_longitude
@@ -122,7 +123,8 @@ class Table(Archive):
             raise LayoutError(f"{name} must have a column image, however: {', '.join(found) or 'no row'}. Add: --columns image=...")
         if 0 < len(ours & set(BOX)) < len(BOX):
             raise LayoutError(f"a box needs the columns {', '.join(BOX)}, however: {', '.join(sorted(ours & set(BOX)))}")
-        return [{names[column]: value for column, value in row.items() if names[column] in COLUMNS} for row in rows]
+        kept = {column: ours for column, ours in names.items() if ours in COLUMNS}
+        return [{ours: _plain(column, row[column]) for column, ours in kept.items()} for row in rows]
 
     def read_item(self, root: str, item: Item) -> list[Found]:
         """Return the scene of one row, or its reject."""
@@ -224,7 +226,7 @@ def _from_centre(cells: Mapping[str, Any], gsd: tuple[float, float] | None, head
 
 
 def _read_rows(store: Store, name: str) -> list[dict[str, Any]]:
-    """Return the rows of a table as JSON values: None where a cell is missing, times as text, shapes as WKT."""
+    """Return the rows of a table, their cells as the file has them."""
     try:
         data = store.read(name)
     except OSError as error:
@@ -239,10 +241,13 @@ def _read_rows(store: Store, name: str) -> list[dict[str, Any]]:
             rows = table.to_pylist()
     except (ValueError, ArrowException, EOFError) as error:
         raise LayoutError(f"a table must be CSV or Parquet, however: {name}: {error}") from error
-    return [{str(column): _plain(value) for column, value in row.items()} for row in rows]
+    return [{str(column): value for column, value in row.items()} for row in rows]
 
 
-def _plain(value: Any) -> Any:
+def _plain(column: str, value: Any) -> Any:
+    """Return a cell as a JSON value: None where it is missing, times as text, shapes as WKT."""
+    if isinstance(value, Decimal):
+        value = float(value)
     if isinstance(value, str):
         return None if value.strip().lower() in MISSING else value
     if isinstance(value, float) and not math.isfinite(value):
@@ -250,10 +255,26 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dt.date):
         return value.isoformat()
     if isinstance(value, bytes):
-        return from_wkb(value).wkt
+        return _text(column, value)
     if isinstance(value, dict):  # GeoParquet's bbox column
-        return [value[corner] for corner in ("xmin", "ymin", "xmax", "ymax") if corner in value]
-    return value
+        return [_plain(column, value[corner]) for corner in ("xmin", "ymin", "xmax", "ymax") if corner in value]
+    if isinstance(value, list):
+        return [_plain(column, part) for part in value]
+    return value if value is None or isinstance(value, int | float) else str(value)
+
+
+def _text(column: str, value: bytes) -> str:
+    """Return the WKT of a shape, or text that a table calls binary."""
+    try:
+        return str(from_wkb(value).wkt)
+    except GEOSException:
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise LayoutError(
+                f"cells must be text, numbers, times or shapes, however: {column!r} holds other bytes. Leave this column out, or "
+                "give its name to another one with --columns"
+            ) from error
 
 
 def _check_crs(name: str, metadata: Mapping[bytes, bytes]) -> None:
