@@ -4,7 +4,7 @@ import datetime as dt
 from typing import Any
 
 from satmip_data.fields import FIELDS
-from satmip_data.records import Metadata, Sample
+from satmip_data.records import Metadata, Sample, Window
 
 
 def metadata_to_json(metadata: Metadata) -> dict[str, Any]:
@@ -27,6 +27,22 @@ def _from_json(attribute: str, value: Any) -> Any:
     if attribute == "datetime" and value is not None:
         return dt.datetime.fromisoformat(value)
     return tuple(value) if isinstance(value, list) else value
+
+
+def sample_from_json(data: dict[str, Any]) -> Sample:
+    """Read back what `sample_to_json` wrote; the flags of a scene stand in the index alone."""
+    scene, footprint = data["scene"], data["footprint"]
+    return Sample(
+        **{name: data[name] for name in ("key", "split", "place", "category")},
+        path=scene["path"],
+        scene_width=scene["width"],
+        scene_height=scene["height"],
+        window=Window(*data["window"]),
+        metadata=metadata_from_json(data["metadata"]),
+        scene_metadata=metadata_from_json(scene["metadata"]),
+        footprint=None if footprint is None else tuple((lon, lat) for lon, lat in footprint),
+        labels=tuple(data["labels"]),
+    )
 
 
 def sample_to_json(sample: Sample) -> dict[str, Any]:

@@ -4,18 +4,22 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import satmip_schemas
 
 from satmip_data import captioning
 from satmip_data.build import JOURNAL, TRAIN, BuildError
 from satmip_data.engines import Local
+from satmip_data.index_checks import check_counts, check_rows, rows_by_shard
 from satmip_data.progress import Progress, Show, no_show
+from satmip_data.records import Sample
 from satmip_data.sample_checks import check_sample
+from satmip_data.serialize import sample_from_json
 from satmip_data.shards import Members, read_samples
 from satmip_data.storage import Store
 from satmip_data.tables import read_parquet
@@ -71,6 +75,8 @@ class _Task:
     store: Store
     entry: dict[str, Any]
     dataset: dict[str, Any]
+    rows: pa.Table | None
+    """Of the index, for this shard; None where there are none."""
 
 
 def validate(out: str, workers: int = 1, show: Show = no_show) -> Report:
@@ -85,17 +91,22 @@ def validate(out: str, workers: int = 1, show: Show = no_show) -> Report:
     if error is not None:
         raise BuildError(f"{out}/dataset.json must follow its schema, however: {error}")
     problems = list(_check_folder(store, dataset))
+    index = _read_table(store, "index.parquet", ("key", "shard", "flags"), problems)
+    rejects = _read_table(store, "rejects.parquet", ("stage", "reason"), problems)
+    rows = {} if index is None else rows_by_shard(index)
     reports: dict[str, ShardReport] = {}
-    tasks = [_Task(store, entry, dataset) for entry in dataset["shards"] if store.exists(entry["name"])]
+    tasks = [_Task(store, entry, dataset, rows.get(entry["name"])) for entry in dataset["shards"] if store.exists(entry["name"])]
     for report in Local(workers).unordered(_check_shard, tasks):
         reports[report.name] = report
         samples = sum(len(r.keys) for r in reports.values())
         size = sum(task.entry["bytes"] for task in tasks if task.entry["name"] in reports)
         show(Progress("validate", len(reports), len(tasks), samples, 0, size))
     problems += [problem for name in sorted(reports) for problem in reports[name].problems]
-    problems += _check_index(store, dataset, reports)
+    problems += [] if index is None else _check_index(index, dataset, reports)
+    problems += [] if rejects is None else _check_rejects(rejects, dataset)
+    lost = 0 if rejects is None else rejects["stage"].to_pylist().count("pack")
     train = [reports[entry["name"]].moments for entry in dataset["shards"] if entry["split"] == TRAIN and entry["name"] in reports]
-    problems += _check_standardized(dataset, train, _packing_lost(store))
+    problems += _check_standardized(dataset, train, lost)
     return Report(sum(len(r.keys) for r in reports.values()), len(reports), tuple(problems))
 
 
@@ -119,8 +130,28 @@ def _check_folder(store: Store, dataset: dict[str, Any]) -> Iterator[Problem]:
         listed_sizes = {
             shard["name"].rpartition("/")[2]: shard["samples"] for shard in dataset["shards"] if shard["split"] == split
         }
-        if (json.loads(store.read(name)) if name in names else None) != listed_sizes:
+        if (_read_json(store, name) if name in names else None) != listed_sizes:
             yield Problem(name, "counts", f"{name} must hold the counts of dataset.json, however: it does not")
+
+
+def _read_json(store: Store, name: str) -> Any:
+    """Return a JSON value; None where it is none."""
+    try:
+        return json.loads(store.read(name))
+    except ValueError:
+        return None
+
+
+def _read_table(store: Store, name: str, needed: Sequence[str], problems: list[Problem]) -> pa.Table | None:
+    """Return a Parquet file with the columns needed; what keeps it from being read is added to `problems`, and None returned."""
+    try:
+        table = read_parquet(store.read(name))
+        table.select(needed)
+        return table
+    except (OSError, KeyError, pa.ArrowException) as error:
+        message = f"{name} must be there and whole, however: {type(error).__name__}: {error}"
+        problems.append(Problem(name, "index", message))
+        return None
 
 
 def _check_shard(task: _Task) -> ShardReport:
@@ -129,6 +160,7 @@ def _check_shard(task: _Task) -> ShardReport:
     problems = list(_check_archive(data, task.entry))
     keys: list[str] = []
     rows: list[tuple[Any, Any]] = []
+    samples: list[Sample] = []
     standardizer = Standardizer.from_json(task.dataset)
     try:
         for key, members in read_samples(data):
@@ -139,12 +171,15 @@ def _check_shard(task: _Task) -> ShardReport:
             problems += found
             if not found:
                 rows.append((_array(members, "num.npy"), _array(members, "mask.npy")))
+                samples.append(sample_from_json(json.loads(members["json"])))
     except Exception as error:  # whatever a damaged archive provokes is a finding, with the error as its evidence
         problems.append(
             Problem(name, "archive", f"the archive must be readable to its end, however: {type(error).__name__}: {error}")
         )
     if len(keys) != task.entry["samples"]:
         problems.append(Problem(name, "counts", f"the shard must hold {task.entry['samples']} samples, however: {len(keys)}"))
+    if task.rows is not None:
+        problems += [Problem("index.parquet", "index", message) for message in check_rows(name, task.rows, samples)]
     if len(problems) > SHOWN:
         problems[SHOWN:] = [Problem(name, "more", f"{len(problems) - SHOWN} further problems in this shard")]
     return ShardReport(name, tuple(keys), tuple(problems), _moments(rows, columns))
@@ -183,11 +218,10 @@ def _check_archive(data: bytes, entry: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(name, "archive", "the archive must end with two blocks of zeros, however: it is cut short")
 
 
-def _check_index(store: Store, dataset: dict[str, Any], reports: dict[str, ShardReport]) -> Iterator[Problem]:
-    if not store.exists("index.parquet"):
-        yield Problem("index.parquet", "index", "there must be an index, however: there is none")
-        return
-    table = read_parquet(store.read("index.parquet"), ["key", "shard"]).to_pydict()
+def _check_index(index: pa.Table, dataset: dict[str, Any], reports: dict[str, ShardReport]) -> Iterator[Problem]:
+    table = index.select(["key", "shard", "flags"]).to_pydict()
+    for message in check_counts("flags", [flag for flags in table["flags"] for flag in flags or ()], dataset["flags"]):
+        yield Problem("index.parquet", "counts", message)
     by_shard: dict[str, list[str]] = {entry["name"]: [] for entry in dataset["shards"]}
     for key, shard in zip(table["key"], table["shard"], strict=True):
         by_shard.setdefault(shard, []).append(key)
@@ -198,11 +232,9 @@ def _check_index(store: Store, dataset: dict[str, Any], reports: dict[str, Shard
             yield Problem(name, "index", "the shard must hold the samples of index.parquet in its order, however: it does not")
 
 
-def _packing_lost(store: Store) -> int:
-    if not store.exists("rejects.parquet"):
-        return 0
-    table = read_parquet(store.read("rejects.parquet"), ["stage"])
-    return sum(stage == "pack" for stage in table.column("stage").to_pylist())
+def _check_rejects(rejects: pa.Table, dataset: dict[str, Any]) -> Iterator[Problem]:
+    for message in check_counts("rejects", rejects["reason"].to_pylist(), dataset["rejects"]):
+        yield Problem("rejects.parquet", "counts", message)
 
 
 def _check_standardized(dataset: dict[str, Any], train: list[Moments], lost: int) -> Iterator[Problem]:

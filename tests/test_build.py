@@ -10,20 +10,25 @@ import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import pandas as pd
+import pyarrow as pa
 import pytest
 from fmow_tree import contents, write_fmow_tree
 from PIL import Image
+from shapely import from_wkb, reverse, to_wkb, transform
 
 from satmip_data import captioning, decoders, validate
 from satmip_data.build import BuildError, BuildRequest, build
 from satmip_data.fields import parse_fields
+from satmip_data.records import Reject
 from satmip_data.settings import BuildSettings
 from satmip_data.shards import CaptionRewrite, ShardError
 from satmip_data.sources import SOURCES
 from satmip_data.storage import LockedError, Store
+from satmip_data.tables import parquet_bytes, read_parquet, rejects_table
 
 SETTINGS = BuildSettings(samples_per_shard=5, size=32)
 
@@ -241,6 +246,22 @@ def damage(built: Path, how: str) -> str:
     if how == "other sizes.json":
         (built / "train/sizes.json").write_text("{}")
         return "counts"
+    if how == "sizes.json cut short":
+        (built / "train/sizes.json").write_text("{")
+        return "counts"
+    if how in ("index cut short", "rejects cut short"):
+        table = built / f"{how.split()[0]}.parquet"
+        table.write_bytes(table.read_bytes()[:-20])
+        return "index"
+    if how == "no rejects":
+        (built / "rejects.parquet").unlink()
+        return "index"
+    if how == "index of another form":
+        pd.DataFrame({"key": ["a"]}).to_parquet(built / "index.parquet")
+        return "index"
+    if how == "other rejects":
+        (built / "rejects.parquet").write_bytes(parquet_bytes(rejects_table([Reject("a", "scan", "no_aoi", "none")])))
+        return "counts"
     if how == "other statistics":
         dataset = json.loads((built / "dataset.json").read_text())
         dataset["numeric"][0]["mean"] += 0.1
@@ -249,12 +270,54 @@ def damage(built: Path, how: str) -> str:
     raise AssertionError(how)
 
 
-@pytest.mark.parametrize(
-    "how", ["flipped byte", "cut between members", "missing shard", "foreign shard", "other sizes.json", "other statistics"]
-)
+DAMAGE = (
+    "flipped byte", "cut between members", "missing shard", "foreign shard", "other sizes.json", "other statistics",
+    "sizes.json cut short", "index cut short", "rejects cut short", "no rejects", "index of another form", "other rejects",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("how", DAMAGE)
 def test_validate_notices(built: Path, how: str) -> None:
     check = damage(built, how)
     assert check in {problem.check for problem in validate.validate(str(built)).problems}
+
+
+def test_a_damaged_dataset_json_is_an_error_with_advice(built: Path) -> None:
+    (built / "dataset.json").write_text("{")
+    with pytest.raises(BuildError, match=r"dataset\.json must be JSON, however: .*Build again"):
+        validate.validate(str(built))
+
+
+@pytest.mark.parametrize(
+    ("column", "change"),
+    [
+        ("category", lambda values: ["port", *values[1:]]),
+        ("gsd", lambda values: [*values[:-1], [1.0, 2.0]]),
+        ("scene_cloud_cover", lambda values: [None, *values[1:]]),
+        ("window_x", lambda values: [values[0] + 1, *values[1:]]),
+        ("geometry", lambda values: [values[1], values[0], *values[2:]]),
+        ("geometry", lambda values: [b"no shape", *values[1:]]),
+        ("flags", lambda values: [["sun_position"], *values[1:]]),
+    ],
+)
+def test_validate_notices_an_index_that_is_not_the_samples(built: Path, column: str, change: Any) -> None:
+    table = read_parquet((built / "index.parquet").read_bytes())
+    values = pa.array(change(table[column].to_pylist()), table.schema.field(column).type)
+    changed = table.set_column(table.schema.get_field_index(column), table.schema.field(column), values)
+    (built / "index.parquet").write_bytes(parquet_bytes(changed))
+    (problem,) = validate.validate(str(built)).problems
+    assert problem.where == "index.parquet"
+    assert column in problem.message
+
+
+def test_validate_takes_a_footprint_that_begins_elsewhere_or_ends_in_another_last_digit(built: Path) -> None:
+    table = read_parquet((built / "index.parquet").read_bytes())
+    shapes = [reverse(shape) for shape in from_wkb(table["geometry"].to_pylist())]
+    shapes[0] = transform(shapes[0], lambda points: points + 1e-13)
+    index = table.schema.get_field_index("geometry")
+    changed = table.set_column(index, table.schema.field(index), pa.array([to_wkb(shape) for shape in shapes]))
+    (built / "index.parquet").write_bytes(parquet_bytes(changed))
+    assert validate.validate(str(built)).problems == ()
 
 
 @pytest.mark.parametrize(
