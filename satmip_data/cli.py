@@ -229,9 +229,13 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
                 plan = build.plan_build(request, show)
             display.show_plan(console, plan, estimate.estimate(request, plan))
             return
-        config = {"root": root, "out": out, "source": source_name, **request.settings.to_json()}
-        with tracking.progress_bar() as bar, tracking.wandb_run(options["wandb_project"], config, bar) as show:
-            dataset = build.build(request, show)
+        dataset = build.standing(request)
+        if dataset is not None:
+            console.print(f"{out} was already built, and {root} was not read again. To read it again, name another folder.")
+        else:
+            config = {"root": root, "out": out, "source": source_name, **request.settings.to_json()}
+            with tracking.progress_bar() as bar, tracking.wandb_run(options["wandb_project"], config, bar) as show:
+                dataset = build.build(request, show)
     display.show_dataset(console, out, dataset)
     console.print(f"Next: satmip-data caption {out} --fields gsd,time,loc   or   satmip-train --shards {out}", highlight=False)
 

@@ -1,5 +1,6 @@
 """Which samples of an archive a build takes: by split, by category, by an expression over the columns of the index."""
 
+import ast
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,7 +23,7 @@ class Selection:
     splits: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     where: str = ""
-    """An expression of pandas' `DataFrame.eval` over the columns of `frame`, as "cloud_cover < 30 and year >= 2015"."""
+    """An expression over the columns of `frame`, as "cloud_cover < 30 and year >= 2015": see `_truth`."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the selection as `dataset.json` and the resume check hold it."""
@@ -78,19 +79,58 @@ def frame(samples: Sequence[Sample]) -> pd.DataFrame:
     return pd.DataFrame({**columns, **numeric, **categorical})
 
 
+@dataclass(frozen=True, slots=True)
+class _Truth:
+    """For which samples a condition holds and for which it fails; for the others neither is known. Shape of both: (samples,)."""
+
+    holds: pd.Series
+    fails: pd.Series
+
+
 def _evaluate(samples: Sequence[Sample], where: str) -> list[bool]:
-    """Return for each sample whether the expression holds; a comparison with a missing value does not."""
+    """Return for each sample whether the expression holds."""
     table = frame(samples)
     columns = ", ".join(table.columns)
     try:
-        result = table.eval(where, engine="python")
+        truth = _truth(table, ast.parse(where.strip(), mode="eval").body)
     except Exception as error:  # an expression of a user may raise anything
         found = f"{type(error).__name__}: {error}"
         raise SelectionError(
             f"--where must be an expression over the columns {columns}; however: {where!r} gives {found}"
         ) from error
-    if not isinstance(result, pd.Series) or result.dtype != bool:
+    if truth is None:
         raise SelectionError(
             f"--where must be a condition over the columns {columns}; however: {where!r} gives no yes or no for each sample"
         )
-    return [bool(value) for value in result]
+    return [bool(value) for value in truth.holds]
+
+
+def _truth(table: pd.DataFrame, node: ast.expr) -> _Truth | None:
+    """Return where a condition holds in three-valued logic; None where it, or a part of it, is no condition.
+
+    `and`, `or` and `not` are taken apart here, and what is between them is evaluated by pandas' `DataFrame.eval`. A comparison
+    with a missing value neither holds nor fails, so that `not` does not turn it into one that holds; pandas has no such values.
+    """
+    match node:
+        case ast.UnaryOp(op=ast.Not() | ast.Invert(), operand=inner):
+            truth = _truth(table, inner)
+            return None if truth is None else _Truth(truth.fails, truth.holds)
+        case ast.BoolOp(op=op, values=parts):
+            return _combined([_truth(table, part) for part in parts], isinstance(op, ast.And))
+        case ast.BinOp(op=ast.BitAnd() | ast.BitOr() as op, left=left, right=right):
+            return _combined([_truth(table, part) for part in (left, right)], isinstance(op, ast.BitAnd))
+    value = table.eval(ast.unparse(node), engine="python")
+    if not isinstance(value, pd.Series) or value.dtype != bool:
+        return None
+    names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} if isinstance(node, ast.Compare) else set()
+    known = table[[name for name in table.columns if name in names]].notna().all(axis=1)
+    return _Truth(value & known, ~value & known)
+
+
+def _combined(parts: Sequence[_Truth | None], conjunction: bool) -> _Truth | None:
+    """Return the truth of `and` or `or`: a part that fails decides the one, a part that holds the other."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    holds, fails = (pd.concat([getattr(part, name) for part in known], axis=1) for name in ("holds", "fails"))
+    return _Truth(holds.all(axis=1), fails.any(axis=1)) if conjunction else _Truth(holds.any(axis=1), fails.all(axis=1))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +39,17 @@ def test_build_then_bare_commands_work_as_typed(here: Path) -> None:
         result = run(*command, *([] if command[0] == "inspect" else ["--workers", "1"]))
         assert result.exit_code == 0, result.output
     assert "no problem" in run("validate", "--workers", "1").output
+
+
+def test_a_build_that_is_done_says_that_its_source_was_not_read_again(here: Path) -> None:
+    arguments = ("build", "../fmow", "--size", "32", "--workers", "1")
+    assert "already built" not in run(*arguments).output
+    shutil.rmtree("../fmow/val")
+    for extra in ([], ["--retry-rejects"]):
+        result = run(*arguments, *extra)
+        assert result.exit_code == 0
+        assert "out/shards was already built, and ../fmow was not read again." in " ".join(result.output.split())
+        assert "18" in result.output
 
 
 def test_a_contact_sheet_is_a_png_whatever_its_name(here: Path) -> None:

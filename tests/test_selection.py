@@ -65,6 +65,32 @@ def test_missing_values_fail_every_comparison(tree: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ("cloud_cover != -1", False),
+        ("not cloud_cover < 0", False),
+        ("~(cloud_cover < 0)", False),
+        ("not (cloud_cover < 0 or country_code == 'XXX')", False),
+        ("country_code != 'XXX'", False),
+        ("country_code not in ['XXX', 'YYY']", False),
+        ("timestamp != '1900-01-01'", False),
+        ("-1 < cloud_cover < 200", False),
+        ("not not cloud_cover >= 0", False),
+        ("cloud_cover < 0 or scene_width > 0", True),  # what is known decides
+        ("(cloud_cover < 0) | (scene_width > 0)", True),
+        ("not (cloud_cover < 0 and scene_width < 0)", True),
+        ("cloud_cover > -1 and scene_width > 0", False),
+        ("gsd_x > 0 & scene_width > 0", True),  # as pandas reads it
+        ("cloud_cover.isna() or year > 0", True),  # asked for
+    ],
+)
+def test_what_is_not_known_neither_holds_nor_fails(tree: Path, tmp_path: Path, where: str, kept: bool) -> None:
+    samples = plan_build(request(tree, tmp_path / "out")).index.samples[:2]
+    unknown = replace(samples[0], metadata=replace(samples[0].metadata, cloud_cover=None, country_code=None, datetime=None))
+    assert select([unknown, samples[1]], Selection(where=where))[0] == ((unknown, samples[1]) if kept else (samples[1],))
+
+
+@pytest.mark.parametrize(
     "where", ["clouds < 30", "cloud_cover <", "cloud_cover + 1", "3", "country_code < 5", "cloud_cover.nothing()"]
 )
 def test_a_wrong_condition_names_the_columns(tree: Path, tmp_path: Path, where: str) -> None:
