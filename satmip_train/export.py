@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -99,11 +100,11 @@ def load_backbone(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         the module: views (B, 3, S, S), normalized with the config's mean and std -> features (B, config["features"])
 
     Raises:
-        UsageError: there is no exported backbone, or the run has gone on since.
+        UsageError: there is no exported backbone, it is damaged, or the run has gone on since.
     """
     weights, config = _find(Path(path), WEIGHTS, "a backbone")
     backbone: nn.Module = timm.create_model(config["model"], num_classes=0, **config["args"])
-    backbone.load_state_dict(load_file(weights))
+    _fill(backbone, weights)
     read_class_token_alone(backbone)
     return backbone.eval(), config
 
@@ -121,12 +122,12 @@ def load_metadata_encoder(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         the module: a batch as in `Objective.forward` -> features (B, width)
 
     Raises:
-        UsageError: there is no exported metadata encoder, or the run has gone on since.
+        UsageError: there is no exported metadata encoder, it is damaged, or the run has gone on since.
     """
     weights, config = _find(Path(path), METADATA_WEIGHTS, "a metadata encoder")
     shape = MetadataShape(config["context"], config["numeric"], tuple(config["cardinalities"]))
     encoder = create_metadata_encoder(Settings.model_validate(config["settings"]), shape)
-    encoder.load_state_dict(load_file(weights))
+    _fill(encoder, weights)
     return encoder.eval(), config
 
 
@@ -193,10 +194,33 @@ def _find(path: Path, name: str, what: str) -> tuple[Path, dict[str, Any]]:
                 f"{what} is {name} and {Path(name).with_suffix('.json')}, however: there is no {file.name} in {file.parent}. "
                 f"Run: satmip-train export {file.parent}"
             )
-    config = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    config = _read_config(weights.with_suffix(".json"))
     if path.is_dir() and (step := checkpoint.read_step(path)) not in (None, config["step"]):
         raise UsageError(
             f"the export of a run must be of its last checkpoint, however: {name} in {path} is of step {config['step']} and "
             f"{checkpoint.NAME} of step {step}. Run: satmip-train export {path}"
         )
     return weights, config
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return {**config, "settings": config["settings"], "step": config["step"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} must describe an export, however: {error!r}. {_again(path)}") from error
+
+
+def _fill(network: nn.Module, weights: Path) -> None:
+    """Give a network the exported weights."""
+    try:
+        network.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError) as error:
+        described = weights.with_suffix(".json").name
+        raise UsageError(
+            f"{weights} must hold the weights that {described} describes, however: {error}. {_again(weights)}"
+        ) from error
+
+
+def _again(path: Path) -> str:
+    return f"Copy it again, or run: satmip-train export {path.parent}"

@@ -15,7 +15,7 @@ from toy_shards import write_toy_shards
 from satmip_train import checkpoint
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
-from satmip_train.export import export_backbone, export_run, load_backbone
+from satmip_train.export import export_backbone, export_run, load_backbone, load_metadata_encoder
 from satmip_train.job import Job
 from satmip_train.plan import plan_run
 from satmip_train.shards import open_dataset
@@ -125,6 +125,30 @@ def test_the_config_says_what_an_evaluation_needs(toy, tmp_path):
     assert config["dataset"]["fingerprint"] == toy.fingerprint
     assert Settings(**config["settings"]) == settings
     assert config["versions"] == checkpoint.versions()
+
+
+@pytest.mark.parametrize("name", ["backbone.safetensors", "backbone.json", "metadata.safetensors", "metadata.json"])
+@pytest.mark.parametrize("part", [0.0, 0.6])
+def test_a_damaged_export_is_refused_with_advice(toy, tmp_path, name, part):
+    plan = plan_run(Settings(**TINY), toy, Job(torch.device("cpu")))
+    save(plan, build_state(plan), tmp_path)
+    export_run(tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: int(part * len(whole))])
+    load = load_backbone if name.startswith("backbone") else load_metadata_encoder
+    with pytest.raises(UsageError, match=rf"{name} must .*, however: .*Copy it again, or run: satmip-train export {tmp_path}"):
+        load(tmp_path)
+
+
+def test_weights_of_another_network_are_refused_with_advice(toy, tmp_path):
+    plan = plan_run(Settings(**TINY), toy, Job(torch.device("cpu")))
+    save(plan, build_state(plan), tmp_path)
+    export_run(tmp_path)
+    (tmp_path / "backbone.safetensors").write_bytes((tmp_path / "metadata.safetensors").read_bytes())
+    with pytest.raises(
+        UsageError, match=r"(?s)must hold the weights that backbone\.json describes, however: .*satmip-train export"
+    ):
+        load_backbone(tmp_path)
 
 
 def test_an_export_stands_alone_without_its_checkpoint(toy, tmp_path):
