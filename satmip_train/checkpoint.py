@@ -1,5 +1,6 @@
 """What a stopped run needs to go on: written atomically, read without running code from the file."""
 
+import errno
 import json
 import os
 import tempfile
@@ -53,14 +54,18 @@ def write_atomically(path: Path, write: Any) -> None:
         UsageError: the disk is full or refuses; a file that was there before is whole.
     """
     try:
-        _write(path, write)
+        replace_file(path, write)
     except (OSError, RuntimeError) as error:
         if (cause := _system_error(error)) is None:
             raise
-        raise UsageError(
-            f"{path} must be written, however: {cause}. Make room there and run the same command again; what was saved before is "
-            "whole"
-        ) from error
+        raise UsageError(f"{path} must be written, however: {cause}. {_advice(cause)}; what was saved before is whole") from error
+
+
+def _advice(cause: OSError) -> str:
+    if cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return "Pass a folder that may be written to"
+    what = "Make room there" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "Put that right"
+    return f"{what} and run the same command again"
 
 
 def _system_error(error: BaseException | None) -> OSError | None:
@@ -70,7 +75,12 @@ def _system_error(error: BaseException | None) -> OSError | None:
     return error
 
 
-def _write(path: Path, write: Any) -> None:
+def replace_file(path: Path, write: Any) -> None:
+    """Do what `write_atomically` does, and leave its errors as they are.
+
+    Raises:
+        OSError: the disk is full or refuses; `torch.save` makes a RuntimeError of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -1,11 +1,14 @@
 """Frozen features of a split, computed once: backbone + shards -> features."""
 
+import functools
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from satmip_train import augment
-from satmip_train.checkpoint import write_atomically
+from satmip_train.checkpoint import replace_file
 from satmip_train.shards import Dataset, Readers
 from satmip_train.stream import ordered_batches
 from satmip_train.transfer import to_device, to_host
 
 Precision = Literal["fp32", "bf16", "fp16"]
+_log = logging.getLogger(__name__)
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -137,16 +141,35 @@ def cached(
 def keep(cache: Path, dataset: Dataset, split: str, depends: Sequence[Any], compute: Callable[[], Features]) -> Features:
     """Return the features of a split from the folder `cache`, or compute and keep them there.
 
-    The file's name is a hash of the split's shards and of what else the features depend on, which must be JSON.
+    The file's name is a hash of the split's shards and of what else the features depend on, which must be JSON. Where it cannot be
+    written, the log tells it.
     """
     parts = [[shard.sha256 for shard in dataset.split(split)], *depends]
     path = cache / f"{split}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.npz"
-    if path.exists():
-        with np.load(path, allow_pickle=False) as file:
-            return Features(file["vectors"], file["labels"], file["keys"])
+    if (kept := _read(path)) is not None:
+        return kept
     features = compute()
-    write_atomically(path, lambda file: np.savez(file, **vars(features)))
+    try:
+        replace_file(path, lambda file: np.savez(file, **vars(features)))
+    except OSError as error:
+        _warn(cache, error.strerror or str(error))
     return features
+
+
+def _read(path: Path) -> Features | None:
+    """Return kept features; None where there are none, or the file is damaged."""
+    try:
+        # Opened here: numpy leaves a file open that it finds damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return Features(arrays["vectors"], arrays["labels"], arrays["keys"])
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
+
+
+@functools.cache
+def _warn(folder: Path, problem: str) -> None:
+    """Say once for a folder that features cannot be kept there; without a cache they only take time."""
+    _log.warning("Features are not kept in %s, so that the next command computes them again: %s", folder, problem)
 
 
 def fingerprint(backbone: nn.Module, architecture: dict[str, Any]) -> str:

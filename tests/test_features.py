@@ -120,6 +120,40 @@ def test_whatever_features_depend_on_makes_another_cache_entry(dataset: Dataset,
     assert all(name.endswith(".npz") for name in entries(tmp_path / "cache"))
 
 
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
+def test_a_damaged_cache_is_computed_again(dataset: Dataset, tmp_path: Path, part: float) -> None:
+    first = features.cached(tmp_path, Pixels(), ARCHITECTURE, dataset, "val", HOW)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(part * len(whole))])
+    done: list[int] = []
+    again = features.cached(tmp_path, Pixels(), ARCHITECTURE, dataset, "val", HOW, progress=done.append)
+    assert sum(done) == 16
+    assert np.array_equal(first.vectors, again.vectors)
+    assert path.read_bytes() == whole
+
+
+def test_a_cache_with_a_wrong_bit_is_computed_again(dataset: Dataset, tmp_path: Path) -> None:
+    first = features.cached(tmp_path, Pixels(), ARCHITECTURE, dataset, "val", HOW)
+    (path,) = tmp_path.iterdir()
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(first.vectors.tobytes())] ^= 1
+    path.write_bytes(damaged)
+    assert np.array_equal(features.cached(tmp_path, Pixels(), ARCHITECTURE, dataset, "val", HOW).vectors, first.vectors)
+
+
+def test_a_cache_that_cannot_be_written_is_told_once_and_costs_time_only(
+    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    cache = tmp_path / "file" / "features"
+    for split in ("train", "val", "val"):
+        got = features.cached(cache, Pixels(), ARCHITECTURE, dataset, split, HOW)
+        assert np.array_equal(got.vectors, features.extract(Pixels(), dataset, split, HOW).vectors)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"Features are not kept in {cache}, so that the next command computes them again: ")
+
+
 def test_an_interrupted_write_leaves_no_entry(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

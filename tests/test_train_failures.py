@@ -1,5 +1,6 @@
 """What goes wrong in a run: it stops, says what to do, and what was saved before is whole."""
 
+import errno
 import json
 import os
 import resource
@@ -152,13 +153,32 @@ def test_a_full_disk_stops_the_run_with_advice_and_the_same_call_goes_on(toy, tm
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
-        with pytest.raises(UsageError, match=r"last.pt must be written, however: .*File too large.*Make room there"):
+        with pytest.raises(UsageError, match=r"last.pt must be written, however: .*File too large.*run the same command again"):
             run_in_process(toy, run)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (run / "last.pt").read_bytes() == before
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
     assert run_in_process(toy, run, max_steps=6)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "Make room there and run the same command again"),
+        (errno.EDQUOT, "Make room there and run the same command again"),
+        (errno.EROFS, "Pass a folder that may be written to"),
+        (errno.EACCES, "Pass a folder that may be written to"),
+        (errno.EPERM, "Pass a folder that may be written to"),
+        (errno.EIO, "Put that right and run the same command again"),
+    ],
+)
+def test_what_to_do_follows_from_what_the_system_says(tmp_path, number, advice):
+    def fail(_):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(UsageError, match=rf"{os.strerror(number)}\. {advice}; what was saved before is whole"):
+        checkpoint.write_atomically(tmp_path / "file", fail)
 
 
 def test_other_errors_of_writing_are_passed_on(tmp_path):
