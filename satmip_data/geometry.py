@@ -8,6 +8,7 @@ from functools import cache
 from typing import Literal
 
 from pyproj import CRS, Geod, Transformer
+from pyproj.exceptions import ProjError
 
 from satmip_data.records import Aoi, Georeference, Metadata, Point, Ring, Window
 
@@ -19,6 +20,10 @@ WGS84 = Geod(ellps="WGS84")
 
 class OutsideError(ValueError):
     """The AOI shares no pixel with its scene."""
+
+
+class OffEarthError(ValueError):
+    """A point of the image lies nowhere on Earth, as the corners of a picture of the whole disc do."""
 
 
 def window_from_aoi(aoi: Aoi, width: int, height: int, context: float = 0.0, fit: Fit = "stretch") -> Window:
@@ -143,11 +148,18 @@ def window_centre(georeference: Georeference, window: Window) -> Point:
 
 
 def lonlat(georeference: Georeference, col: float, row: float) -> Point:
-    """Return the longitude and latitude of a point of the image, degrees, EPSG:4326; rounding past a pole is put back on it."""
+    """Return the longitude and latitude of a point of the image, degrees, EPSG:4326; rounding past a pole is put back on it.
+
+    Raises:
+        OffEarthError: the point lies outside what its CRS maps.
+    """
     a, b, c, d, e, f = georeference.affine
     x, y = a * col + b * row + c, d * col + e * row + f
     if georeference.crs != "EPSG:4326":
-        x, y = _to_lonlat(georeference.crs).transform(x, y, errcheck=True)
+        try:
+            x, y = _to_lonlat(georeference.crs).transform(x, y, errcheck=True)
+        except ProjError as error:
+            raise OffEarthError(f"a pixel must lie on Earth, however: column {col:g}, row {row:g} does not: {error}") from error
     return x, min(max(y, -90.0), 90.0)
 
 

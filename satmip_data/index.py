@@ -110,6 +110,8 @@ def samples_of(scene: Scene, settings: BuildSettings) -> Iterator[Sample | Rejec
                 continue
             except geometry.OutsideError as error:
                 reject = ("aoi_outside", str(error))
+            except geometry.OffEarthError as error:
+                reject = ("no_georeference", str(error))
         yield Reject(scene.path, "index", *reject, key=key)
 
 

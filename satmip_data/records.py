@@ -173,7 +173,7 @@ REASONS = {
     "aoi_outside": "the box lies outside the image",
     "aoi_tiny": "the box is smaller than --min-side pixels",
     "suspect": "the record fails a physical check, and --flagged drop leaves such out",
-    "no_georeference": "the scene cannot be placed on Earth and the source requires it",
+    "no_georeference": "the scene or window cannot be placed on Earth and the source requires it",
     "not_in_split_file": "the user's --split-file does not name it",
     "unscaled": "the pixels cannot become 8-bit RGB without --bands or --stretch",
     "duplicate_key": "another scene has the same key",

@@ -63,6 +63,25 @@ def test_a_small_raster_is_one_sample_of_its_own_size(root: Path) -> None:
     assert found["a_town_20200102t030405"].window == Window(0, 0, 100, 70)
 
 
+def test_only_the_windows_off_the_earth_are_rejects(tmp_path: Path) -> None:
+    """The Earth's disc as a geostationary satellite sees it: the raster's corners show space."""
+    disc = (110_000.0, 0.0, -5_500_000.0, 0.0, -110_000.0, 5_500_000.0)
+    values = pixels(np.random.default_rng(0), 100, 100, 3, 1, 255).astype(np.uint8)
+    write_raster(tmp_path / "in/disc.tif", values, "+proj=geos +h=35785831 +lon_0=0 +sweep=y +ellps=WGS84", disc)
+    source = GeoTiff(tile=10, shares="train=1")
+    index = build_index(source, str(tmp_path / "in"), KEEP, Local())
+    assert len(index.samples) + len(index.rejects) == 100
+    assert {sample.key for sample in index.samples} >= {f"disc_r{row}c{column}" for row in range(2, 8) for column in range(2, 8)}
+    assert {reject.key for reject in index.rejects} >= {"disc_r0c0", "disc_r0c9", "disc_r9c0", "disc_r9c9"}
+    assert {(reject.reason, reject.stage) for reject in index.rejects} == {
+        ("no_georeference", "scan"),
+        ("no_georeference", "index"),
+    }
+    assert all("however" in reject.message for reject in index.rejects)
+    build(BuildRequest(source, str(tmp_path / "in"), str(tmp_path / "out"), KEEP))
+    assert validate.validate(str(tmp_path / "out")).problems == ()
+
+
 def test_location_and_gsd_are_those_on_the_ground(root: Path) -> None:
     """A plain loop with pyproj: metres between the middles of the window's sides."""
     geod = Geod(ellps="WGS84")
@@ -153,7 +172,7 @@ def test_what_cannot_be_placed_or_read_is_a_reject(root: Path) -> None:
     (root / "c/noise.tif").write_bytes(b"II*\0" + bytes(100))
     index = build_index(GeoTiff(stretch="percentile"), str(root), KEEP, Local())
     reasons = {reject.path: reject.reason for reject in index.rejects}
-    assert reasons == {"c/lost.tif": "no_georeference", "c/nowhere.tif": "metadata_invalid", "c/noise.tif": "image_unreadable"}
+    assert reasons == {"c/lost.tif": "no_georeference", "c/nowhere.tif": "no_georeference", "c/noise.tif": "image_unreadable"}
     assert set(reasons.values()) <= REASONS.keys()
     assert len(index.samples) == 3
 

@@ -3,16 +3,16 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 from PIL import Image
 
 from satmip_data import geometry, imagery, raster, splits
-from satmip_data.records import Georeference, Metadata, Reject, Sample, Window
-from satmip_data.sources.base import ImageFiles, InvalidError, Item, reject
+from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scene, Window
+from satmip_data.sources.base import Found, ImageFiles, InvalidError, Item, reject
 from satmip_data.storage import Store
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", *raster.SUFFIXES)
@@ -215,6 +215,25 @@ def placed(metadata: dict[str, Any], georeference: Georeference | None, window: 
         return Metadata(**{**metadata, **measured})
     except (ValueError, RuntimeError) as error:  # pyproj's errors are RuntimeErrors
         raise InvalidError(f"a georeference must place the image on Earth, however: {georeference!r}: {error}") from error
+
+
+def cut(whole: Scene, tile: int, measure: Callable[[Window], Metadata]) -> Iterator[Found]:
+    """Cut an image on a grid: each window becomes a scene, or a reject `no_georeference` where it lies off the Earth.
+
+    Args:
+        whole: the image; the key of a window is its key, with the window's name where there are several.
+        tile: side of the windows in pixels.
+        measure: gives the metadata of a window, as `placed` does.
+    """
+    windows = geometry.grid(whole.width, whole.height, tile)
+    for name, window in windows:
+        key = make_key(whole.key, name) if len(windows) > 1 else whole.key
+        try:
+            metadata = measure(window)
+        except InvalidError as error:
+            yield Reject(whole.path, "scan", "no_georeference", str(error), key)
+            continue
+        yield replace(whole, key=key, metadata=metadata, aois=(Aoi(window.x, window.y, window.width, window.height),))
 
 
 def stem(path: str) -> str:

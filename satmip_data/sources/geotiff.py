@@ -6,15 +6,16 @@ Layout: any folders; `train`, `val` and `test` among them name the splits. A ras
 import datetime as dt
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
-from satmip_data.geometry import grid
 from satmip_data.imagery import ImageError
 from satmip_data.raster import SUFFIXES, ScaleError
-from satmip_data.records import Aoi, Scene
-from satmip_data.sources.archive import Archive, ImageHead, archive_url, dump, failure, left_out, make_key, placed, stem
+from satmip_data.records import Metadata, Scene
+from satmip_data.sources.archive import Archive, ImageHead, archive_url, cut, dump, failure, left_out, make_key, placed, stem
 from satmip_data.sources.base import Found, InvalidError, Item, LayoutError, list_files, reject
 from satmip_data.splits import folder_split
 
@@ -81,23 +82,9 @@ class GeoTiff(Archive):
         except (ImageError, ScaleError, ValueError, ArithmeticError) as error:
             return [failure(item, error, key)]
 
-    def _scenes(self, key: str, split: str, path: str, head: ImageHead) -> list[Scene]:
-        known = self._known(path, head.tags)
-        windows = grid(head.width, head.height, self.tile)
-        return [
-            Scene(
-                key=make_key(key, name) if len(windows) > 1 else key,
-                split=split,
-                place=key,
-                path=path,
-                width=head.width,
-                height=head.height,
-                metadata=placed(known, head.georeference, window),
-                georeference=head.georeference,
-                aois=(Aoi(window.x, window.y, window.width, window.height),),
-            )
-            for name, window in windows
-        ]
+    def _scenes(self, key: str, split: str, path: str, head: ImageHead) -> Iterator[Found]:
+        whole = Scene(key, split, key, path, head.width, head.height, Metadata(), head.georeference, ())
+        return cut(whole, self.tile, partial(placed, self._known(path, head.tags), head.georeference))
 
     def _known(self, path: str, tags: dict[str, str]) -> dict[str, Any]:
         """Return what the tags (GDAL's IMAGERY domain) and the file's name tell."""

@@ -17,11 +17,10 @@ from pyproj.exceptions import CRSError
 from shapely import GEOSException, to_wkt
 from shapely.geometry import shape
 
-from satmip_data.geometry import grid
 from satmip_data.imagery import ImageError
 from satmip_data.raster import ScaleError
-from satmip_data.records import Aoi, Georeference, Metadata, Sample, Scene, Window
-from satmip_data.sources.archive import IMAGE_SUFFIXES, Archive, ImageHead, dump, failure, left_out, make_key, placed
+from satmip_data.records import Georeference, Metadata, Sample, Scene, Window
+from satmip_data.sources.archive import IMAGE_SUFFIXES, Archive, ImageHead, cut, dump, failure, left_out, make_key, placed
 from satmip_data.sources.base import Found, InvalidError, Item, LayoutError, list_files, read_json, reject
 from satmip_data.sources.columns import COLUMNS, from_bounds
 from satmip_data.splits import folder_split
@@ -123,7 +122,7 @@ class Stac(Archive):
 
     def _scenes(
         self, key: str, split: str, path: str, head: ImageHead, feature: Mapping[str, Any], asset: Mapping[str, Any]
-    ) -> Iterator[Scene]:
+    ) -> Iterator[Found]:
         common = feature.get("properties") or {}
         properties = {**common, **{name: value for name, value in asset.items() if value is not None}}
         stated = head.georeference or _projected(properties, head, asset if asset.get("proj:transform") is not None else common)
@@ -132,19 +131,8 @@ class Stac(Archive):
         if georeference is None:
             raise InvalidError("an item must have a geometry or a bbox, however: it has neither")
         known = _known(properties, head)
-        windows = grid(head.width, head.height, self.tile)
-        for name, window in windows:
-            yield Scene(
-                key=make_key(key, name) if len(windows) > 1 else key,
-                split=split,
-                place=key,
-                path=path,
-                width=head.width,
-                height=head.height,
-                metadata=_measured(known, gsd, georeference, window, exact),
-                georeference=georeference,
-                aois=(Aoi(window.x, window.y, window.width, window.height),),
-            )
+        whole = Scene(key, split, key, path, head.width, head.height, Metadata(), georeference, ())
+        return cut(whole, self.tile, lambda window: _measured(known, gsd, georeference, window, exact))
 
 
 def _measured(known: dict[str, Any], gsd: float | None, georeference: Georeference, window: Window, exact: bool) -> Metadata:
