@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -48,6 +49,17 @@ def test_the_sets_have_the_papers_classes_and_shares(name: str, tmp_path: Path) 
         assert {split: count for (found, split), count in counts.items() if found == category} == expected
     assert {sample.metadata.gsd for sample in index.samples} == {
         {"eurosat": (10.0, 10.0), "ucmerced": (0.3, 0.3)}.get(name)
+    }  # fmt: skip
+
+
+def test_classes_named_by_numbers_keep_their_images_apart(tmp_path: Path) -> None:
+    for path in ("1/10.png", "10/10.png", "1/1.png", "1/1_5.png", "10/1.png"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (9, 9), "red").save(tmp_path / path)
+    index = index_of(SOURCES["imagefolder"](), tmp_path)
+    assert not index.rejects
+    assert {sample.path: sample.key for sample in index.samples} == {
+        "1/1.png": "1", "1/10.png": "1_10", "1/1_5.png": "1_5", "10/1.png": "10_1", "10/10.png": "10",
     }  # fmt: skip
 
 
@@ -156,7 +168,13 @@ def test_names_of_classes_match_whatever_their_hyphens() -> None:
 
 
 def test_keys_are_short_plain_and_different() -> None:
-    assert make_key("A b/c.d", "É") == "a_b_c_d"
+    assert make_key("A b/c.d", "e") == "a_b_c_d_e"
+    assert make_key("x" * 70) == f"{'x' * 51}_ba5f08609b65"  # written down: a change of the rule would rename everyone's samples
+    names = ["东京", "北京", "Zürich", "Zérich", "Z rich", "🛰", "\udcff", "é" * 100, "é" * 101]
+    keys = [make_key(name) for name in names]
+    assert len(set(keys)) == len(names)
+    assert all(re.fullmatch(r"[a-z0-9_-]{1,64}", key) for key in keys), keys
+    assert make_key("Zu\u0308rich") == make_key("Z\u00fcrich")  # the same name, as two file systems write it
     long = [make_key("x" * 200, str(number)) for number in range(3)]
     assert all(len(key) == MAX_KEY for key in long)
     assert len(set(long)) == 3

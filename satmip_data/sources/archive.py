@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -174,15 +175,18 @@ def left_out(item: Item, key: str) -> Reject:
 
 
 def make_key(*parts: str) -> str:
-    """Return a scene's key from parts of its path: lower case, of letters, digits, "_" and "-".
+    """Return a scene's key from parts of its path: lower case, of a to z, digits, "_" and "-".
 
-    Two names that differ in other signs only have one key, and the second becomes a `duplicate_key`. A key longer than `MAX_KEY`
-    ends with a hash of the whole.
+    Two names that differ in other ASCII signs only have one key, and the second becomes a `duplicate_key`. The key of a name with
+    letters of other scripts, of which nothing else is left, ends with a hash of that name, and a key longer than `MAX_KEY` with one
+    of the whole.
     """
-    text = re.sub(r"[^a-z0-9_-]+", "_", "_".join(parts).lower()).strip("_") or "_"
-    if len(text) <= MAX_KEY:
+    # One form of each letter: file systems write an accent as part of its letter or after it.
+    name = unicodedata.normalize("NFC", "_".join(parts))
+    text = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_") or "_"
+    if name.isascii() and len(text) <= MAX_KEY:
         return text
-    digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    digest = hashlib.blake2b((text if name.isascii() else name).encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
     return f"{text[: MAX_KEY - len(digest) - 1]}_{digest}"
 
 

@@ -56,9 +56,8 @@ class ImageFolder(Archive):
         record, path = json.loads(item.record), PurePosixPath(item.image)
         split, category = record["split"], record["category"]
         folder = path.parent.name
-        # Names mostly begin with their class already, and are unique in a split only.
-        named = path.stem if path.stem.lower().startswith(folder.lower()) else f"{folder}_{path.stem}"
-        key = make_key(_folder_split(item.image) or "", named)
+        # Names are unique in a split only.
+        key = make_key(_folder_split(item.image) or "", path.stem if _begins(path.stem, folder) else f"{folder}_{path.stem}")
         if category is None:
             return [reject(item, "metadata_invalid", f"an image's folder must be one of the classes, however: {folder!r}", key)]
         if split is None:
@@ -76,6 +75,12 @@ class ImageFolder(Archive):
 def _is_image(path: str) -> bool:
     hidden = any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(path).parts)
     return path.lower().endswith(IMAGE_SUFFIXES) and not hidden
+
+
+def _begins(stem: str, folder: str) -> bool:
+    """Tell whether a name begins with its class already, as most do; "10" does not begin with the class "1"."""
+    rest = stem[len(folder) :]
+    return stem.lower().startswith(folder.lower()) and not (folder[-1:].isdigit() and rest[:1].isdigit())
 
 
 def _folder_split(path: str) -> str | None:
