@@ -44,7 +44,8 @@ def feature_dim(backbone: nn.Module) -> int:
 def _create(settings: Settings, arguments: dict[str, Any]) -> nn.Module:
     try:
         model: nn.Module = timm.create_model(settings.backbone, num_classes=0, **arguments)
-    except (RuntimeError, TypeError, OSError) as error:
+    # timm asserts that heads divide a width, and divides by what is 0.
+    except (RuntimeError, TypeError, OSError, AssertionError, ArithmeticError) as error:
         raise ValueError(
             f"backbone must be a timm model that takes backbone_args, however: {settings.backbone=}, {arguments=}: {error}"
         ) from error

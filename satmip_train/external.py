@@ -154,7 +154,7 @@ def _create(name: str, external: External) -> tuple[Settings, nn.Module]:
         args = {**external.args, **({"img_size": size} if fixed else {})}
         settings = Settings.model_validate({**values, "backbone_args": args, "view_size": size})
         return settings, create_backbone(settings)
-    except (ValueError, AssertionError) as error:
+    except ValueError as error:
         raise UsageError(f"--external must be a network that timm makes, however: {error}") from error
 
 

@@ -79,8 +79,13 @@ class TextEncoder(CaptionEncoder):
     """
 
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
-        """Raise ValueError where the shards' captions were not measured."""
+        """Raise ValueError where the shards' captions were not measured or the width is no multiple of the heads."""
         super().__init__(shape)
+        if settings.text_width % settings.text_heads:
+            raise ValueError(
+                f"text_width must be a multiple of text_heads, however: {settings.text_width=}, {settings.text_heads=}. "
+                "Pass another --text-heads"
+            )
         self.width = settings.text_width
         self.at_end = settings.text_pool == "end"
         self.transformer = TextTransformer(

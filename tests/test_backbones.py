@@ -90,6 +90,10 @@ def test_wrong_backbones_are_refused() -> None:
         create_backbone(tiny_settings(backbone="vit_nano"))
     with pytest.raises(ValueError, match=r"must be a timm model that takes backbone_args.*num_heads"):
         create_backbone(tiny_settings(backbone="test_resnet", backbone_args={"num_heads": 12}))
+    for heads in (5, 0):
+        arguments = {**tiny_settings().backbone_args, "num_heads": heads}
+        with pytest.raises(ValueError, match=r"must be a timm model that takes backbone_args, however: .*'num_heads'"):
+            create_backbone(tiny_settings(backbone_args=arguments))
     with pytest.raises(ValueError, match=r"expects, \(16, 16\) pixels, however: view_size=224; give backbone_args"):
         create_backbone(tiny_settings(view_size=224))
 

@@ -123,6 +123,15 @@ def test_captions_attend_to_their_padding_on_demand_and_then_to_that_of_the_whol
         assert torch.allclose(encoder({"tokens": F.pad(tokens, (0, 3))}), before, atol=1e-4) != depends
 
 
+def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"must be a multiple of text_heads, however: .*text_width=32, .*text_heads=5\. Pass another"
+    ):
+        text_encoder(text_heads=5)
+    with pytest.raises(ValueError, match="must be a multiple of n_heads, however: d_embedding=32, n_heads=5"):
+        tabular_encoder(2, (3,), tabular_heads=5)
+
+
 def test_captions_longer_than_the_context_are_refused_not_cut() -> None:
     encoder = text_encoder()
     with pytest.raises(ValueError, match=r"must fit the context of 12 tokens, however: tuple\(tokens.shape\)=\(2, 13\)"):

@@ -116,6 +116,8 @@ def test_auto_takes_the_papers_recipe_with_a_gpu(call, monkeypatch):
         (2, ["--shards", "TOY", "--batch-size", "8", "--metadata-encoder", "tabular", "--fields", "height"], "['height']"),
         (1, ["--shards", "TOY", "--batch-size", "8", "--objective", "magic"], "objective must be one of"),
         (1, ["--shards", "TOY", "--batch-size", "8", "--backbone", "magic"], "a timm model"),
+        (1, ["--shards", "TOY", "--batch-size", "8", "--backbone-args", '{"num_heads": 5}'], "takes backbone_args, however: "),
+        (1, ["--shards", "TOY", "--batch-size", "8", "--text-heads", "5"], "Pass another --text-heads"),
         (1, ["--shards", "TOY", "--split", "test"], "the split must be one of ['train']"),
         (1, ["--shards", "TOY", "--device", "magic"], "--device must be a device"),
         (1, ["export", "."], "Train first"),
