@@ -234,6 +234,9 @@ def distance(start: Point, end: Point) -> float:
 
 def pixel_size(georeference: Georeference, width: int, height: int) -> Point:
     """Return the size of a pixel along x and y in degrees, positive, at the centre of an image of `width` x `height` pixels."""
+    if georeference.crs == "EPSG:4326":
+        # The steps themselves: the difference of two longitudes has a rounding of its own at every place.
+        return abs(georeference.affine[0]), abs(georeference.affine[4])
     col, row = width / 2, height / 2
     (lon, lat), (lon_x, _), (_, lat_y) = (lonlat(georeference, c, r) for c, r in ((col, row), (col + 1, row), (col, row + 1)))
     return abs(wrap_longitude(lon_x - lon)), abs(lat_y - lat)

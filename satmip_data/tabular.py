@@ -14,6 +14,9 @@ import numpy.typing as npt
 from satmip_data.fields import CATEGORICAL, FIELDS, NUMERIC, Column
 from satmip_data.records import Metadata
 
+ROUNDING = 1e-8
+"""Share of its mean by which a constant value differs after a projection: noise, which must not become a feature."""
+
 _FIELD_OF = {column.name: field for field in FIELDS for column in field.columns}
 
 
@@ -109,7 +112,7 @@ def _code(value: str | None, words: tuple[str, ...]) -> int:
 def fit(chips: Iterable[Metadata]) -> Standardizer:
     """Fit on the chips of the train split: mean and population deviation of numeric columns, sorted values of categorical ones.
 
-    A column without two different values gets deviation 1, so that its standardized values are finite (0).
+    A column whose values differ by no more than rounding gets deviation 1, so that its standardized values are 0 or nearly so.
     """
     numbers: list[list[float]] = [[] for _ in NUMERIC]
     words: list[set[str]] = [set() for _ in CATEGORICAL]
@@ -130,5 +133,4 @@ def _statistics(name: str, values: list[float]) -> NumericStatistics:
     # math.fsum is exact, so the result does not depend on the order of the samples.
     mean = math.fsum(values) / len(values)
     std = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values))
-    flat = std <= 1e-12 * max(abs(mean), 1e-300)
-    return NumericStatistics(name, mean, 1.0 if flat else std, len(values))
+    return NumericStatistics(name, mean, 1.0 if std <= ROUNDING * abs(mean) else std, len(values))
