@@ -325,6 +325,7 @@ def test_validate_takes_a_footprint_that_begins_elsewhere_or_ends_in_another_las
     [
         ("json", lambda d: d.replace(b'"gsd":[', b'"gsd":[1', 1), "gsd"),
         ("json", lambda d: d.replace(b'"place":', b'"spot":', 1), "schema"),
+        ("json", lambda d: _clockwise(d), "footprint"),
         ("txt", lambda d: d.replace(b"gsd", b"dsg"), "caption"),
         ("cls", lambda d: b"0" if d != b"0" else b"1", "class"),
         ("jpg", lambda d: _resized(d), "image"),
@@ -345,6 +346,11 @@ def test_validate_notices_a_changed_member(built: Path, suffix: str, change: obj
     shard.write_bytes(out.getvalue())
     checks = {problem.check for problem in validate.validate(str(built)).problems}
     assert {check, "sha256"} <= checks
+
+
+def _clockwise(data: bytes) -> bytes:
+    record = json.loads(data)
+    return json.dumps({**record, "footprint": record["footprint"][::-1]}).encode()
 
 
 def _resized(data: bytes) -> bytes:

@@ -150,6 +150,17 @@ def test_bands_that_nobody_can_guess_must_be_named(tmp_path: Path) -> None:
     assert "raster's 5" in reject.message
 
 
+def test_a_zero_in_one_band_is_data_and_in_all_bands_is_none(tmp_path: Path) -> None:
+    values = np.full((3, 4, 4), 50, np.int16)
+    values[0, 0], values[:, 1] = 0, 0
+    write_raster(tmp_path / "in/a.tif", values)
+    source = GeoTiff(stretch="minmax:-100,100")
+    (sample,) = samples(source, tmp_path / "in").values()
+    got = chip(source, tmp_path / "in", sample)
+    assert (got[0] == (128, 191, 191)).all()
+    assert (got[1] == 0).all()
+
+
 def test_nodata_is_black_and_a_window_without_data_is_a_reject(tmp_path: Path) -> None:
     values = pixels(np.random.default_rng(0), 64, 64, 3, 100, 3000).astype(np.float32)
     values[:, :, 32:] = -9999

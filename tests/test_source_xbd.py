@@ -160,6 +160,12 @@ def test_boxes_are_named_by_row_and_column_and_labelled_by_their_buildings(tmp_p
     assert {aoi.category for aoi in unlabelled.aois} == {None}
 
 
+def test_a_building_on_the_border_of_tiles_counts_once() -> None:
+    for building in ((32.0, 10.0), (10.0, 32.0), (32.0, 32.0), (0.0, 0.0)):
+        labels = [aoi.category for aoi in Xbd(tile=32)._aois(64, 64, [building])]
+        assert sorted(labels, key=str) == ["few", "none", "none", "none"], building
+
+
 def test_folders_name_the_splits_and_a_flat_tree_is_split_by_place(tmp_path: Path) -> None:
     write_xbd_tree(tmp_path / "tier3", tiles=1)
     write_xbd_tree(tmp_path / "test", tiles=1, seed=1)
