@@ -124,15 +124,19 @@ def open_dataset(path: str | Path, cache_dir: str | Path | None = None) -> Datas
     Shards of a remote directory are fetched when first needed, into `cache_dir` (by default the user's cache).
 
     Raises:
-        UsageError: the build is unfinished, captions are being rewritten, `dataset.json` is of another version or damaged, or
-            a shard is missing or has another size than listed.
+        UsageError: there is no such folder, the build is unfinished, captions are being rewritten, `dataset.json` is of another
+            version or damaged, or a shard is missing or has another size than listed.
     """
     root = str(path).removeprefix("file://").rstrip("/") or "/"
     fs, location = fsspec.core.url_to_fs(root)
     if not fs.exists(f"{location}/dataset.json"):
+        if not fs.exists(location):
+            raise UsageError(
+                f"shards must be in a folder that `satmip-data build` wrote, however: there is no {root}. Pass the path of one"
+            )
         raise UsageError(
             f"a shard directory must hold dataset.json, which a build writes last, however: there is none in {root}. "
-            "Run the same `satmip-data build` again: it goes on where it stopped"
+            "Run the same `satmip-data build` again: it goes on where it stopped. Or pass the path of another folder"
         )
     if fs.exists(f"{location}/.caption"):
         raise UsageError(

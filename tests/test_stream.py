@@ -143,6 +143,13 @@ def test_what_the_schema_adds_to_a_shard_is_read_past(copy, toy):
     assert open_dataset(copy(counted)).shards == open_dataset(toy).shards
 
 
+def test_a_path_without_a_folder_is_not_told_to_go_on_with_a_build(tmp_path):
+    for root in (tmp_path / "wrong", (tmp_path / "wrong").as_uri(), "memory://wrong/shards"):
+        with pytest.raises(UsageError, match=r"however: there is no .*wrong.*Pass the path of one") as error:
+            open_dataset(root)
+        assert "again" not in str(error.value)
+
+
 def test_an_unfinished_build_is_refused_with_advice(copy):
     root = copy()
     (root / "dataset.json").unlink()

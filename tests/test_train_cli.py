@@ -110,7 +110,7 @@ def test_auto_takes_the_papers_recipe_with_a_gpu(call, monkeypatch):
         (2, ["--accumulate", "4"], "Pass --micro-batch N"),
         (2, ["--report-to", "nowhere"], "--report-to"),
         (2, ["--backbone-args", "{x"], "must be JSON"),
-        (1, ["--shards", "nowhere"], "Run the same `satmip-data build` again"),
+        (1, ["--shards", "nowhere"], "there is no nowhere. Pass the path of one"),
         (1, ["--shards", "TOY"], "Pass --batch-size 16"),
         (1, ["--shards", "TOY", "--batch-size", "8", "--fields", "cloud_cover"], "Run: satmip-data caption"),
         (2, ["--shards", "TOY", "--batch-size", "8", "--metadata-encoder", "tabular", "--fields", "height"], "['height']"),
