@@ -124,8 +124,13 @@ def _bands(dataset: Any, rendering: Rendering, path: Path) -> list[int]:
         chosen = tuple(dataset.colorinterp.index(colour) + 1 for colour in wanted)
     if chosen is None:
         chosen = {1: (1,), 2: (1,), 3: (1, 2, 3)}.get(dataset.count, (4, 3, 2) if dataset.count in _SENTINEL2 else None)
-    if chosen is None or max(chosen) > dataset.count:
+    if chosen is None:
         raise UsageError(f"red, green and blue must be known, however: {path} has {dataset.count} bands. Add: --bands R,G,B")
+    if max(chosen) > dataset.count:
+        raise UsageError(
+            f"--bands must name bands of the raster, however: {path} has {dataset.count} and {max(chosen)} is asked for. "
+            f"Pass numbers from 1 to {dataset.count}"
+        )
     return list(chosen) if len(chosen) == 3 else [*chosen] * 3
 
 

@@ -90,6 +90,9 @@ def test_a_split_of_shards(world: Path, tmp_path: Path) -> None:
 
 def test_deep_rasters_need_a_stretch_and_bands(world: Path) -> None:
     path = world / "deep.tif"
+    with pytest.raises(UsageError, match=r"has 4 and 5 is asked for\. Pass numbers from 1 to 4") as error:
+        read_picture(path, parse_rendering("3,5,1", "none"))
+    assert "Add" not in str(error.value)
     with pytest.raises(UsageError, match=r"4 bands\. Add: --bands R,G,B"):
         read_picture(path, Rendering())
     with pytest.raises(UsageError, match=r"however: .*uint16.*Add: --stretch minmax:LOW,HIGH"):
