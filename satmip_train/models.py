@@ -91,14 +91,13 @@ def load_model(run: Path, modality: Modality = "image") -> Model:
     return Model(run.resolve().name, "run", run, settings, backbone, metadata_features.load_metadata_model(run), trained)
 
 
-def random_model(like: Model, seed: int) -> Model:
+def random_model(like: Model, seed: int, name: str = "random weights") -> Model:
     """Return the architecture of a model with random weights, drawn from `seed`."""
     settings = like.settings.model_copy(update={"seed": seed})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = create_backbone(settings)
     metadata = None if like.metadata is None else metadata_features.with_random_weights(like.metadata, seed)
-    name = "random weights" if like.kind == "run" else f"random weights of {like.name}"
     return replace(like, name=name, kind="random", settings=settings, backbone=backbone, metadata=metadata, trained=None)
 
 
@@ -161,7 +160,7 @@ def models(
     """Give the runs' models, all loaded first, then what they are compared with.
 
     That is the tabular features as they are (where metadata alone are evaluated), the pixels (where asked for), and each
-    architecture with random weights, kept with its first run.
+    architecture with random weights, kept with its first run and named after it where there are several.
     """
     loaded = [load_model(run, modality) for run in runs]
     controls = [control(name, folder) for name in backbones]
@@ -173,7 +172,9 @@ def models(
     for model in (*loaded, *(model for model in controls if model.kind == "random")):
         architectures.setdefault(json.dumps(model.architecture, sort_keys=True), model)
     for model in architectures.values():
-        yield from (random_model(model, seed) for seed in random_seeds)
+        alone = len(architectures) == 1 and model.kind == "run"
+        name = "random weights" if alone else f"random weights of {model.name}"
+        yield from (random_model(model, seed, name) for seed in random_seeds)
 
 
 def _identities(loaded: Sequence[Model]) -> Iterator[Model]:

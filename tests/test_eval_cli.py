@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eval_world import COMMON, call, write_run
+from eval_world import COMMON, SMALL, call, write_run
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
@@ -164,6 +164,16 @@ def test_other_shards_can_be_tested_on(world: Path, tmp_path: Path) -> None:
     got = call("knn", runs(world)[0], "--shards", world / "shards", "--k", "1", *tested_on, *COMMON)
     assert got.exit_code == 0, got.output
     assert json.loads((tmp_path / "knn.json").read_text())["test"]["samples"] == 12
+
+
+def test_random_weights_of_several_architectures_are_named_after_their_runs(world: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "deeper", world / "shards", objective="simclr", backbone_args={**SMALL, "depth": 2})
+    asked = ["--k", "1", "--random-seeds", "0,1", "--backbone", "tiny", "--out", tmp_path]
+    call("knn", *runs(world), other, "--shards", world / "shards", *asked, *COMMON)
+    result = json.loads((tmp_path / "knn.json").read_text())
+    names = [f"random weights of {name}" for name in (runs(world)[0].name, "deeper", "tiny")]
+    assert [model["name"] for model in result["models"] if model["kind"] == "random"] == [n for n in names for _ in range(2)]
+    assert [summary["name"] for summary in result["summaries"] if "random" in summary["name"]] == names
 
 
 def test_random_weights_have_the_runs_architecture_and_the_seed(world: Path) -> None:
