@@ -127,7 +127,7 @@ class Settings(BaseModel):
     sgd_momentum: float = Field(0.9, ge=0, lt=1, description="SGD's momentum")
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="of the networks; losses are float32 always. auto: bf16 on a GPU that has it, else fp32"
+        "auto", description="of the networks; losses are float32 always. auto: bf16 on a GPU that has it, else fp16; fp32 on a CPU"
     )
     compile: bool | None = Field(
         None,

@@ -98,7 +98,10 @@ def _hiding(
 def _precision(settings: Settings, job: Job) -> Precision:
     if settings.precision != "auto":
         return settings.precision
-    return "bf16" if job.device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if job.device.type != "cuda":
+        return "fp32"
+    # Older GPUs (V100, T4) only emulate bf16, which is slow; on such the paper trained in fp16.
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def _compiled(settings: Settings, job: Job) -> bool:

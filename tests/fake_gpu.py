@@ -169,7 +169,7 @@ def main() -> None:
     precise = {name: {**changes, "precision": "fp32", "attention": "torch"} for name, changes in variants.items()}
     with (
         patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
-        patch("torch.cuda.is_bf16_supported", lambda: True),
+        patch("torch.cuda.is_bf16_supported", lambda **_: True),
     ):
         found = attempts(dataset, variants, "cuda")
     backend_registration._setup_privateuseone_for_python_backend("gpu", backend_module=Gpu())

@@ -194,3 +194,12 @@ def test_token_rows_have_few_widths(toy: Dataset) -> None:
     assert plan.shape.context is not None
     assert widths <= {resident.trimmed_width(n, plan.shape.context) for n in range(1, plan.shape.context + 1)}
     assert len(widths) <= 2 <= -(-plan.shape.context // 8)
+
+
+@pytest.mark.parametrize(("device", "native", "expected"), [("cuda", True, "bf16"), ("cuda", False, "fp16"), ("cpu", True, "fp32")])
+def test_precision_is_the_fast_one_that_the_device_has(
+    toy: Dataset, monkeypatch: pytest.MonkeyPatch, device: str, native: bool, expected: str
+) -> None:
+    """A GPU that only emulates bf16 says that it supports it, unless asked for more."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert plan_run(Settings(**{**TINY, "precision": "auto"}), toy, Job(torch.device(device))).precision == expected
