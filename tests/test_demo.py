@@ -360,6 +360,8 @@ def test_a_world_that_is_there_is_left_alone_and_another_is_refused(tmp_path: Pa
 
 
 def test_a_world_stopped_half_way_is_begun_anew(tmp_path: Path) -> None:
-    (tmp_path / "world.part" / "train").mkdir(parents=True)
+    (tmp_path / ".world.part" / "train").mkdir(parents=True)
+    (tmp_path / "world.part").mkdir()  # the user's
     write_demo(tmp_path / "world", seed=1, places=24, workers=1)
-    assert not (tmp_path / "world.part").exists()
+    assert not (tmp_path / ".world.part").exists()
+    assert (tmp_path / "world.part").exists()

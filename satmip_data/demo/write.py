@@ -57,7 +57,7 @@ def write_demo(out: Path, seed: int = 0, places: int = 320, workers: int = 2) ->
     asked = {"seed": seed, "places": places}
     if (there := _already_there(out, asked)) is not None:
         return there
-    partial_out = out.with_name(out.name + ".part")
+    partial_out = out.with_name(f".{out.name}.part")  # hidden: a `world.part` may be the user's
     if partial_out.exists():  # of a run that was stopped
         shutil.rmtree(partial_out)
     world = make_places(seed, places)
