@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pyarrow import ArrowException
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from satmip_data.build import TRAIN, Plan, count_flags
+from satmip_data.build import TRAIN, BuildError, Plan, count_flags
 from satmip_data.checks import FLAGS
 from satmip_data.estimate import Estimate
 from satmip_data.fields import ALIASES, FIELDS
@@ -121,8 +122,15 @@ def show_report(console: Console, report: Report) -> None:
 
 
 def show_fields(console: Console, out: str) -> None:
-    """Print of each field how often it is missing and its range, from the index."""
-    frame = read_parquet(Store(out).read("index.parquet")).to_pandas(use_threads=False)
+    """Print of each field how often it is missing and its range, from the index.
+
+    Raises:
+        BuildError: the index cannot be read.
+    """
+    try:
+        frame = read_parquet(Store(out).read("index.parquet")).to_pandas(use_threads=False)
+    except ArrowException as error:
+        raise BuildError(f"index.parquet must be whole, however: {error}. Run: satmip-data validate {out}") from error
     table = _table("field", "unit", "# missing", "smallest", "median", "largest", "# values")
     for field in FIELDS:
         known = frame[field.name].dropna()

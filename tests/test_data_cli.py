@@ -52,6 +52,15 @@ def test_a_build_that_is_done_says_that_its_source_was_not_read_again(here: Path
         assert "18" in result.output
 
 
+def test_inspect_of_a_damaged_index_gives_advice(here: Path) -> None:
+    run("build", "../fmow", "--size", "32", "--workers", "1")
+    index = here / "out/shards/index.parquet"
+    index.write_bytes(index.read_bytes()[:-20])
+    result = run("inspect")
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert "Run: satmip-data validate out/shards" in " ".join(result.output.split())
+
+
 def test_a_contact_sheet_is_a_png_whatever_its_name(here: Path) -> None:
     run("build", "../fmow", "--size", "32", "--workers", "1")
     assert run("inspect", "--sheet", "sheet").exit_code == 0
