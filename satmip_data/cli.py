@@ -294,7 +294,7 @@ def validate_command(shard_directory: str, workers: int) -> None:
     """Prove that SHARDS (default out/shards) hold what they say; exit 1 with a list of what does not.
 
     Checks hashes, counts, end-of-archive blocks, image sizes, schemas, captions, features, GSD out = GSD in x window / chip,
-    footprints, and that the train split has mean 0 and deviation 1.
+    footprints, the index and the rejects, and that the train split has mean 0 and deviation 1.
 
     \b
     Example:

@@ -17,6 +17,9 @@ GsdMode = Literal["nominal", "ground"]
 
 WGS84 = Geod(ellps="WGS84")
 
+MOST_LONGITUDE = 540.0
+"""Degrees that a longitude may count to; what is farther is no longitude."""
+
 
 class OutsideError(ValueError):
     """The AOI shares no pixel with its scene."""
@@ -151,7 +154,7 @@ def lonlat(georeference: Georeference, col: float, row: float) -> Point:
     """Return the longitude and latitude of a point of the image, degrees, EPSG:4326; rounding past a pole is put back on it.
 
     Raises:
-        OffEarthError: the point lies outside what its CRS maps.
+        OffEarthError: the point lies outside what its CRS maps, or has no latitude.
     """
     a, b, c, d, e, f = georeference.affine
     x, y = a * col + b * row + c, d * col + e * row + f
@@ -160,6 +163,9 @@ def lonlat(georeference: Georeference, col: float, row: float) -> Point:
             x, y = _to_lonlat(georeference.crs).transform(x, y, errcheck=True)
         except ProjError as error:
             raise OffEarthError(f"a pixel must lie on Earth, however: column {col:g}, row {row:g} does not: {error}") from error
+    # Grids whose outermost pixels lie on the poles reach half a pixel past them.
+    if abs(y) > 90.0 + abs(d) + abs(e) or abs(x) > MOST_LONGITUDE:
+        raise OffEarthError(f"a pixel must lie on Earth, however: column {col:g}, row {row:g} is at {x:g}, {y:g} degrees")
     return x, min(max(y, -90.0), 90.0)
 
 

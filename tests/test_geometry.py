@@ -328,3 +328,15 @@ def test_a_footprint_over_a_pole_contains_it(crs: str, pole: float, height: int)
 
 def test_rounding_past_a_pole_is_put_back_on_it() -> None:
     assert geometry.lonlat(Georeference((1e-3, 0, 10.0, 0, -1e-3, 90.0)), 0, -1e-9)[1] == 90.0
+
+
+def test_a_grid_with_pixels_on_the_poles_ends_at_them() -> None:
+    """As weather models have: 0.25 degrees a pixel, the first centred on the pole."""
+    world = Georeference((0.25, 0, -180.125, 0, -0.25, 90.125))
+    assert geometry.lonlat(world, 0, 0) == (-180.125, 90.0)
+
+
+@pytest.mark.parametrize("affine", [(10.0, 0, 500_000.0, 0, -10.0, 5_000_000.0), (10.0, 0, 500_000.0, 0, -10.0, 5.0)])
+def test_metres_are_no_degrees(affine: tuple[float, ...]) -> None:
+    with pytest.raises(geometry.OffEarthError, match=r"a pixel must lie on Earth, however: column 3, row 1 is at 500030,"):
+        geometry.lonlat(Georeference(affine), 3, 1)  # type: ignore[arg-type]

@@ -137,6 +137,7 @@ LEVERS = (
     Lever("patch embedding channels last", prepare=channels_last),
     Lever("loss read in each step", every_step=lambda parts: float(parts["loss"])),
     Lever("attention math", {"attention": "math"}),
+    Lever("fp16", {"precision": "fp16"}),
     Lever("fp32", {"precision": "fp32"}),
     # Products fused with what follows them, chosen by trial: minutes before the first step.
     Lever("max-autotune", around=lambda: inductor.patch(max_autotune=True)),
