@@ -17,8 +17,8 @@ GsdMode = Literal["nominal", "ground"]
 
 WGS84 = Geod(ellps="WGS84")
 
-MOST_LONGITUDE = 540.0
-"""Degrees that a longitude may count to; what is farther is no longitude."""
+MOST_LONGITUDE = 1080.0
+"""Degrees, three turns, that a longitude may count to; what is farther is none."""
 
 
 class OutsideError(ValueError):
