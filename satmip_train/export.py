@@ -150,6 +150,11 @@ def push(run: Path, files: Sequence[Path], repository: str) -> str:
         )
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UsageError(f"the hub must accept the files, however: {error}. Run: hf auth login, or pass another --push") from error
+    except Exception as error:
+        # The hub's client has changed the library that it speaks HTTP by, and does not translate all of its errors.
+        if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "requests", "aiohttp"):
+            raise
+        raise UsageError(f"the hub must be reached, however: {error}. Check the network and HF_ENDPOINT") from error
     return str(url)
 
 

@@ -29,7 +29,16 @@ def obstacle(plan: Plan) -> str | None:
         return "the chips have no class each"
     if not plan.dataset.splits.get(TEST_SPLIT) or plan.settings.split == TEST_SPLIT:
         return f"there is no other split {TEST_SPLIT!r} to test on"
+    for split in (plan.settings.split, TEST_SPLIT):
+        if not _any_label(plan.dataset, split, plan.settings.knn_samples):
+            return f"none of the chips of {split!r} that it would take has a class"
     return None
+
+
+def _any_label(dataset: Dataset, split: str, at_most: int) -> bool:
+    """Return whether a chosen sample has a class; in most shards that is the first one."""
+    readers = Readers(dataset, split)
+    return any(readers[int(shard)].find(int(index), "cls") is not None for shard, index in _positions(readers, at_most))
 
 
 def is_due(plan: Plan, step: int) -> bool:
@@ -81,16 +90,21 @@ class _Chosen(MapStyle[Batch]):
 
     def __init__(self, dataset: Dataset, split: str, at_most: int) -> None:
         self._readers, self._decoder = Readers(dataset, split), Decoder(frozenset({"image", "label"}))
-        starts = np.cumsum([0, *(shard.samples for shard in self._readers.shards)])
-        samples = chosen(int(starts[-1]), at_most)
-        shards = np.searchsorted(starts, samples, side="right") - 1
-        self._positions = np.stack([shards, samples - starts[shards]], axis=1)
+        self._positions = _positions(self._readers, at_most)
 
     def __len__(self) -> int:
         return -(-len(self._positions) // _BATCH)
 
     def __getitem__(self, number: int) -> Batch:
         return self._decoder.batch(self._readers, self._positions[number * _BATCH : (number + 1) * _BATCH])
+
+
+def _positions(readers: Readers, at_most: int) -> npt.NDArray[np.int64]:
+    """Return the chosen samples of a split as rows (shard, index in the shard). Shape: (n, 2)."""
+    starts = np.cumsum([0, *(shard.samples for shard in readers.shards)])
+    samples = chosen(int(starts[-1]), at_most)
+    shards = np.searchsorted(starts, samples, side="right") - 1
+    return np.stack([shards, samples - starts[shards]], axis=1)
 
 
 def chosen(samples: int, at_most: int) -> npt.NDArray[np.int64]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from satmip_schemas import SCHEMA_VERSION, first_error
 
 from satmip_train.errors import UsageError
+from satmip_train.remote import is_remote, reaching
 
 _BLOCK = 512
 _MEMBER = re.compile(r"^((?:.*/|)[^./]+)\.([^/]*)$")
@@ -104,7 +105,7 @@ class Dataset:
         Raises:
             UsageError: what was fetched is not what `dataset.json` lists.
         """
-        if not _is_remote(self.root):
+        if not is_remote(self.root):
             return Path(self.root) / shard.name
         target = self.cache / f"{shard.sha256}.tar"
         if not (target.exists() and target.stat().st_size == shard.bytes):
@@ -113,7 +114,7 @@ class Dataset:
 
     def fetch(self, split: str) -> None:
         """Bring all shards of a split to this machine, several at a time; does nothing for a local directory."""
-        if _is_remote(self.root):
+        if is_remote(self.root):
             with ThreadPoolExecutor(_DOWNLOADS) as pool:
                 list(pool.map(self.path, self.split(split)))
 
@@ -128,6 +129,16 @@ def open_dataset(path: str | Path, cache_dir: str | Path | None = None) -> Datas
             version or damaged, or a shard is missing or has another size than listed.
     """
     root = str(path).removeprefix("file://").rstrip("/") or "/"
+    with reaching(root):
+        data = _read_dataset(root)
+    cache = Path(cache_dir) if cache_dir is not None else _user_cache()
+    dataset = _dataset(data, root, cache)
+    if not is_remote(root):
+        _check_sizes(dataset)
+    return dataset
+
+
+def _read_dataset(root: str) -> dict[str, Any]:
     fs, location = fsspec.core.url_to_fs(root)
     if not fs.exists(f"{location}/dataset.json"):
         if not fs.exists(location):
@@ -143,12 +154,7 @@ def open_dataset(path: str | Path, cache_dir: str | Path | None = None) -> Datas
             f"the shards must be at rest, however: their captions are being rewritten ({root}/.caption exists). "
             "Run the same `satmip-data caption` again: it goes on where it stopped"
         )
-    data = _checked(fs.cat_file(f"{location}/dataset.json"), root)
-    cache = Path(cache_dir) if cache_dir is not None else _user_cache()
-    dataset = _dataset(data, root, cache)
-    if not _is_remote(root):
-        _check_sizes(dataset)
-    return dataset
+    return _checked(fs.cat_file(f"{location}/dataset.json"), root)
 
 
 def _checked(content: bytes, root: str) -> dict[str, Any]:
@@ -202,12 +208,14 @@ def _check_sizes(dataset: Dataset) -> None:
             )
 
 
-def _is_remote(root: str) -> bool:
-    return "://" in root
-
-
 def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "satmip" / "shards"
+
+
+def _chunks(url: str) -> Iterator[bytes]:
+    with reaching(url), fsspec.open(url, "rb") as source:
+        while chunk := source.read(1 << 22):
+            yield chunk
 
 
 def _fetch(url: str, shard: Shard, target: Path) -> None:
@@ -216,13 +224,14 @@ def _fetch(url: str, shard: Shard, target: Path) -> None:
     handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".part")
     try:
         digest, size = hashlib.sha256(), 0
-        with os.fdopen(handle, "wb") as out, fsspec.open(url, "rb") as source:
-            while chunk := source.read(1 << 22):
+        with os.fdopen(handle, "wb") as out:
+            for chunk in _chunks(url):
                 digest.update(chunk)
                 size += out.write(chunk)
         if (size, digest.hexdigest()) != (shard.bytes, shard.sha256):
             raise UsageError(
-                f"{url} must have {shard.bytes} bytes and sha256 {shard.sha256}, however: {size=}, {digest.hexdigest()}"
+                f"{url} must have {shard.bytes} bytes and sha256 {shard.sha256}, however: {size=}, {digest.hexdigest()}. "
+                "Copy the shard there again"
             )
         os.replace(temporary, target)
     finally:

@@ -21,14 +21,15 @@ def scalars(line: Line) -> dict[str, float]:
 
 
 class _TensorBoard:
-    def __init__(self, run: Path, config: dict[str, Any]) -> None:
+    def __init__(self, run: Path, config: dict[str, Any], first: int) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UsageError(
                 "--report-to tensorboard needs it, however: it is not installed. Run: pip install 'satmip[tensorboard]'"
             ) from error
-        self._writer = SummaryWriter(run / "tensorboard")
+        # What a session that was killed logged after its last checkpoint comes again.
+        self._writer = SummaryWriter(run / "tensorboard", purge_step=first)
         del config
 
     def log(self, line: Line) -> None:
@@ -40,7 +41,7 @@ class _TensorBoard:
 
 
 class _Wandb:
-    def __init__(self, run: Path, config: dict[str, Any]) -> None:
+    def __init__(self, run: Path, config: dict[str, Any], first: int) -> None:
         try:
             import wandb
         except ImportError as error:
@@ -50,6 +51,7 @@ class _Wandb:
         # The same folder is the same run there, also when it goes on after an interruption.
         name = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:12]
         self._run = wandb.init(project="satmip", name=run.name, id=name, resume="allow", dir=str(run), config=config)
+        del first  # wandb keeps the first line of a step
 
     def log(self, line: Line) -> None:
         self._run.log(scalars(line), step=line["step"])
@@ -58,13 +60,16 @@ class _Wandb:
         self._run.finish()
 
 
-_TRACKERS: dict[str, Callable[[Path, dict[str, Any]], Tracker]] = {"tensorboard": _TensorBoard, "wandb": _Wandb}
+_TRACKERS: dict[str, Callable[[Path, dict[str, Any], int], Tracker]] = {"tensorboard": _TensorBoard, "wandb": _Wandb}
 
 
-def open_trackers(names: Sequence[str], run: Path, config: dict[str, Any]) -> list[Tracker]:
+def open_trackers(names: Sequence[str], run: Path, config: dict[str, Any], first: int) -> list[Tracker]:
     """Return what takes the log lines of a run, by name.
+
+    Args:
+        first: the step whose line can come first; lines of it and of later steps that are there already are of no account
 
     Raises:
         UsageError: the package of one is not installed.
     """
-    return [_TRACKERS[name](run, config) for name in names]
+    return [_TRACKERS[name](run, config, first) for name in names]

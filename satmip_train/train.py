@@ -295,7 +295,7 @@ class Loop:
         plan, state, run = self._plan, self._state, self._run
         state.parallel.train()
         source = iter(batches(plan, state, self._path, self._console))
-        trackers = open_trackers(plan.settings.report_to, run, self._description) if plan.job.main else []
+        trackers = open_trackers(plan.settings.report_to, run, self._description, state.step) if plan.job.main else []
         reports = Reporter(run, self._console, state.step, plan.last_step, trackers) if plan.job.main else nullcontext()
         self._clock.restart()
         with reports as self._reporter, speed.compiler_errors():

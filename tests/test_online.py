@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from eval_world import unlabel
 from rich.console import Console
 from test_train_resume import TINY
 from toy_shards import write_toy_shards
@@ -17,7 +18,7 @@ from satmip_train.job import Job
 from satmip_train.log import read_log
 from satmip_train.meter import read_summary
 from satmip_train.plan import plan_run
-from satmip_train.shards import open_dataset
+from satmip_train.shards import Readers, open_dataset
 from satmip_train.train import build_state, train
 
 CPU = Job(torch.device("cpu"))
@@ -67,6 +68,28 @@ def test_why_there_is_none_is_said(toy, tmp_path):
     assert "no other split" in online.obstacle(plan_of(toy, split="val"))
     unlabelled = open_dataset(write_toy_shards(tmp_path, {"train": 16, "val": 4}, size=(24, 24), classes=()))
     assert "no class" in online.obstacle(plan_of(unlabelled))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_a_class_is_no_ground_for_it(tmp_path, split):
+    folder = write_toy_shards(tmp_path, {"train": 16, "val": 8}, size=(24, 24))
+    before = open_dataset(folder)
+    assert online.obstacle(plan_of(before)) is None
+    shards = Readers(before, split)
+    unlabel(folder, {key for number in range(len(shards.shards)) for key in shards[number].keys})
+    plan = plan_of(open_dataset(folder))
+    assert online.obstacle(plan) == f"none of the chips of {split!r} that it would take has a class"
+    # It trains without.
+    train(plan.settings.model_copy(update={"max_steps": 1}), plan.dataset, tmp_path / "run", CPU, Console(quiet=True))
+
+
+def test_some_chips_with_a_class_are_ground_enough(tmp_path):
+    folder = write_toy_shards(tmp_path, {"train": 16, "val": 8}, shards=2, size=(24, 24))
+    keys = [key for number in range(2) for key in Readers(open_dataset(folder), "val")[number].keys]
+    unlabel(folder, set(keys[:-1]))
+    plan = plan_of(open_dataset(folder))
+    assert online.obstacle(plan) is None
+    assert 0 <= online.evaluate(plan, build_state(plan).objective.backbone)["top1"] <= 1
 
 
 def test_a_run_logs_its_scores_and_keeps_its_best(toy, tmp_path, monkeypatch):

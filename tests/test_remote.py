@@ -20,6 +20,7 @@ from fmow_tree import write_fmow_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from toy_shards import write_toy_shards
 
 from satmip_data import captioning, cli, imagery, remote, validate
 from satmip_data.build import BuildRequest, build
@@ -33,6 +34,8 @@ from satmip_data.shards import CaptionRewrite
 from satmip_data.sources import SOURCES
 from satmip_data.sources.base import ImageFiles, InvalidError, list_files, list_manifest
 from satmip_data.storage import IN_FLIGHT, Store
+from satmip_train.errors import UsageError
+from satmip_train.shards import open_dataset
 
 fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("s3fs", reason="the extra s3 is not installed")
@@ -355,3 +358,35 @@ def test_reading_ahead_passes_errors_on_and_stops_when_left() -> None:
         next(images)[1].result()
     images.close()  # type: ignore[attr-defined]
     assert len(asked) <= IN_FLIGHT + 2
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("foo://bucket/shards", r"foo://bucket/shards must be reachable, however: Protocol not known: foo\. Check the URL"),
+        ("s3://no-such-bucket/shards", "there is no s3://no-such-bucket/shards"),
+    ],
+)
+def test_training_on_a_url_that_leads_nowhere_gives_advice(s3: str, url: str, advice: str) -> None:
+    with pytest.raises(UsageError, match=advice):
+        open_dataset(url)
+
+
+def test_training_without_a_server_gives_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "ENDPOINT_URL": "http://127.0.0.1:9", "MAX_ATTEMPTS": "1"}
+    for name, value in nowhere.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    connections = fsspec.get_filesystem_class("s3")
+    connections.clear_instance_cache()  # those to the other tests' server
+    with pytest.raises(UsageError, match=r"s3://bucket/shards must be reachable, .* AWS_ENDPOINT_URL"):
+        open_dataset("s3://bucket/shards")
+    connections.clear_instance_cache()
+
+
+def test_a_remote_shard_that_was_removed_gives_advice(s3: str, tmp_path: Path) -> None:
+    local, files = write_toy_shards(tmp_path / "toy", {"train": 8}, shards=2, size=(24, 24)), fsspec.filesystem("s3")
+    files.put(f"{local}/", "bucket/holed/", recursive=True)
+    files.rm("bucket/holed/train/000001.tar")
+    dataset = open_dataset(f"{s3}/holed", tmp_path / "cache")
+    with pytest.raises(UsageError, match=r"holed/train/000001.tar must be reachable, however: "):
+        dataset.fetch("train")

@@ -176,18 +176,22 @@ def test_wandb_gets_the_lines_and_the_same_run_again(toy, tmp_path, monkeypatch)
 
 def test_tensorboard_gets_the_lines(tmp_path):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed")
-    (tracker,) = open_trackers(["tensorboard"], tmp_path, {})
-    tracker.log(LINE)
-    tracker.close()
+    # The second session goes on from before the last line of the first, which was killed.
+    for first, steps in ((0, (1, 2, 3)), (2, (2, 3, 4))):
+        (tracker,) = open_trackers(["tensorboard"], tmp_path, {}, first)
+        for step in steps:
+            tracker.log({**LINE, "step": step})
+        tracker.close()
     events = reader.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert events.Scalars("knn/macro_f1")[0].value == 0.25
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("name", "module"), [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")])
 def test_a_tracker_that_is_not_installed_is_refused_with_advice(name, module, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UsageError, match=rf"pip install 'satmip\[{name}\]'"):
-        open_trackers([name], tmp_path, {})
+        open_trackers([name], tmp_path, {}, 0)
 
 
 @pytest.mark.parametrize("encoder", ["text", "tabular"])
@@ -248,6 +252,14 @@ def test_push_uploads_what_was_exported(run, monkeypatch):
     monkeypatch.setattr(Api, "upload_folder", lambda self, **options: (_ for _ in ()).throw(OSError("no token")))
     with pytest.raises(UsageError, match=r"no token\. Run: hf auth login"):
         push(run, export_run(run), "me/satmip")
+
+
+def test_a_hub_that_cannot_be_reached_is_told_from_one_that_refuses(run, monkeypatch):
+    """Really, at a port of this machine where nobody listens."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UsageError, match=r"the hub must be reached, however: .*\. Check the network"):
+        push(run, [run / "backbone.safetensors"], "me/satmip")
 
 
 def test_bf16_trains_with_losses_in_float32(toy, tmp_path):
