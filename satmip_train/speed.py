@@ -39,12 +39,16 @@ def compile_encoders(objective: Objective, activation_budget: float = 1.0) -> No
         objective.metadata_encoder.features = torch.compile(objective.metadata_encoder.features)  # type: ignore[method-assign]
 
 
+class CompilerError(UsageError):
+    """torch.compile failed; the message says how to go on without."""
+
+
 @contextmanager
 def compiler_errors() -> Iterator[None]:
     """Tell what to do where torch.compile fails, which it does at the first step.
 
     Raises:
-        UsageError: networks or views could not be compiled.
+        CompilerError: networks or views could not be compiled.
     """
     try:
         yield
@@ -52,7 +56,7 @@ def compiler_errors() -> Iterator[None]:
         if not type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
             raise
         reason = " ".join(str(error).strip().split("\n\n")[0].split())
-        raise UsageError(f"networks and views must compile, however: {reason}. Pass --no-compile to go on without") from error
+        raise CompilerError(f"networks and views must compile, however: {reason}. Pass --no-compile to go on without") from error
 
 
 def recompute_activations(backbone: nn.Module) -> None:

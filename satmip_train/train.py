@@ -219,8 +219,7 @@ def train(settings: Settings, dataset: Dataset, run: Path, job: Job, console: Co
     """Train, or go on training, into the folder `run`; the same call after an interruption resumes where it stopped.
 
     Writes `config.json` (everything resolved), `log.jsonl`, `last.pt` with `summary.json` (time, memory, energy), `best.pt` where
-    kNN is evaluated, and at the end
-    `index.html` with `curves.png`, and what `export_run` writes.
+    kNN is evaluated, and at the end `index.html` with `curves.png`, and what `export_run` writes.
 
     Args:
         recipe: the one that the settings come from, only to show what differs from it
@@ -245,7 +244,14 @@ def train(settings: Settings, dataset: Dataset, run: Path, job: Job, console: Co
         if job.main:
             _announce(plan, state, run, console, description, recipe)
         with StopRequest(job) as stop:
-            Loop(plan, state, step, run, console, path, description).go(stop)
+            try:
+                Loop(plan, state, step, run, console, path, description).go(stop)
+            except speed.CompilerError:
+                if stop.signal is None:
+                    raise
+                # What stops a whole group of processes also stops those of the compiler.
+                console.print("Stopped while networks were compiled. The same command goes on from the last checkpoint.")
+                return stop.signal
         if state.step < plan.last_step:
             saved = f"Stopped after step {state.step} of {plan.last_step} and saved"
             console.print(f"{saved}. The same command goes on from here.", soft_wrap=True)

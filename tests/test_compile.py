@@ -1,5 +1,7 @@
 """What is compiled for a GPU is one graph each, traced once; the compiler's own code is not run here but where there is a GPU."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,19 @@ def test_a_compiler_that_fails_is_told_of_with_the_way_out(toy: Dataset, monkeyp
     monkeypatch.setattr(torch, "compile", lambda f: compiler(f, backend=fails))
     with pytest.raises(UsageError, match=r"must compile, however: .*C compiler.*Pass --no-compile"):
         train(Settings(**{**TINY, "compile": True}), toy, tmp_path, CPU, Console(quiet=True))
+
+
+def test_a_compiler_that_a_signal_stopped_with_the_run_is_no_error(
+    toy: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def stopped(graph: Any, inputs: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("C++ compile error")
+
+    compiler = torch.compile
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", lambda f: compiler(f, backend=stopped))
+    assert train(Settings(**{**TINY, "compile": True}), toy, tmp_path, CPU, Console(quiet=True)) == signal.SIGTERM
 
 
 def test_other_errors_pass() -> None:
