@@ -87,12 +87,17 @@ def _flags(options: dict[str, Any]) -> dict[str, Any]:
     return flags
 
 
+def _problem(error: Any) -> str:
+    """Return what is wrong with a setting; with several together, as their check says it."""
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"--{str(error['loc'][0]).replace('_', '-')}: {message}" if error["loc"] else message
+
+
 def _settings(recipe: str, flags: dict[str, Any]) -> Settings:
     try:
         return resolve(recipe, flags)
     except ValidationError as error:
-        problems = "; ".join(f"--{'-'.join(map(str, e['loc'])).replace('_', '-')}: {e['msg']}" for e in error.errors())
-        raise click.UsageError(f"the settings must be valid, however: {problems}") from error
+        raise click.UsageError(f"the settings must be valid, however: {'; '.join(map(_problem, error.errors()))}") from error
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 

@@ -1,6 +1,7 @@
 """satmip-train as it is typed."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -128,3 +129,17 @@ def test_what_cannot_be_done_is_refused_with_advice(call, toy, code, arguments, 
     result = call(*[toy if a == "TOY" else a for a in arguments], code=code)
     assert message in " ".join(result.output.split())
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--report-to", "tensorboard,tensorbord"], "however: --report-to: Input should be 'tensorboard' or 'wandb'"),
+        (["--batch-size", "1"], "however: --batch-size: Input should be greater than or equal to 2"),
+        (["--lr-start", "1"], "however: lr_start must not exceed the peak rate"),
+    ],
+)
+def test_what_is_wrong_with_a_setting_is_said_of_its_option(tmp_path: Path, flags: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, ["--shards", str(tmp_path), *flags])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
