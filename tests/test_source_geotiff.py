@@ -211,6 +211,26 @@ def test_time_comes_from_the_name_or_a_tag(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tag", "text"),
+    [
+        ("ACQUISITIONDATETIME", "2013-04-20 03:12:21"),  # as GDAL's readers write it
+        ("ACQUISITIONDATETIME", "2013-04-20T03:12:21Z"),
+        ("ACQUISITIONDATETIME", "2013-04-20T05:12:21+02:00"),
+        ("TIFFTAG_DATETIME", "2013:04:20 03:12:21"),  # as TIFF has it
+    ],
+)
+def test_a_tags_time_is_gdals_iso_or_tiffs(tmp_path: Path, tag: str, text: str) -> None:
+    write_raster(tmp_path / "x.tif", np.full((3, 16, 16), 9, np.uint8), tags={tag: text})
+    assert samples(GeoTiff(time_tag=tag), tmp_path)["x"].metadata.datetime == dt.datetime(2013, 4, 20, 3, 12, 21, tzinfo=dt.UTC)
+
+
+def test_a_tags_time_that_is_none_is_a_reject(tmp_path: Path) -> None:
+    write_raster(tmp_path / "x.tif", np.full((3, 16, 16), 9, np.uint8), tags={"ACQUISITIONDATETIME": "20 April"})
+    (reject,) = build_index(GeoTiff(), str(tmp_path), KEEP, Local()).rejects
+    assert "ACQUISITIONDATETIME must be an ISO 8601 time, however: '20 April'" in reject.message
+
+
+@pytest.mark.parametrize(
     "options",
     [{"tile": 0}, {"bands": "1,2"}, {"bands": "0"}, {"stretch": "minmax:5,5"}, {"stretch": "gamma"}, {"time_pattern": "%Q"}],
 )

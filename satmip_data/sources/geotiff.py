@@ -16,7 +16,7 @@ from satmip_data.imagery import ImageError
 from satmip_data.raster import SUFFIXES, ScaleError
 from satmip_data.records import Metadata, Scene
 from satmip_data.sources.archive import Archive, ImageHead, archive_url, cut, dump, failure, left_out, make_key, placed, stem
-from satmip_data.sources.base import Found, InvalidError, Item, LayoutError, list_files, reject
+from satmip_data.sources.base import Found, InvalidError, Item, LayoutError, list_files, parse_time, reject
 from satmip_data.splits import folder_split
 
 TIME_TAG = "ACQUISITIONDATETIME"
@@ -100,9 +100,10 @@ class GeoTiff(Archive):
         if self.time_pattern:
             if (match := re.search(_pattern(self.time_pattern), name)) is None:
                 raise InvalidError(f"a file's name must hold a time like {self.time_pattern!r}, however: {name!r}")
-            return _parse(match[0], self.time_pattern)
+            return _named_time(match[0], self.time_pattern)
         text = tags.get(self.time_tag)
-        return None if text is None else _parse(text.replace(":", "-", 2)[:19].replace("T", " "), "%Y-%m-%d %H:%M:%S")
+        # A TIFF's own DateTime has colons in the date.
+        return None if text is None else parse_time(self.time_tag, re.sub(r"^(\d{4}):(\d\d):(\d\d)\b", r"\1-\2-\3", text.strip()))
 
 
 def _pattern(text: str) -> str:
@@ -113,7 +114,7 @@ def _pattern(text: str) -> str:
     return "".join(_DIRECTIVES.get(part) or re.escape(part) for part in parts)
 
 
-def _parse(text: str, pattern: str) -> dt.datetime:
+def _named_time(text: str, pattern: str) -> dt.datetime:
     try:
         return dt.datetime.strptime(text, pattern).replace(tzinfo=dt.UTC)
     except ValueError as error:
