@@ -87,6 +87,8 @@ class Header:
     dtype: str
     colours: tuple[int, ...] | None
     """Numbers of the bands that say they are red, green and blue; None where not all three are there."""
+    palette: bool
+    """Whether values are numbers of colours in a table."""
     georeference: Georeference | None
     tags: dict[str, str]
 
@@ -112,6 +114,11 @@ def choose_bands(header: Header, bands: tuple[int, ...] | None) -> tuple[int, in
 def _natural_bands(header: Header) -> tuple[int, ...]:
     if header.colours is not None:
         return header.colours
+    if header.palette:
+        raise ScaleError(
+            "bands must hold brightness, however: the raster's values are numbers of colours. Write it as colours: "
+            "gdal_translate -expand rgb IN OUT   or take the numbers as they are: --bands 1"
+        )
     if header.count in (1, 2):
         return (1,)
     if header.count == 3:
@@ -173,6 +180,7 @@ def _header(dataset: Any) -> Header:
         dataset.count,
         next((dtype for dtype in dataset.dtypes if dtype != "uint8"), "uint8"),
         _colours(dataset.colorinterp),
+        dataset.colorinterp[0].name == "palette",
         _georeference(dataset),
         {**dataset.tags(), **dataset.tags(ns="IMAGERY")},
     )

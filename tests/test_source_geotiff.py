@@ -139,6 +139,15 @@ def test_16_bits_without_a_stretch_are_refused_with_what_to_type(root: Path, tmp
         build(BuildRequest(GeoTiff(), str(root), str(tmp_path / "out"), KEEP))
 
 
+def test_numbers_of_colours_are_no_picture(tmp_path: Path) -> None:
+    write_raster(tmp_path / "classes.tif", np.full((1, 16, 16), 9, np.uint8), photometric="PALETTE")
+    for stretch in ("none", "percentile"):
+        (reject,) = build_index(GeoTiff(stretch=stretch), str(tmp_path), KEEP, Local()).rejects
+        assert reject.reason == "unscaled"
+        assert "-expand rgb" in reject.message
+    assert samples(GeoTiff(bands="1"), tmp_path)
+
+
 def test_bands_that_nobody_can_guess_must_be_named(tmp_path: Path) -> None:
     values = pixels(np.random.default_rng(0), 32, 32, 5, 1, 255).astype(np.uint8)
     write_raster(tmp_path / "five.tif", values, photometric="MINISBLACK")
