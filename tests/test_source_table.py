@@ -264,6 +264,16 @@ def test_places_stay_in_one_split(root: Path) -> None:
     assert sum(sample.split == "val" for sample in samples) == 20
 
 
+@pytest.mark.parametrize("places", [[0, 1], ["12.5", "12,5"], ["A1", "a1"]])
+def test_every_place_is_one_of_its_own_and_in_one_split(root: Path, places: list[Any]) -> None:
+    size = {"image_width": [40] * 40, "image_height": [50] * 40}
+    frame = pd.DataFrame({"image": [f"{i}.png" for i in range(40)], "place": [places[i // 20] for i in range(40)], **size})
+    frame.to_parquet(root / "t.parquet")
+    index = build_index(Table(shares="train=50,val=50"), str(root / "t.parquet"), KEEP, Local())
+    assert {sample.place for sample in index.samples} == set(map(str, places))
+    assert len({(sample.place, sample.split) for sample in index.samples}) == 2
+
+
 def test_splits_have_one_name_each(root: Path) -> None:
     words = ["Train", "TRAINING", " valid", "Validation", "Testing", "fold_3"]
     frame = {"image": ["images/one.png"] * 6, "place": list("abcdef"), "split": words}

@@ -79,11 +79,11 @@ class Table(Archive):
         """
         folder, name = self._split_root(root)
         rows = self._named(name, _read_rows(Store(archive_url(folder)), name))
-        images = [str(row.get("image") or "") for row in rows]
+        images = [_cell(row, "image", "") for row in rows]
         shared = {image for image, count in Counter(images).items() if count > 1}
         # A user's lists name images; else a place stays in one split.
-        names = images if self.split_file else [str(row.get("place") or image) for row, image in zip(rows, images, strict=True)]
-        strata = {name: str(row.get("category") or "") for name, row in zip(names, rows, strict=True)}
+        names = images if self.split_file else [_cell(row, "place", image) for row, image in zip(rows, images, strict=True)]
+        strata = {name: _cell(row, "category", "") for name, row in zip(names, rows, strict=True)}
         split = self.deal_splits(strata, {} if self.split_file else _named_splits(names, rows))
         return [
             Item("", image, dump({**row, "split": split[name], "key": _key(row, number if image in shared else None)}))
@@ -152,6 +152,12 @@ class Table(Archive):
         return super().read_chip(self._split_root(root)[0], sample, size, max_pixels)
 
 
+def _cell(row: Mapping[str, Any], column: str, default: str) -> str:
+    """Return the text of a cell, which may be the number 0; `default` where it is missing."""
+    value = row.get(column)
+    return default if value is None else str(value)
+
+
 def _named_splits(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
     """Return the split that the rows of each name (a place or an image) give it; None where none does."""
     splits: dict[str, str | None] = dict.fromkeys(names)
@@ -174,7 +180,7 @@ def _named_splits(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> di
 def _key(row: Mapping[str, Any], number: int | None) -> str:
     if row.get("key") is not None:
         return make_key(str(row["key"]))
-    image = str(row.get("image") or "row")
+    image = _cell(row, "image", "row")
     parts = [stem(image.partition("://")[2] or image)]
     return make_key(*parts, *([] if number is None else [f"{number:06d}"]))
 
@@ -194,7 +200,8 @@ def _scene(image: str, cells: Mapping[str, Any], head: ImageHead) -> Scene:
         metadata = Metadata(**known, gsd=gsd, location=centre)
     x, y, width, height = box or (0, 0, head.width, head.height)
     aoi = Aoi(x, y, width, height, cells.get("category"), labels=cells.get("labels", ()))
-    place = make_key(cells.get("place") or stem(image))
+    # As the user writes it: in a key's letters two places could become one.
+    place = cells.get("place", make_key(stem(image)))
     return Scene(cells["key"], cells["split"], place, image, head.width, head.height, metadata, georeference, (aoi,))
 
 
