@@ -122,6 +122,13 @@ def test_columns_that_are_not_as_they_must_be(root: Path, frame: dict[str, list[
         read(root, frame, **options)
 
 
+@pytest.mark.parametrize("row", ["images/one.png,7,46,7.1,46.1", "images/one.png,,"])
+def test_cells_without_a_column_are_refused(root: Path, row: str) -> None:
+    (root / "t.csv").write_text(f"image,bbox\n{row}\n{row}\n")
+    with pytest.raises(LayoutError, match="more cells than its header"):
+        Table().list_items(str(root / "t.csv"))
+
+
 def test_other_names_and_extra_columns(root: Path) -> None:
     frame = {"file": ["images/one.png"], "label": ["port"], "remark": ["nice"]}
     sample = only(read(root, frame, columns="image=file, category=label", extra_columns="ignore"))

@@ -241,7 +241,10 @@ def _read_rows(store: Store, name: str) -> list[dict[str, Any]]:
     try:
         if name.lower().endswith((".csv", ".csv.gz")):
             text = gzip.decompress(data) if name.lower().endswith(".gz") else data
-            rows: list[dict[Any, Any]] = pd.read_csv(io.BytesIO(text), dtype=str, keep_default_na=False).to_dict("records")
+            frame = pd.read_csv(io.BytesIO(text), dtype=str, keep_default_na=False)
+            if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the first cells for names of rows
+                raise ValueError("its rows have more cells than its header. Put cells that hold commas into quotation marks")
+            rows: list[dict[Any, Any]] = frame.to_dict("records")
         else:
             table = read_parquet(data)
             _check_crs(name, table.schema.metadata or {})
