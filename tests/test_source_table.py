@@ -143,7 +143,7 @@ def test_other_names_and_extra_columns(root: Path) -> None:
         ("gsd", "big"), ("gsd", "0"), ("gsd", "inf"), ("datetime", "yesterday"), ("cloud_cover", "101"), ("off_nadir", "-1"),
         ("sun_elevation", "95"), ("lat", "91"), ("bbox", "1,2,3"), ("bbox", "1,2,1,2"), ("geometry", "POINT (1 2)"),
         ("bbox", "500000,4649000,500120,4649150"), ("bbox", "7,46,7.001,90.1"), ("bbox", "-361,46,7,46.001"),
-        ("image_width", "3.5"), ("wavelengths", "red"),
+        ("image_width", "3.5"), ("wavelengths", "red"), ("labels", "['sea', 'port']"),
     ],
 )  # fmt: skip
 def test_a_cell_that_cannot_be_is_a_reject(root: Path, column: str, cell: str) -> None:
@@ -321,6 +321,16 @@ def test_labels_become_several_classes(root: Path) -> None:
     dataset = build(BuildRequest(Table(), str(root / "table.csv"), str(root / "out"), KEEP))
     assert dataset["classes"] == ["port", "sea"]
     assert validate.validate(str(root / "out")).problems == ()
+
+
+@pytest.mark.parametrize("cell", ["661|545|477", "[661, 545, 477]", "661 545 477"])
+def test_wavelengths_are_written_as_captions_write_them_too(root: Path, cell: str) -> None:
+    assert only(read(root, {"image": ["images/one.png"], "wavelengths": [cell]})).metadata.wavelengths == (661, 545, 477)
+
+
+def test_an_empty_list_of_wavelengths_is_missing(root: Path) -> None:
+    pd.DataFrame({"image": ["images/one.png"], "wavelengths": [np.array([], int)]}).to_parquet(root / "t.parquet")
+    assert only(build_index(Table(), str(root / "t.parquet"), KEEP, Local())).metadata.wavelengths is None
 
 
 def test_the_command_says_which_column_it_does_not_know(root: Path) -> None:

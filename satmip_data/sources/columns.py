@@ -44,20 +44,22 @@ def _azimuth(key: str, value: Any) -> float:
     return turned
 
 
-def _list(key: str, value: Any) -> tuple[str, ...]:
+def _labels(key: str, value: Any) -> tuple[str, ...]:
     """Return the parts of a list, which a CSV writes with | between them."""
-    parts = value if isinstance(value, list) else str(value).strip("[]").split("|")
+    if isinstance(value, str) and value.strip().startswith("["):
+        raise InvalidError(f"{key} must have | between them, as sea|port; however: {value!r}")
+    parts = value if isinstance(value, list) else str(value).split("|")
     return tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
 
 
-def _wavelengths(key: str, value: Any) -> tuple[int, ...]:
-    return tuple(round(_number(key, part, 1.0, 1e6)) for part in _list(key, value))
-
-
-def _numbers(key: str, value: Any) -> tuple[float, ...]:
-    """Return the numbers of a bbox, which a CSV writes with commas or spaces between them."""
+def _numbers(key: str, value: Any, low: float = -math.inf, high: float = math.inf) -> tuple[float, ...]:
+    """Return the numbers of a list, which a CSV writes with commas, spaces or | between them."""
     parts = value if isinstance(value, list) else re.findall(r"[^\s,;|\[\]()]+", str(value))
-    return tuple(_number(key, part) for part in parts)
+    return tuple(_number(key, part, low, high) for part in parts)
+
+
+def _wavelengths(key: str, value: Any) -> tuple[int, ...] | None:
+    return tuple(round(number) for number in _numbers(key, value, 1.0, 1e6)) or None
 
 
 COLUMNS: dict[str, Callable[[str, Any], Any]] = {
@@ -66,7 +68,7 @@ COLUMNS: dict[str, Callable[[str, Any], Any]] = {
     "split": _text,
     "place": _text,
     "category": _text,
-    "labels": _list,
+    "labels": _labels,
     **dict.fromkeys(("x", "y"), _between()),
     **dict.fromkeys(("width", "height"), _between(0.0)),
     **dict.fromkeys(("image_width", "image_height"), _whole),
