@@ -345,7 +345,7 @@ def fields_command() -> None:
 
 @main.command("demo")
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the world.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the world.")
 @click.option("--places", type=click.IntRange(1), default=320, show_default=True, help="Places on Earth, each seen several times.")
 @workers_option
 def demo_command(out: Path, seed: int, places: int, workers: int) -> None:
@@ -358,7 +358,7 @@ def demo_command(out: Path, seed: int, places: int, workers: int) -> None:
     """
     try:
         summary = write_demo(out, seed=seed, places=places, workers=workers)
-    except (ValueError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     counts = ", ".join(f"{count:,} {split}" for split, count in summary.images.items())
     Console().print(f"{out}: {counts} images of {summary.places} places, {len(summary.classes)} classes", highlight=False)

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pvlib.solarposition import get_solarposition
 
+from satmip_data import cli
 from satmip_data.demo import write_demo
 from satmip_data.demo.draw import View, boxes_in_pixels, draw, make_view, shadow_heights
 from satmip_data.demo.layouts import make_plan
@@ -357,6 +359,32 @@ def test_a_world_that_is_there_is_left_alone_and_another_is_refused(tmp_path: Pa
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "world").rglob("*")} == before
     with pytest.raises(FileExistsError, match="holds a world of"):
         write_demo(tmp_path / "world", seed=2, places=24, workers=1)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"type": "Topology"}'])
+def test_a_users_own_world_json_is_left_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "world.json").write_text(text)
+    with pytest.raises(FileExistsError, match="holds other files"):
+        write_demo(tmp_path, places=24, workers=1)
+
+
+def test_a_link_to_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "world").symlink_to("disk")
+    assert write_demo(tmp_path / "world", places=24, workers=1).root == tmp_path / "world"
+    assert (tmp_path / "world").is_symlink()
+    assert (tmp_path / "disk/world.json").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "world"]
+
+
+def test_a_place_that_cannot_be_written_is_told_without_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--places", "24", "--workers", "1"]
+    result = CliRunner().invoke(cli.main, ["demo", ".", *options])
+    assert "a directory of its own" in " ".join(result.output.split())
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(cli.main, ["demo", "file/world", *options])
+    assert "Error: [Errno 20] Not a directory" in result.output
 
 
 def test_a_world_stopped_half_way_is_begun_anew(tmp_path: Path) -> None:

@@ -50,13 +50,18 @@ def write_demo(out: Path, seed: int = 0, places: int = 320, workers: int = 2) ->
 
     Raises:
         FileExistsError: `out` holds other files, or another world.
-        ValueError: there are too few places for every class to be in both splits, or `workers` is below 1.
+        OSError: `out` cannot be written.
+        ValueError: there are too few places for every class to be in both splits, `workers` is below 1, or `out` is the working
+            directory, in whose stead a new one would stand.
     """
     if workers < 1:
         raise ValueError(f"a world needs one worker or more, however: {workers=}")
+    named, out = out, out.resolve()
     asked = {"seed": seed, "places": places}
-    if (there := _already_there(out, asked)) is not None:
+    if (there := _already_there(named, asked)) is not None:
         return there
+    if out == Path.cwd():
+        raise ValueError(f"a world needs a directory of its own, however: {str(named)!r} is this one. Name another, as out/world")
     partial_out = out.with_name(f".{out.name}.part")  # hidden: a `world.part` may be the user's
     if partial_out.exists():  # of a run that was stopped
         shutil.rmtree(partial_out)
@@ -65,7 +70,7 @@ def write_demo(out: Path, seed: int = 0, places: int = 320, workers: int = 2) ->
     for place, (pictures, labelled) in zip(world, _write_all(partial_out, world, workers), strict=True):
         images[place.split] += pictures
         boxes += labelled
-    summary = DemoSummary(out, tuple(CLASSES), len(world), images, boxes)
+    summary = DemoSummary(named, tuple(CLASSES), len(world), images, boxes)
     (partial_out / MARKER).write_text(json.dumps({"asked": asked, "made": summary.to_json()}))
     if out.exists():
         out.rmdir()
@@ -77,14 +82,15 @@ def _already_there(out: Path, asked: dict[str, int]) -> DemoSummary | None:
     """Return the summary of the world at `out` if it is the one asked for; None where there is nothing."""
     if not out.exists() or not any(out.iterdir()):
         return None
-    marker = out / MARKER
-    found = json.loads(marker.read_text()) if marker.exists() else {}
-    if found.get("asked") != asked:
-        holds = f"a world of {found['asked']}" if found else "other files"
+    try:
+        found = json.loads((out / MARKER).read_text())
+        holds, made = f"a world of {found['asked']}", found["made"]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):  # the user may have a `world.json`
+        holds, made = "other files", {}
+    if holds != f"a world of {asked}":
         raise FileExistsError(
             f"a world of {asked} is written into an empty directory, however: {out} holds {holds}. Choose another"
         )
-    made = found["made"]
     return DemoSummary(out, tuple(made["classes"]), made["places"], made["images"], made["boxes"])
 
 
