@@ -83,7 +83,7 @@ def _front_matter(dataset: dict[str, Any], coverage: Coverage) -> dict[str, Any]
     licence = {"license": identifier}
     if identifier == "other":
         licence["license_name"] = re.sub(r"[^a-z0-9]+", "-", dataset["source"]["licence"].lower()).strip("-")
-    files = [{"split": split, "path": f"{split}/*.tar"} for split in dataset["splits"]]
+    files = [{"split": _hub_split(split), "path": f"{split}/*.tar"} for split in dataset["splits"]]
     return {
         **licence,
         "pretty_name": f"{dataset['source']['name']} chips with metadata",
@@ -92,6 +92,11 @@ def _front_matter(dataset: dict[str, Any], coverage: Coverage) -> dict[str, Any]
         "configs": [{"config_name": "default", "data_files": files}],
         "dataset_info": {"config_name": "default", "features": hub_features(coverage.classes, coverage.labels)},
     }
+
+
+def _hub_split(split: str) -> str:
+    """Return the name of a split on the Hub, which has no hyphens."""
+    return split.replace("-", "_")
 
 
 def _size_category(samples: int) -> str:
@@ -147,7 +152,7 @@ samples = wds.WebDataset("{example}", shardshuffle=False).decode("pil").to_tuple
 ```python
 import datasets
 
-{first} = datasets.load_dataset("path/to/this/folder", split="{first}")
+samples = datasets.load_dataset("path/to/this/folder", split="{first}")
 ```
 
 (`datasets` keeps what it has loaded by the name of the folder: after a new build pass `download_mode="force_redownload"`.)
@@ -188,7 +193,7 @@ standardized numeric and categorical features.
 {counts}
 
 {_coverage_lines(dataset, coverage)}
-{_LOADING.format(example=f"{first}/000000.tar", first=first, braces=braces)}
+{_LOADING.format(example=f"{first}/000000.tar", first=_hub_split(first), braces=braces)}
 ## Members of a sample
 
 `<key>.jpg` the chip, `.txt` the caption, `.json` the metadata of chip and scene, the window and the footprint; `.num.npy`,
@@ -303,7 +308,7 @@ def _geo_terms(dataset: dict[str, Any], coverage: Coverage) -> dict[str, Any]:
             "@type": "geocr:BandConfiguration", "geocr:totalBands": len(names), "geocr:bandNameList": names,
         },
         "geocr:samplingStrategy": (
-            f"One chip of each annotated box; context {dataset['settings'].get('context', 0)}, fit "
+            f"One chip of each box; context {dataset['settings'].get('context', 0)}, fit "
             f"{dataset['settings'].get('fit', 'stretch')}; samples of one place are spread apart."
         ),
     }  # fmt: skip

@@ -19,6 +19,7 @@ from satmip_data.build import BuildRequest, build
 from satmip_data.settings import BuildSettings
 from satmip_data.shards import CaptionRewrite
 from satmip_data.sources import SOURCES
+from satmip_data.tables import read_parquet
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,17 @@ def test_the_text_holds_the_counts_and_how_to_load(built: Path) -> None:
         assert reader in text
     assert "train/{000000..000001}.tar" in text
     assert max(len(line) for line in text.splitlines()) < 200
+
+
+def test_a_split_has_a_name_that_the_hub_takes(built: Path) -> None:
+    """Its names are words of letters, digits and underscores; ours may hold hyphens."""
+    dataset = json.loads((built / "dataset.json").read_text())
+    dataset["splits"] = {"fold-1": dataset["splits"]["train"]}
+    text = card.readme(dataset, card.read_coverage(read_parquet((built / "index.parquet").read_bytes())))
+    data_files = yaml.safe_load(text.split("---\n")[1])["configs"][0]["data_files"]
+    assert data_files == [{"split": "fold_1", "path": "fold-1/*.tar"}]
+    assert 'samples = datasets.load_dataset("path/to/this/folder", split="fold_1")' in text
+    assert "fold-1/{000000..000001}.tar" in text
 
 
 def test_croissant_names_every_file_with_its_hash(built: Path) -> None:
