@@ -239,13 +239,18 @@ def distance(start: Point, end: Point) -> float:
 
 
 def pixel_size(georeference: Georeference, width: int, height: int) -> Point:
-    """Return the size of a pixel along x and y in degrees, positive, at the centre of an image of `width` x `height` pixels."""
+    """Return how many degrees a step of one column and of one row spans, at the centre of an image of `width` x `height` pixels.
+
+    In an image that is turned a step runs along longitude and latitude at once.
+    """
     if georeference.crs == "EPSG:4326":
         # The steps themselves: the difference of two longitudes has a rounding of its own at every place.
-        return abs(georeference.affine[0]), abs(georeference.affine[4])
+        a, b, _, d, e, _ = georeference.affine
+        return math.hypot(a, d), math.hypot(b, e)
     col, row = width / 2, height / 2
-    (lon, lat), (lon_x, _), (_, lat_y) = (lonlat(georeference, c, r) for c, r in ((col, row), (col + 1, row), (col, row + 1)))
-    return abs(wrap_longitude(lon_x - lon)), abs(lat_y - lat)
+    (lon, lat), *steps = (lonlat(georeference, c, r) for c, r in ((col, row), (col + 1, row), (col, row + 1)))
+    across, down = (math.hypot(wrap_longitude(lon_x - lon), lat_x - lat) for lon_x, lat_x in steps)
+    return across, down
 
 
 def georeference_from_bounds(ring: Ring, width: int, height: int) -> Georeference:

@@ -248,6 +248,15 @@ def test_pixel_size_is_the_affines_in_degrees(place: tuple[Georeference, Window]
     assert size == (georeference.affine[0], -georeference.affine[4])  # to the last bit: noise would become a feature
 
 
+@pytest.mark.parametrize("turn", [0.0, 30.0, 90.0, 180.0])
+@pytest.mark.parametrize(("crs", "x", "y", "step"), [("EPSG:4326", 9.0, 0.0, 1e-4), ("EPSG:32632", 500_000.0, 0.0, 10.0)])
+def test_a_turned_image_has_pixels_as_large(turn: float, crs: str, x: float, y: float, step: float) -> None:
+    """At the equator, where a degree is as long to the east as to the north."""
+    cos, sin = step * math.cos(math.radians(turn)), step * math.sin(math.radians(turn))
+    size = geometry.pixel_size(Georeference((cos, sin, x, sin, -cos, y), crs), 8, 8)
+    assert size == pytest.approx((1e-4 if crs == "EPSG:4326" else 9e-5,) * 2, rel=0.01)
+
+
 KNOWN_ZONES = {
     "Zurich": (8.55, 47.37, "32T"),
     "Quito": (-78.5, -0.2, "17M"),
