@@ -18,6 +18,7 @@ from satmip_data.records import REASONS, Sample
 from satmip_data.settings import BuildSettings
 from satmip_data.sources.base import LayoutError
 from satmip_data.sources.stac import Stac
+from satmip_data.storage import Store
 from tests.data.archives.make import pixels, stac_item, write_raster
 
 KEEP = BuildSettings(size=None)
@@ -102,6 +103,12 @@ def test_items_of_two_collections_may_share_an_id_and_none_is_lost(root: Path) -
     assert [(reject.reason, reject.key) for reject in index.rejects] == [("duplicate_key", "l2_scene-1")]
     (root / "lists.txt").write_text("Scene-1 val\n")
     assert {sample.split for sample in read(root, *items, split_file=str(root / "lists.txt")).samples} == {"val"}
+
+
+def test_a_signed_url_is_the_image_of_an_item(root: Path) -> None:
+    Store("memory://bucket").write("scene.tif?signature=a.b", (root / "images/scene.tif").read_bytes())
+    sample = only(read(root, stac_item(1, {"href": "memory://bucket/scene.tif?signature=a.b"})))
+    assert sample.metadata.gsd == pytest.approx((10, 10), rel=1e-3)
 
 
 def test_an_asset_is_cut_on_the_grid_and_proven(root: Path) -> None:

@@ -263,6 +263,16 @@ def test_images_may_lie_anywhere(root: Path) -> None:
         assert np.array_equal(np.asarray(chip), np.asarray(Image.open(root / f"images/{name}.png")))
 
 
+def test_a_signed_url_names_a_raster_too(root: Path) -> None:
+    values = pixels(np.random.default_rng(0), 32, 48, 3, 1, 255).astype(np.uint8)
+    write_raster(root / "scene.tif", values)
+    Store("memory://bucket").write("scene.tif?expires=1&signature=a.b", (root / "scene.tif").read_bytes())
+    sample = only(read(root, {"image": ["memory://bucket/scene.tif?expires=1&signature=a.b"]}))
+    assert sample.metadata.gsd == pytest.approx((10, 10), rel=1e-3)
+    chip = Table().read_chip(str(root / "table.csv"), sample, (48, 32), 10**6)
+    assert np.array_equal(np.asarray(chip), values.transpose(1, 2, 0))
+
+
 def test_places_stay_in_one_split(root: Path) -> None:
     frame = {"image": ["images/one.png"] * 40, "place": [f"p{i // 4}" for i in range(40)], "key": [f"k{i}" for i in range(40)]}
     samples = read(root, frame, shares="train=50,val=50").samples

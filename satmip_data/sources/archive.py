@@ -103,7 +103,7 @@ class Archive(DealtSplits, ImageFiles):
             raster.ScaleError: the image is a raster that needs `bands` or `stretch`.
         """
         store, name = locate(root, path)
-        if not path.lower().endswith(raster.SUFFIXES):
+        if not ends_with(path, raster.SUFFIXES):
             width, height = imagery.image_size(store.path(name) if store.local else store.read(name))
             return ImageHead(width, height, None, {}, None)
         header = raster.read_header(store, name)
@@ -115,7 +115,7 @@ class Archive(DealtSplits, ImageFiles):
         """Read the window of a raster alone, and of any other image the whole. See `Source.read_chip`."""
         store, name = locate(root, sample.path)
         expected, window = (sample.scene_width, sample.scene_height), sample.window
-        if not sample.path.lower().endswith(raster.SUFFIXES):
+        if not ends_with(sample.path, raster.SUFFIXES):
             return imagery.read_chip(_read(store, name), window, size, expected, max_pixels)
         if window.width * window.height > max_pixels:
             message = f"a window must have at most {max_pixels} pixels, however: {window!r}"
@@ -140,6 +140,11 @@ def _read(store: Store, name: str) -> bytes:
         return store.read(name)
     except OSError as error:
         raise imagery.ImageError("image_unreadable", f"an image must be readable, however: {name}: {error}") from error
+
+
+def ends_with(path: str, suffixes: tuple[str, ...]) -> bool:
+    """Tell whether a path, or a URL that may be signed (`.../a.tif?token=...`), names a file with one of the endings."""
+    return (path.partition("?")[0] if "://" in path else path).lower().endswith(suffixes)
 
 
 def archive_url(root: str) -> str:

@@ -20,7 +20,18 @@ from shapely.geometry import shape
 from satmip_data.imagery import ImageError
 from satmip_data.raster import ScaleError
 from satmip_data.records import Georeference, Metadata, Sample, Scene, Window
-from satmip_data.sources.archive import IMAGE_SUFFIXES, Archive, ImageHead, cut, dump, failure, left_out, make_key, placed
+from satmip_data.sources.archive import (
+    IMAGE_SUFFIXES,
+    Archive,
+    ImageHead,
+    cut,
+    dump,
+    ends_with,
+    failure,
+    left_out,
+    make_key,
+    placed,
+)
 from satmip_data.sources.base import Found, InvalidError, Item, LayoutError, list_files, read_json, reject
 from satmip_data.sources.columns import COLUMNS, from_bounds
 from satmip_data.splits import folder_split
@@ -113,7 +124,7 @@ class Stac(Archive):
 
     def _asset(self, feature: Mapping[str, Any]) -> Mapping[str, Any]:
         assets: Mapping[str, Mapping[str, Any]] = feature.get("assets") or {}
-        images = [key for key, asset in assets.items() if asset["href"].lower().endswith(IMAGE_SUFFIXES)]
+        images = [key for key, asset in assets.items() if ends_with(asset["href"], IMAGE_SUFFIXES)]
         data = [key for key in images if not {"thumbnail", "overview"} & set(assets[key].get("roles") or ())]
         chosen = [self.asset] if self.asset else data
         if len(chosen) != 1 or chosen[0] not in assets:

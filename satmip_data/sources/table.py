@@ -26,7 +26,7 @@ from satmip_data.geometry import WGS84, wrap_longitude
 from satmip_data.imagery import ImageError
 from satmip_data.raster import ScaleError
 from satmip_data.records import Aoi, Georeference, Metadata, Sample, Scene, Window
-from satmip_data.sources.archive import Archive, ImageHead, archive_url, dump, failure, left_out, make_key, placed, stem
+from satmip_data.sources.archive import Archive, ImageHead, archive_url, dump, ends_with, failure, left_out, make_key, placed, stem
 from satmip_data.sources.base import Found, InvalidError, Item, LayoutError
 from satmip_data.sources.columns import ALIASES, COLUMNS, fills, from_bounds
 from satmip_data.splits import name_split
@@ -143,7 +143,7 @@ class Table(Archive):
 
     def _head(self, folder: str, image: str, cells: Mapping[str, Any]) -> ImageHead:
         # A raster may place itself, and must say whether its values fit.
-        if {"image_width", "image_height"} <= cells.keys() and not image.lower().endswith(raster.SUFFIXES):
+        if {"image_width", "image_height"} <= cells.keys() and not ends_with(image, raster.SUFFIXES):
             return ImageHead(cells["image_width"], cells["image_height"], None, {}, None)
         return self.read_image(folder, image)
 
