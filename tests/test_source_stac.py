@@ -137,6 +137,7 @@ def test_wavelengths_are_those_of_the_bands_that_are_read(root: Path) -> None:
     bands = [{"name": "red", "center_wavelength": 0.665}, {"center_wavelength": 0.56}, {"center_wavelength": 0.49}]
     assert only(read(root, stac_item(1, {**ASSET, "eo:bands": bands}))).metadata.wavelengths == (665, 560, 490)
     assert only(read(root, stac_item(1, {**ASSET, "eo:bands": bands}), bands="3,2,1")).metadata.wavelengths == (490, 560, 665)
+    assert only(read(root, changed(**{"eo:bands": bands}))).metadata.wavelengths is None  # of which asset, the item does not say
     newer = [{"eo:center_wavelength": 0.665}, {"eo:center_wavelength": 0.56}, {}]
     assert only(read(root, stac_item(1, {**ASSET, "bands": newer}))).metadata.wavelengths is None
 

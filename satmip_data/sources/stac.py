@@ -141,7 +141,7 @@ class Stac(Archive):
         gsd = None if properties.get("gsd") is None else COLUMNS["gsd"]("gsd", properties["gsd"])
         if georeference is None:
             raise InvalidError("an item must have a geometry or a bbox, however: it has neither")
-        known = _known(properties, head)
+        known = {**_known(properties), "wavelengths": _wavelengths(asset, head)}
         whole = Scene(key, split, key, path, head.width, head.height, Metadata(), georeference, ())
         return cut(whole, self.tile, lambda window: _measured(known, gsd, georeference, window, exact))
 
@@ -179,19 +179,22 @@ def _resolve(item: str, href: str) -> str:
     return href if "://" in href or href.startswith("/") else posixpath.normpath(posixpath.join(posixpath.dirname(item), href))
 
 
-def _known(properties: Mapping[str, Any], head: ImageHead) -> dict[str, Any]:
+def _known(properties: Mapping[str, Any]) -> dict[str, Any]:
     known = {ours: COLUMNS[ours](name, properties[name]) for name, ours in PROPERTIES.items() if properties.get(name) is not None}
     if (time := properties.get("datetime") or properties.get("start_datetime")) is not None:
         known["datetime"] = COLUMNS["datetime"]("datetime", time)
     if (azimuth := properties.get("view:azimuth")) is not None:
         # STAC looks from below the satellite to the scene; ours is the direction back.
         known["target_azimuth"] = (COLUMNS["target_azimuth"]("view:azimuth", azimuth) + 180.0) % 360.0
-    return {**known, "wavelengths": _wavelengths(properties, head)}
+    return known
 
 
-def _wavelengths(properties: Mapping[str, Any], head: ImageHead) -> tuple[int, ...] | None:
-    """Return the centre wavelengths of the bands that are read, nanometres; STAC has micrometres."""
-    bands = properties.get("bands") or properties.get("eo:bands") or ()
+def _wavelengths(asset: Mapping[str, Any], head: ImageHead) -> tuple[int, ...] | None:
+    """Return the centre wavelengths of the bands that are read, nanometres; STAC has micrometres.
+
+    Only the asset's own bands are those of its raster: an item lists the bands of all its assets.
+    """
+    bands = asset.get("bands") or asset.get("eo:bands") or ()
     chosen = [bands[number - 1] for number in head.bands or (1, 2, 3) if number <= len(bands)]
     centres = [band.get("eo:center_wavelength", band.get("center_wavelength")) for band in chosen]
     return tuple(round(1000.0 * centre) for centre in centres) if len(centres) == 3 and None not in centres else None
