@@ -99,6 +99,21 @@ def test_split_folders_count_before_shares_and_a_users_list_before_both(tmp_path
     assert Counter(reject.reason for reject in index.rejects) == {"not_in_split_file": 16}
 
 
+def test_images_of_a_split_without_a_class_are_rejects_and_no_class_of_that_name(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "train", ("bus", "train"), 4)
+    write_class_folders(tmp_path, ("test",), 4)
+    index = index_of(ImageFolder(), tmp_path)
+    assert {(sample.category, sample.split) for sample in index.samples} == {("bus", "train"), ("train", "train")}
+    assert [(reject.reason, reject.path.split("/")[0]) for reject in index.rejects] == [("metadata_invalid", "test")] * 4
+
+
+def test_a_class_may_be_called_as_a_split(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, ("bus", "train"), 5)
+    index = index_of(ImageFolder(), tmp_path)
+    assert not index.rejects
+    assert {sample.category for sample in index.samples} == {"bus", "train"}
+
+
 def test_a_list_of_another_set_is_refused(tmp_path: Path) -> None:
     write_class_folders(tmp_path / "set", ("a",), 2)
     (tmp_path / "lists.txt").write_text("other_1.jpg train\n")

@@ -38,13 +38,16 @@ class ImageFolder(Archive):
             FileNotFoundError: there is none.
         """
         paths = sorted(path for path in list_files(archive_url(root)) if _is_image(path))
+        folders = {path: _folder_split(path) for path in paths}
         categories = {path: self._category(path) for path in paths}
+        if any(folders.values()):  # an image that lies in the folder of a split itself has no class
+            categories |= {path: None for path in paths if folders[path] is None and folder_split(path) is not None}
         if not any(categories.values()):
             wanted = f", the class being one of {', '.join(self.classes)}" if self.classes else ""
             raise LayoutError(f"{self.name} needs images at .../<class>/<image> below its root{wanted}; however: {root!r} has none")
         known = {path: category for path, category in categories.items() if category}
         short = {path: f"{category}/{PurePosixPath(path).name}" for path, category in known.items()}
-        split = self.deal_splits(known, {path: _folder_split(path) for path in known}, short)
+        split = self.deal_splits(known, {path: folders[path] for path in known}, short)
         return [Item("", path, dump({"split": split.get(path), "category": category})) for path, category in categories.items()]
 
     def _category(self, path: str) -> str | None:
