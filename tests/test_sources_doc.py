@@ -38,5 +38,5 @@ def test_commands_of_the_page_parse() -> None:
     assert len(commands) >= len(SOURCES)
     for command in commands:
         if not command.startswith("SOURCE"):
-            context = click.Context(cli.build_command)
+            context = click.Context(cli.build_command, help_option_names=["-h", "--help"])
             cli.build_command.make_parser(context).parse_args(command.split())
