@@ -231,13 +231,13 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
             return
         dataset = build.standing(request)
         if dataset is not None:
-            console.print(f"{out} was already built, and {root} was not read again. To read it again, name another folder.")
+            click.echo(f"{out} was already built, and {root} was not read again. To read it again, name another folder.")
         else:
             config = {"root": root, "out": out, "source": source_name, **request.settings.to_json()}
             with tracking.progress_bar() as bar, tracking.wandb_run(options["wandb_project"], config, bar) as show:
                 dataset = build.build(request, show)
     display.show_dataset(console, out, dataset)
-    console.print(f"Next: satmip-data caption {out} --fields gsd,time,loc   or   satmip-train --shards {out}", highlight=False)
+    click.echo(f"Next: satmip-data caption {out} --fields gsd,time,loc   or   satmip-train --shards {out}")
 
 
 def _build_request(root: str, out: str, source_name: str, options: dict[str, Any]) -> build.BuildRequest:
@@ -329,7 +329,7 @@ def inspect_command(shard_directory: str, samples: int, sheet: Path | None, chip
         display.show_samples(console, shard_directory, dataset, samples)
         if sheet is not None:
             display.write_sheet(shard_directory, dataset, sheet, chips)
-            console.print(f"Contact sheet: {sheet}")
+            click.echo(f"Contact sheet: {sheet}")
 
 
 @main.command("fields")
@@ -361,5 +361,5 @@ def demo_command(out: Path, seed: int, places: int, workers: int) -> None:
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     counts = ", ".join(f"{count:,} {split}" for split, count in summary.images.items())
-    Console().print(f"{out}: {counts} images of {summary.places} places, {len(summary.classes)} classes", highlight=False)
-    Console().print(f"Next: satmip-data build {out} out/shards", highlight=False)
+    click.echo(f"{out}: {counts} images of {summary.places} places, {len(summary.classes)} classes")
+    click.echo(f"Next: satmip-data build {out} out/shards")

@@ -52,6 +52,15 @@ def test_a_build_that_is_done_says_that_its_source_was_not_read_again(here: Path
         assert "18" in result.output
 
 
+def test_a_folder_with_brackets_is_named_as_it_is_on_one_line(here: Path) -> None:
+    for out in ("out[v1]", "out[", "a/[/v1]"):
+        for _ in range(2):
+            result = run("build", "../fmow", out, "--size", "16", "--limit", "6", "--workers", "1")
+            assert result.exit_code == 0, result.output
+            assert f"Next: satmip-data caption {out} --fields gsd,time,loc   or   satmip-train --shards {out}\n" in result.output
+        assert f"{out} was already built, and ../fmow was not read again." in result.output
+
+
 def test_inspect_of_a_damaged_index_gives_advice(here: Path) -> None:
     run("build", "../fmow", "--size", "32", "--workers", "1")
     index = here / "out/shards/index.parquet"
