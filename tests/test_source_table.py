@@ -99,11 +99,19 @@ def test_a_build_from_a_table_is_proven(root: Path) -> None:
     assert validate.validate(str(root / "out")).problems == ()
 
 
-def test_shapes_in_metres_are_refused(root: Path) -> None:
-    frame = geopandas.GeoDataFrame({"image": ["images/one.png"]}, geometry=[box(0, 0, 9, 9)], crs="EPSG:32632")
+@pytest.mark.parametrize(("crs", "name"), [(32632, "UTM zone 32N"), (4301, "Tokyo"), (4267, "NAD27")])
+def test_shapes_in_metres_or_of_another_datum_are_refused(root: Path, crs: int, name: str) -> None:
+    frame = geopandas.GeoDataFrame({"image": ["images/one.png"]}, geometry=[box(0, 0, 9, 9)], crs=crs)
     frame.to_parquet(root / "t.parquet")
-    with pytest.raises(LayoutError, match="UTM zone 32N"):
+    with pytest.raises(LayoutError, match=f"WGS 84, however: it is in .*{name}"):
         Table().list_items(str(root / "t.parquet"))
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "OGC:CRS84", "EPSG:4258", "EPSG:4269", "EPSG:7844", None])
+def test_shapes_within_metres_of_wgs_84_are_read(root: Path, crs: str | None) -> None:
+    frame = geopandas.GeoDataFrame({"image": ["images/one.png"]}, geometry=[box(7, 46, 7.001, 46.001)], crs=crs)
+    frame.to_parquet(root / "t.parquet")
+    assert only(build_index(Table(), str(root / "t.parquet"), KEEP, Local())).metadata.location == pytest.approx((7.0005, 46.0005))
 
 
 @pytest.mark.parametrize(

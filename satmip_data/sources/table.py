@@ -18,11 +18,11 @@ from typing import Any, ClassVar, Literal
 import pandas as pd
 from PIL import Image
 from pyarrow import ArrowException
-from pyproj import CRS
+from pyproj import CRS, Transformer
 from shapely import GEOSException, from_wkb
 
 from satmip_data import raster
-from satmip_data.geometry import WGS84, wrap_longitude
+from satmip_data.geometry import WGS84, distance, wrap_longitude
 from satmip_data.imagery import ImageError
 from satmip_data.raster import ScaleError
 from satmip_data.records import Aoi, Georeference, Metadata, Sample, Scene, Window
@@ -41,6 +41,9 @@ BOX = ("x", "y", "width", "height")
 SAME = ("multispectral_gsd", "datetime", "utm_zone", "country_code", "cloud_cover", "scan_direction", "wavelengths",
         "target_azimuth", "sun_azimuth", "sun_elevation", "off_nadir", "platform")  # fmt: skip
 """Columns that are attributes of `Metadata` under the same name."""
+
+MOST_SHIFT = 5.0
+"""Metres: ETRS89 and NAD83 have drifted from WGS 84 by a metre or two, NAD27 and Tokyo lie 50 to 500 m away."""
 
 
 @dataclass(frozen=True)
@@ -288,9 +291,23 @@ def _text(column: str, value: bytes) -> str:
 
 
 def _check_crs(name: str, metadata: Mapping[bytes, bytes]) -> None:
-    """Refuse a GeoParquet whose shapes are not longitudes and latitudes."""
+    """Refuse a GeoParquet whose shapes are not longitudes and latitudes of WGS 84, or of what lies within `MOST_SHIFT` of it."""
     geo = json.loads(metadata.get(b"geo", b"{}"))
     for column, entry in geo.get("columns", {}).items():
-        if (crs := entry.get("crs")) is not None and not CRS.from_user_input(crs).is_geographic:
-            found = CRS.from_user_input(crs).name
-            raise LayoutError(f"{column} of {name} must hold longitudes and latitudes, however: it is in {found}")
+        if entry.get("crs") is None:
+            continue
+        crs = CRS.from_user_input(entry["crs"])
+        if not crs.is_geographic or _shift(crs) > MOST_SHIFT:
+            raise LayoutError(
+                f"{column} of {name} must hold longitudes and latitudes of WGS 84, however: it is in {crs.name}. "
+                "Write it with geopandas' to_crs(4326)"
+            )
+
+
+def _shift(crs: CRS) -> float:
+    """Return the metres by which a point of a geographic CRS is missed where its degrees are taken for those of WGS 84."""
+    if (area := crs.area_of_use) is None:
+        return 0.0
+    east = area.east + 360.0 * (area.east < area.west)  # across the antimeridian
+    middle = wrap_longitude((area.west + east) / 2), (area.south + area.north) / 2
+    return distance(middle, Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(*middle))
