@@ -177,5 +177,10 @@ def test_what_is_no_collection_is_refused(root: Path, tmp_path: Path) -> None:
     (root / "items.json").write_text("{")
     with pytest.raises(LayoutError, match="readable JSON"):
         Stac().list_items(str(root / "items.json"))
+    (root / "items.json").write_text('{"type": "FeatureCollection", "features": null}')
+    with pytest.raises(LayoutError, match="list of features, however: None"):
+        Stac().list_items(str(root / "items.json"))
+    (reject,) = build_index(Stac(), str(root), KEEP, Local()).rejects
+    assert reject.reason == "metadata_unreadable"
     with pytest.raises(LayoutError):
         Stac().list_items(str(tmp_path / "nothing"))

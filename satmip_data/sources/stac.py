@@ -168,9 +168,15 @@ def _read(folder: str, name: str) -> Any:
 
 
 def _features(value: Any) -> list[dict[str, Any]]:
-    """Return the items of a JSON value; none of what is no item, such as a catalog."""
+    """Return the items of a JSON value; none of what is no item, such as a catalog.
+
+    Raises:
+        LayoutError: it is an item collection without a list of items.
+    """
     if isinstance(value, dict) and value.get("type") == "FeatureCollection":
-        return [feature for feature in value.get("features", ()) if isinstance(feature, dict)]
+        if not isinstance(found := value.get("features"), list):
+            raise LayoutError(f"an item collection must have a list of features, however: {found!r}")
+        return [feature for feature in found if isinstance(feature, dict)]
     return [value] if isinstance(value, dict) and value.get("type") == "Feature" else []
 
 
