@@ -118,7 +118,8 @@ class _Tuning:
             "precision": protocol.precision,
         }
         digest = hashlib.sha256(json.dumps(self._depends).encode()).hexdigest()[:12]
-        self._path = out / "finetuned" / f"{model.name.replace(' ', '-')}-{digest}"
+        # A name may hold dots, so that endings are added to it and replace nothing.
+        self._path = out / "finetuned" / f"{model.name.replace(' ', '-').replace('/', '-')}-{digest}"
         self._optimizer = self._build_optimizer()
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=protocol.precision == "fp16")
 
@@ -195,8 +196,11 @@ class _Tuning:
             labels.append(batch[label])
         return torch.cat(labels).numpy(), torch.cat(scores).double().numpy()
 
+    def _file(self, ending: str) -> Path:
+        return self._path.with_name(self._path.name + ending)
+
     def _restore(self) -> list[float]:
-        path = self._path.with_suffix(".pt")
+        path = self._file(".pt")
         if not path.exists():
             return []
         saved = torch.load(path, map_location=self._device, weights_only=True)
@@ -212,13 +216,13 @@ class _Tuning:
             "scaler": self._scaler.state_dict(),
             "losses": losses,
         }
-        checkpoint.write_atomically(self._path.with_suffix(".pt"), lambda file: torch.save(state, file))
+        checkpoint.write_atomically(self._file(".pt"), lambda file: torch.save(state, file))
 
     def keep(self) -> Path:
         """Write the fine-tuned weights, with what they depend on, and return the path."""
         weights = {name: value.detach().cpu().contiguous() for name, value in self._network.state_dict().items()}
         content = save(weights, metadata={"format": "pt", "satmip": json.dumps(self._depends)})
-        path = self._path.with_suffix(".safetensors")
+        path = self._file(".safetensors")
         checkpoint.write_atomically(path, lambda file: file.write(content))
         return path
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -75,6 +75,20 @@ def test_another_recipe_is_another_run(world: Path, tmp_path: Path) -> None:
     one, other = tune(world, tmp_path), tune(world, tmp_path, Recipe(epochs=1, batch_size=16, lr=1e-3, seed=1))
     assert one["models"][0]["weights"] != other["models"][0]["weights"]
     assert len(other["models"][0]["losses"]) == 1
+
+
+def test_runs_with_dots_in_their_names_do_not_share_a_state(world: Path, tmp_path: Path) -> None:
+    """Once `lambda-0.25` and `lambda-0.5` had one file, so that the second run was given the network of the first."""
+    names = ["lambda-0.25", "lambda-0.5"]
+    for seed, name in enumerate(names):
+        write_run(tmp_path / name, world / "shards", objective="simclr", seed=seed)
+    dataset = open_dataset(world / "shards")
+    out = tmp_path / "out"
+    protocol = Protocol(dataset, dataset, random_seeds=(), folder=out)
+    runs = [tmp_path / name for name in names]
+    models = finetune.finetune(runs, protocol, replace(RECIPE, epochs=1), out, lambda name, samples: None)["models"]
+    assert [Path(model["weights"]).name.rpartition("-")[0] for model in models] == names
+    assert models[0]["losses"] != models[1]["losses"]
 
 
 def test_a_multi_label_set_is_scored_by_average_precision(world: Path, tmp_path: Path) -> None:
