@@ -229,13 +229,13 @@ def describe_split(dataset: Dataset, split: str) -> Result:
 def summarise(results: Sequence[Result]) -> list[Result]:
     """Return mean, standard deviation (of a sample, n - 1) and half of the 95% t-interval of each metric over equal models.
 
-    Equal are those that differ only in seed.
+    Equal are those that differ only in seed; what has the same seed too, as two weight files of one network, is no sample of seeds.
     """
     groups: dict[str, list[Result]] = {}
     for result in results:
         same = {name: value for name, value in result["settings"].items() if name not in {"seed", *FREE_SETTINGS}}
         groups.setdefault(json.dumps([result["kind"], same, result["trained"]], sort_keys=True), []).append(result)
-    return [_summary(group) for group in groups.values() if len(group) > 1]
+    return [_summary(group) for group in groups.values() if 1 < len(group) == len({result["seed"] for result in group})]
 
 
 def _summary(group: Sequence[Result]) -> Result:

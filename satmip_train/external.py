@@ -260,18 +260,26 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _versions(path: Path) -> Any:
+    """Return with which packages a backbone was converted; None where its description is not there or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["versions"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def install(name: str, weights: str | Path, folder: Path, size: int | None = None) -> Path:
     """Convert a backbone into a folder that evaluation takes like that of a run, once, and return the folder.
 
     Raises:
         UsageError: see `load`.
     """
-    path, target = Path(weights), folder / name.replace(":", "-").replace("/", "-").replace("+", "p")
-    target = target if size is None else target.with_name(f"{target.name}-{size}")
-    if (target / CONFIG).is_file() and (target / WEIGHTS).is_file() and path.is_file():
-        there = json.loads((target / CONFIG).read_text(encoding="utf-8"))
-        if there.get("external", {}).get("sha256") == _digest(path) and there["versions"] == checkpoint.versions():
-            return target
+    module_of, path = name.replace(":", "-").replace("/", "-").replace("+", "p"), Path(weights)
+    # With the file in its name: several files may be of one network.
+    words = [module_of, *([] if size is None else [str(size)]), *([_digest(path)[:8]] if path.is_file() else [])]
+    target = folder / "-".join(words)
+    if (target / WEIGHTS).is_file() and _versions(target / CONFIG) == checkpoint.versions():
+        return target
     module, config = load(name, path, size)
     content = save({key: value.contiguous() for key, value in module.state_dict().items()}, metadata={"format": "pt"})
     checkpoint.write_atomically(target / WEIGHTS, lambda file: file.write(content))

@@ -253,6 +253,33 @@ def test_an_installed_backbone_is_evaluated_like_a_run(tmp_path: Path) -> None:
     assert load_backbone(folder)[1]["external"]["weights"] == "w.pth"
 
 
+def test_two_files_of_one_network_are_two_backbones(tmp_path: Path) -> None:
+    """Once both were given one folder, and the second file's network was evaluated twice."""
+    files = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        files.append(write(tmp_path / f"{seed}.pth", timm.create_model("test_resnet", num_classes=0).state_dict()))
+    shards = write_toy_shards(tmp_path / "shards", {"train": 12, "val": 4})
+    arguments = ["knn", *(word for path in files for word in ("--external", "timm:test_resnet", "--weights", path))]
+    arguments += ["--external-size", 32, "--shards", shards, "--random-seeds", "", "--workers", 0, "--device", "cpu"]
+    got = CliRunner().invoke(main, [str(word) for word in (*arguments, "--out", tmp_path / "eval")], catch_exceptions=False)
+    assert got.exit_code == 0, got.output
+    result = json.loads((tmp_path / "eval" / "knn.json").read_text())
+    one, two = result["models"]
+    assert one["fingerprint"] != two["fingerprint"]
+    assert one["run"] != two["run"]
+    assert [load_backbone(model["run"])[1]["external"]["weights"] for model in (one, two)] == ["0.pth", "1.pth"]
+    assert result["summaries"] == []  # they do not differ in their seed
+
+
+def test_a_damaged_conversion_is_made_again(tmp_path: Path) -> None:
+    path = write(tmp_path / "w.pth", timm.create_model("test_resnet", num_classes=0).state_dict())
+    folder = external.install("timm:test_resnet", path, tmp_path / "external", 32)
+    (folder / "backbone.json").write_text("{")
+    assert external.install("timm:test_resnet", path, tmp_path / "external", 32) == folder
+    assert load_model(folder).settings.view_size == 32
+
+
 def test_each_name_needs_its_file(tmp_path: Path) -> None:
     shards = write_toy_shards(tmp_path / "shards", {"train": 12, "val": 4})
     got = CliRunner().invoke(main, ["knn", "--external", "satmae", "--shards", str(shards), "--device", "cpu"])
