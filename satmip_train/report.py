@@ -163,7 +163,8 @@ def _knn(result: Result) -> str:
 def _neighbours(evaluated: Evaluated) -> str:
     """Return a few test chips, each with the train chips that are nearest under the best run."""
     protocol = evaluated.protocol
-    best = max((m for m in evaluated.result["models"] if m["run"] is not None), key=lambda m: m["metrics"]["macro_f1"])
+    metric = evaluated.result["metric"]
+    best = max((m for m in evaluated.result["models"] if m["run"] is not None), key=lambda m: m["metrics"][metric])
     features = split_features(load_model(Path(best["run"])), protocol, lambda samples: None)
     found = Gallery(*features, protocol.train, protocol.test, protocol.train_split, protocol.test_split)
     rows = []
@@ -177,7 +178,7 @@ def _neighbours(evaluated: Evaluated) -> str:
     learned, tested = escape(protocol.train_split), escape(protocol.test_split)
     text = (
         f"<p>The first chips of {tested}, and those of {learned} that are nearest by cosine similarity under "
-        f"<b>{escape(best['name'])}</b>, the run of the best macro-F1. Green: the same class; red: another.</p>"
+        f"<b>{escape(best['name'])}</b>, the run of the best {tables.METRICS[metric]}. Green: the same class; red: another.</p>"
     )
     return f"<h2>Nearest neighbours</h2>{text}<div class=wide>{''.join(rows)}</div>"
 

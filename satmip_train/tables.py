@@ -9,7 +9,7 @@ from rich.table import Table as RichTable
 
 Result = dict[str, Any]
 
-_METRICS = {
+METRICS = {
     "macro_f1": "macro-F1",
     "top1": "top-1",
     "macro_map": "mAP, macro",
@@ -17,6 +17,7 @@ _METRICS = {
     "miou": "mIoU",
     "pixel_accuracy": "pixel accuracy",
 }
+"""How they are called where they are shown."""
 _PROBES = {"knn": "kNN", "linear": "Linear probe", "finetune": "Fine-tuning", "segment": "Segmentation, linear"}
 _PER_CLASS = {"f1_per_class": "F1", "ap_per_class": "Average precision", "iou_per_class": "IoU"}
 _MODALITIES = {"image": "", "metadata": " of metadata", "both": " of image and metadata"}
@@ -64,12 +65,12 @@ def per_class(result: Result) -> Table:
 
 def _columns(result: Result) -> dict[str, str]:
     """Return the header of each metric, the one the paper prints for the set first."""
-    names = [name for name in _METRICS if name in result["models"][0]["metrics"]]
+    names = [name for name in METRICS if name in result["models"][0]["metrics"]]
     names.sort(key=lambda name: name != result["metric"])
     if result["probe"] != "knn":
-        return {name: _METRICS[name] for name in names}
+        return {name: METRICS[name] for name in names}
     k = result["settings"]["fixed_k"]
-    fixed, best = {n: f"{_METRICS[n]}, k={k}" for n in names}, {f"best_{n}": f"{_METRICS[n]}, best k" for n in names}
+    fixed, best = {n: f"{METRICS[n]}, k={k}" for n in names}, {f"best_{n}": f"{METRICS[n]}, best k" for n in names}
     return {**fixed, **best}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eval_world import COMMON, SMALL, call, write_run
+from eval_world import COMMON, SMALL, as_multilabel, call, write_run
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
@@ -317,6 +317,17 @@ def test_the_report_shows_the_nearest_chips(world: Path, tmp_path: Path) -> None
     for row in range(6):
         nearest = np.argsort(-(unit[1][row] @ unit[0].T), kind="stable")[:6]
         assert shown[7 * row : 7 * row + 7] == [test.keys[row], *train.keys[nearest]]
+
+
+def test_the_report_of_a_multi_label_set_is_whole_too(tmp_path: Path) -> None:
+    """Once it ended with a traceback after everything was computed."""
+    shards = as_multilabel(write_toy_shards(tmp_path / "shards", {"train": 24, "val": 8}))
+    run = write_run(tmp_path / "run", shards, objective="simclr")
+    got = call("report", "--shards", shards, "--runs", run, "--out", tmp_path, "--k", "1", "--random-seeds", "", *COMMON)
+    assert got.exit_code == 0, got.output
+    page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert "the run of the best mAP, macro" in page.text
+    assert len(page.pictures) == 12 + 6 * 7
 
 
 def test_a_report_needs_neither_runs_nor_labels(world: Path, tmp_path: Path) -> None:
