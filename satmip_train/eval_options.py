@@ -34,7 +34,7 @@ class Integers(click.ParamType[tuple[int, ...]]):
         if isinstance(value, tuple):
             return value
         words = [word.strip() for word in value.split(",") if word.strip()]
-        if not all(word.isdigit() and int(word) >= self._smallest for word in words) or not (words or self._empty):
+        if not all(word.isdecimal() and int(word) >= self._smallest for word in words) or not (words or self._empty):
             self.fail(f"must be integers from {self._smallest} up, with commas between them, however: {value!r}", param, ctx)
         return tuple(int(word) for word in words)
 

@@ -53,7 +53,7 @@ def parse_rendering(bands: str, stretch: str) -> Rendering:
     Raises:
         UsageError: they stand for nothing.
     """
-    numbers = None if bands == "auto" else tuple(int(word) if word.strip().isdigit() else 0 for word in bands.split(","))
+    numbers = None if bands == "auto" else tuple(int(word) if word.strip().isdecimal() else 0 for word in bands.split(","))
     if numbers is not None and (len(numbers) not in (1, 3) or min(numbers) < 1):
         raise UsageError(f'--bands must be "auto", one number or three from 1, as "4,3,2", however: {bands!r}')
     kind, _, limits = ("percentile:2,98" if stretch == "percentile" else stretch).partition(":")

@@ -35,7 +35,7 @@ class Model:
     kind: Kind
     """A run; its architecture with random weights; the pixels themselves; the tabular features themselves."""
     folder: Path
-    """Below it features are kept; of a run, its own."""
+    """Below it features are kept; of a run its own, or the file of its weights."""
     settings: Settings
     """Those of the run; of a random model only the architecture counts, and `seed` is that of its weights."""
     backbone: nn.Module
@@ -51,6 +51,11 @@ class Model:
             return {"backbone": PIXELS, "view_size": self.settings.view_size}
         image = self.settings.model_dump(mode="json", include=set(ARCHITECTURE))
         return image if self.metadata is None else {**image, "metadata": self.metadata.architecture}
+
+    @property
+    def cache(self) -> Path:
+        """Where features are kept."""
+        return (self.folder.parent if self.folder.is_file() else self.folder) / "features"
 
     @property
     def fingerprint(self) -> str:
@@ -74,21 +79,28 @@ class Pixels(nn.Module):
 def load_model(run: Path, modality: Modality = "image") -> Model:
     """Load the backbone that a finished run exported and, where metadata are evaluated, its metadata encoder.
 
+    Args:
+        run: its folder, or for images alone one of its files of weights, as `backbone-best.safetensors`
+        modality: what is evaluated
+
     Raises:
         UsageError: the run has no exported backbone, it is damaged, or the run has gone on since; it learned nothing from metadata,
             or exported no encoder.
     """
+    if modality != "image" and run.is_file():
+        raise UsageError(f"features of metadata need the folder of a run, however: {run} is a file. Pass {run.parent}")
     backbone, config = load_backbone(run)
+    name = f"{run.resolve().parent.name}/{run.stem}" if run.is_file() else run.resolve().name
     trained = {"shards": config["dataset"]["fingerprint"], "step": config["step"]}
     settings = Settings.model_validate(config["settings"])
     if modality == "image":
-        return Model(run.resolve().name, "run", run, settings, backbone, None, trained)
+        return Model(name, "run", run, settings, backbone, None, trained)
     if not settings.objective.startswith("satmip"):
         raise UsageError(
             f"the run must have learned from metadata, however: {settings.objective=} of {run} has no metadata encoder. "
             "Pass runs of satmip or satmips"
         )
-    return Model(run.resolve().name, "run", run, settings, backbone, metadata_features.load_metadata_model(run), trained)
+    return Model(name, "run", run, settings, backbone, metadata_features.load_metadata_model(run), trained)
 
 
 def random_model(like: Model, seed: int, name: str = "random weights") -> Model:
@@ -113,7 +125,7 @@ def image_features(model: Model, dataset: Dataset, split: str, running: Running,
     how = Input(model.settings.view_size, statistics.mean, statistics.std, running.precision)
     options: dict[str, Any] = {"batch_size": running.batch_size, "workers": running.workers}
     options |= {"device": running.device, "progress": running.progress}
-    return features.cached(model.folder / "features", model.backbone, model.backbone_architecture, dataset, split, how, **options)
+    return features.cached(model.cache, model.backbone, model.backbone_architecture, dataset, split, how, **options)
 
 
 def metadata_features_of(
@@ -130,7 +142,7 @@ def metadata_features_of(
     assert model.metadata is not None
     if model.kind == "identity":
         return metadata_features.identity(dataset, split, model.metadata.fields, running, standardized_by)
-    return metadata_features.cached(model.folder / "features", model.metadata, dataset, split, running)
+    return metadata_features.cached(model.cache, model.metadata, dataset, split, running)
 
 
 def control(name: str, folder: Path) -> Model:

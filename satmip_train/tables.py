@@ -180,7 +180,8 @@ def rich_table(table: Table) -> RichTable:
     """Return the table for a terminal."""
     shown = RichTable(title=table.title, title_justify="left", caption="\n".join(map(escape, table.notes)), caption_justify="left")
     for number, name in enumerate(table.header):
-        shown.add_column(name, justify="right" if number else "left")
+        # Folded, as a name that is cut off may be that of several runs.
+        shown.add_column(escape(name), justify="right" if number else "left", overflow="fold")
     for row in table.models:
         shown.add_row(*map(escape, row))
     shown.add_section()

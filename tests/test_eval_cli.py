@@ -105,6 +105,36 @@ def test_single_classes_of_random_weights_are_a_column_a_seed(world: Path, tmp_p
     assert re.search(r"seed 0 .*seed 5", " ".join(got.output.split()))
 
 
+def test_long_names_are_whole_where_the_terminal_is_narrow(world: Path, tmp_path: Path) -> None:
+    """Once both of two runs were called `decoupled-sim…` in a file or a terminal of 80 columns."""
+    names = [f"decoupled-simclr-weight-0.25-[crop]-seed{seed}" for seed in (0, 1)]
+    for seed, name in enumerate(names):
+        write_run(tmp_path / name, world / "shards", objective="simclr", seed=seed)
+    arguments = ["knn", *(tmp_path / name for name in names), "--shards", world / "shards", "--random-seeds", "", "--per-class"]
+    got = call(*arguments, "--out", tmp_path / "out", *COMMON)
+    table, single = got.output.split("F1 of each class")
+    first = "".join(line.split("│")[1].strip() for line in table.splitlines() if line.startswith("│"))
+    assert all(name in first for name in names)
+    assert "…" not in got.output
+    assert "crop]-seed1" in single
+
+
+def test_the_best_backbone_of_a_run_is_evaluated_by_its_file(world: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", world / "shards")
+    for ending in ("safetensors", "json"):
+        (run / f"backbone.{ending}").rename(run / f"backbone-best.{ending}")
+    best = run / "backbone-best.safetensors"
+    common = ["--shards", world / "shards", "--random-seeds", "", "--out", tmp_path, *COMMON]
+    got = call("linear", best, *common)
+    assert got.exit_code == 0, got.output
+    (model,) = json.loads((tmp_path / "linear.json").read_text())["models"]
+    assert (model["name"], model["run"]) == ("run/backbone-best", str(best))
+    assert len(list((run / "features").iterdir())) == 2
+    got = call("linear", best, "--modality", "both", *common)
+    assert got.exit_code == 1
+    assert f"features of metadata need the folder of a run, however: {best} is a file. Pass {run}" in got.output.replace("\n", "")
+
+
 def test_runs_that_differ_only_in_seed_are_summarised(world: Path, tmp_path: Path) -> None:
     call("knn", *runs(world), "--shards", world / "shards", "--k", "1", "--out", tmp_path, *COMMON)
     result = json.loads((tmp_path / "knn.json").read_text())
@@ -240,7 +270,7 @@ def test_errors_say_what_is_wrong_and_what_to_type(
     assert not (tmp_path / "knn.json").exists()
 
 
-@pytest.mark.parametrize("value", ["0", "1,two", ""])
+@pytest.mark.parametrize("value", ["0", "1,two", "", "²"])
 def test_a_list_that_is_none_is_refused(world: Path, value: str) -> None:
     got = call("knn", runs(world)[0], "--shards", world / "shards", "--k", value)
     assert got.exit_code == 2
