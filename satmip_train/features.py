@@ -162,7 +162,7 @@ def _read(path: Path) -> Features | None:
         # Opened here: numpy leaves a file open that it finds damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Features(arrays["vectors"], arrays["labels"], arrays["keys"])
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile):
         return None
 
 
