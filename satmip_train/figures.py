@@ -16,6 +16,7 @@ from satmip_train.checkpoint import write_atomically
 from satmip_train.errors import UsageError
 from satmip_train.paper_tables import Cell, Filled
 from satmip_train.published import Column, Number, evaluation_sets
+from satmip_train.remote import reaching
 
 INDEX = "index.parquet"
 _DPI = 200
@@ -133,10 +134,10 @@ def draw_metadata(number: str, shards: str, split: str, folder: Path) -> list[Pa
 def _known(shards: str, split: str, field: str) -> list[Any]:
     """Return the values of a field that the samples of a split know."""
     try:
-        with fsspec.open(f"{shards}/{INDEX}", "rb") as file:
-            # Without Arrow's threads, which may outlive the interpreter; a column that is not there shows in the selection.
-            table = pq.ParquetFile(pa.BufferReader(file.read())).read(["split", field], use_threads=False).select(["split", field])
-    except (OSError, KeyError, ValueError) as error:
+        # Without Arrow's threads, which may outlive the interpreter; a column that is not there shows in the selection.
+        table = pq.ParquetFile(pa.BufferReader(_read(f"{shards}/{INDEX}"))).read(["split", field], use_threads=False)
+        table = table.select(["split", field])
+    except (OSError, KeyError, pa.ArrowInvalid) as error:
         raise UsageError(
             f"a shard directory must have an index with {field!r}, however: {shards}: {error}. Build the shards with satmip-data"
         ) from error
@@ -148,6 +149,12 @@ def _known(shards: str, split: str, field: str) -> list[Any]:
             f"{', '.join(sorted(set(splits)))}"
         )
     return known
+
+
+def _read(url: str) -> bytes:
+    with reaching(url), fsspec.open(url, "rb") as file:
+        content: bytes = file.read()
+    return content
 
 
 def _draw_gsd(figure: Any, known: list[Any], note: str) -> None:

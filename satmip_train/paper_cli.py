@@ -13,6 +13,7 @@ import click
 
 from satmip_train import eval_options as common
 from satmip_train import figures
+from satmip_train.checkpoint import write_atomically
 from satmip_train.errors import UsageError
 from satmip_train.eval_options import options
 from satmip_train.paper_tables import Budget, Filled, fill
@@ -68,6 +69,19 @@ class Budgeted(click.ParamType[float | None]):
         if not 0 < epochs < float("inf"):
             self.fail(f"must be a number of epochs or tiny, however: {value!r}", param, ctx)
         return epochs
+
+
+class Words(click.ParamType[tuple[str, ...]]):
+    """A part of a command line, as a shell would split it."""
+
+    name = "OPTIONS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the words."""
+        try:
+            return value if isinstance(value, tuple) else tuple(shlex.split(value))
+        except ValueError as error:
+            self.fail(f"must be words as a shell splits them, however: {value!r}: {error}", param, ctx)
 
 
 def _pairs(values: Iterable[str], option: str) -> dict[str, str]:
@@ -127,8 +141,8 @@ def table(number: str, folders: tuple[Path, ...], named: tuple[str, ...], form: 
     if out is None:
         click.echo(text, nl=False)
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
+    with common.errors():
+        write_atomically(out, lambda file: file.write(text.encode()))
     click.echo(out)
 
 
@@ -172,19 +186,19 @@ def figure(number: str, shards: str | None, split: str, out: Path, **others: Any
 @click.option("--recipe-base", help="Recipe of every run.  [default: that of its objective; tiny with --budget tiny]")
 @click.option("--external", multiple=True, metavar="NAME=FILE", help="Weight file of somebody else's backbone: satmae, ...")
 @click.option("--hpt", type=click.Path(exists=True, dir_okay=False), help="Table 4: SLIP's weight file to start from.")
+@click.option("--train", "train_options", type=Words(), default="", help='Further options of satmip-train, as "--batch-size 64".')
+@click.option("--eval", "eval_options", type=Words(), default="", help='Further options of satmip-eval, as "--precision bf16".')
 @click.option(
-    "--train", "train_options", default="", metavar="OPTIONS", help='Further options of satmip-train, as "--batch-size 64".'
-)
-@click.option(
-    "--eval", "eval_options", default="", metavar="OPTIONS", help='Further options of satmip-eval, as "--precision bf16".'
-)
-@click.option(
-    "--launcher", default="", metavar="COMMAND", help='Instead of satmip-train, as "torchrun --nproc-per-node 8 -m satmip_train".'
+    "--launcher",
+    type=Words(),
+    default="",
+    metavar="COMMAND",
+    help='Instead of satmip-train, as "torchrun --nproc-per-node 8 -m satmip_train".',
 )
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Samples/s of training, to estimate the time.")
 @click.option("--run", "execute", is_flag=True, help="Run the commands instead of printing them, and fill the table at the end.")
 @options(common.out_folder("out/reproduce"))
-def reproduce(target: str, execute: bool, launcher: str, rate: float | None, **others: Any) -> None:
+def reproduce(target: str, execute: bool, launcher: tuple[str, ...], rate: float | None, **others: Any) -> None:
     """Print the commands that fill a table of the paper, or run them one after the other.
 
     What is finished is left out, so the same command goes on where it was stopped. It stops at the first command that fails.
@@ -225,8 +239,6 @@ def _request(
     evaluation = _sets(eval_shards, "--eval-shards")
     if "fmow" not in evaluation and open_dataset(shards).classes:
         evaluation = {"fmow": shards, **evaluation}
-    for name in ("train_options", "eval_options"):
-        others[name] = tuple(shlex.split(others[name]))
     tiny = budget is None
     return Request(
         shards=shards,
@@ -253,12 +265,12 @@ def _announce(plan: Plan, request: Request, rate: float | None) -> None:
         click.echo(f"# {note}")
 
 
-def _words(command: Command, launcher: str) -> list[str]:
-    own = shlex.split(launcher) if launcher and command.program == "satmip-train" else [command.program]
+def _words(command: Command, launcher: tuple[str, ...]) -> list[str]:
+    own = launcher if launcher and command.program == "satmip-train" else (command.program,)
     return [*own, *command.arguments]
 
 
-def _execute(command: Command, launcher: str, place: str) -> None:
+def _execute(command: Command, launcher: tuple[str, ...], place: str) -> None:
     """Run a command that is not done.
 
     Raises:

@@ -13,7 +13,7 @@ from satmip_train.errors import UsageError
 from satmip_train.export import CONFIG, WEIGHTS
 from satmip_train.paper_tables import DEFAULTS, Budget, identity
 from satmip_train.published import COST_KINDS, FIGURE_3, TABLES, Column, Row, TableLayout, evaluation_sets, table_layout
-from satmip_train.results import BUDGET
+from satmip_train.results import BUDGET, read_kept
 from satmip_train.shards import open_dataset
 
 TARGETS = (*TABLES, FIGURE_3)
@@ -278,7 +278,10 @@ def _is_trained(command: Command) -> bool:
     run = command.output
     if not all((run / name).is_file() for name in (CONFIG, WEIGHTS, _PLAN)):
         return False
-    exported, described = (json.loads((run / name).read_text(encoding="utf-8")) for name in (CONFIG, _PLAN))
+    try:
+        exported, described = (json.loads((run / name).read_text(encoding="utf-8")) for name in (CONFIG, _PLAN))
+    except ValueError:
+        return False  # damaged: the training writes both anew
     settings = exported["settings"]
     there = {**identity(settings), "epochs": settings["epochs"], "seed": settings["seed"]}
     if there != command.settings:
@@ -301,7 +304,10 @@ def _is_evaluated(command: Command) -> bool:
     written = command.output.stat().st_mtime
     if any(not path.is_file() or path.stat().st_mtime > written for path in command.inputs):
         return False
-    result = json.loads(command.output.read_text(encoding="utf-8"))
+    try:
+        result = json.loads(command.output.read_text(encoding="utf-8"))
+    except ValueError:
+        return False  # damaged
     if any((result[part]["fingerprint"], result[part]["split"]) != shards for part, shards in command.reads.items()):
         return False
     models = result["models"]
@@ -351,13 +357,11 @@ def check_request(request: Request) -> None:
     """Check that a folder's `reproduce.json`, where there is one, is of the same reproduction.
 
     Raises:
-        UsageError: the folder holds runs of another budget, other shards, another recipe or other options.
+        UsageError: the folder holds runs of another budget, other shards, another recipe or other options, or the file is damaged.
     """
-    path, now = request.out / BUDGET, _kept(request)
-    if not path.is_file():
-        return
+    now = _kept(request)
     # An older file does not tell the options.
-    then = {**now, **json.loads(path.read_text(encoding="utf-8"))}
+    then = {**now, **(read_kept(request.out) or {})}
     if changed := [name for name in now if now[name] != then[name]]:
         evidence = "; ".join(f"{name} was {then[name]!r} and is now {now[name]!r}" for name in changed)
         raise UsageError(f"a reproduction goes on as it began, however: {evidence}. Pass another --out, or what it began with")

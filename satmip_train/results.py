@@ -133,15 +133,34 @@ def _training(path: Path) -> Training | None:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         settings, shards = config["settings"], config["dataset"]["fingerprint"]
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} must describe a backbone, however: {error!r}. Run: satmip-train export {path.parent}") from error
     # Somebody else's backbone has no training of ours.
     return None if shards is None else Training(path.parent, settings, shards, read_cost(path.parent))
 
 
 def read_budget(roots: Iterable[Path]) -> float | None:
-    """Return how many epochs stand for the paper's 200 in a reproduction; None where no folder says so."""
-    for root in roots:
-        if (root / BUDGET).is_file():
-            return float(json.loads((root / BUDGET).read_text(encoding="utf-8"))["full_epochs"])
-    return None
+    """Return how many epochs stand for the paper's 200 in a reproduction; None where no folder says so.
+
+    Raises:
+        UsageError: a file that says so is damaged.
+    """
+    return next((float(kept["full_epochs"]) for root in roots if (kept := read_kept(root)) is not None), None)
+
+
+def read_kept(root: Path) -> dict[str, Any] | None:
+    """Return what `reproduce.json` says; None where there is none.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    path = root / BUDGET
+    if not path.is_file():
+        return None
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return {**kept, "full_epochs": kept["full_epochs"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path} must say how a reproduction began, however: {error!r}. Delete it: the same reproduce command writes it anew"
+        ) from error

@@ -140,6 +140,11 @@ def test_a_folder_without_index_is_refused(tmp_path: Path) -> None:
         figures.draw_metadata("s1", str(tmp_path), "train", tmp_path)
 
 
+def test_shards_that_cannot_be_reached_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nothing://x/index.parquet must be reachable, however"):
+        figures.draw_metadata("s1", "nothing://x", "train", tmp_path)
+
+
 def test_the_command_writes_png_and_svg(shards: Path, tmp_path: Path) -> None:
     for arguments in (["s2", "--shards", str(shards)], ["3", "--runs", str(shards)]):
         got = CliRunner().invoke(main, ["figure", *arguments, "--out", str(tmp_path / "made")])

@@ -321,6 +321,29 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
         read_scores(tmp_path)
 
 
+@pytest.mark.parametrize("content", ['{"full_ep', "[]", "{}", "null"])
+def test_a_damaged_file_of_a_reproduction_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "reproduce.json").write_text(content)
+    got = CliRunner().invoke(main, ["table", "2", "--runs", str(tmp_path)], catch_exceptions=False)
+    assert got.exit_code == 1
+    assert "reproduce.json must say how a reproduction began, however: " in got.output
+    assert "Delete it" in got.output
+
+
+def test_a_damaged_export_is_named(tmp_path: Path) -> None:
+    (tmp_path / "backbone.json").write_text("null")
+    with pytest.raises(UsageError, match=r"backbone.json must describe a backbone, however: TypeError"):
+        read_trainings(tmp_path)
+
+
+def test_a_table_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    arguments = ["table", "2", "--runs", str(tmp_path), "--out", str(tmp_path / "file" / "table.txt")]
+    got = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert got.exit_code == 1
+    assert "table.txt must be written, however: " in got.output
+
+
 def test_trainings_are_read_with_their_cost_and_others_backbones_are_none(tmp_path: Path) -> None:
     for name, shards in (("run", "abc"), ("satmae", None)):
         (tmp_path / name).mkdir()

@@ -140,6 +140,19 @@ def result_of(command: Command, models: list[dict[str, Any]]) -> dict[str, Any]:
     return {"models": models, **reads}
 
 
+def test_what_is_damaged_is_made_again(shards: Path, tmp_path: Path) -> None:
+    commands = plan_table("2", request_for(shards, tmp_path, seeds=(0,))).commands
+    training = next(c for c in commands if c.program == "satmip-train")
+    for name in ("backbone.json", "config.json"):
+        finish(training)
+        (training.output / name).write_text('{"sett')
+        assert not is_done(training)
+    evaluation = next(c for c in commands if c.arguments[:2] == ("knn", "--backbone"))
+    evaluation.output.parent.mkdir(parents=True)
+    evaluation.output.write_text('{"mod')
+    assert not is_done(evaluation)
+
+
 def test_a_run_that_learned_from_other_shards_is_refused(shards: Path, tmp_path: Path) -> None:
     other = write_toy_shards(tmp_path / "other", {"train": 32, "val": 12}, seed=1)
     plans = [plan_table("2", request_for(root, tmp_path / "out")) for root in (shards, other)]
@@ -285,6 +298,13 @@ def test_printed_commands_are_a_shell_script(shards: Path, tmp_path: Path) -> No
 
 def test_a_program_is_waited_for_and_its_status_told() -> None:
     assert paper_cli._wait([sys.executable, "-c", "raise SystemExit(7)"]) == 7
+
+
+@pytest.mark.parametrize("option", ["--train", "--eval", "--launcher"])
+def test_words_with_an_open_quote_are_refused(shards: Path, option: str) -> None:
+    got = CliRunner().invoke(eval_cli.main, ["reproduce", "3", "--shards", str(shards), option, "--batch-size '8"])
+    assert got.exit_code == 2
+    assert "must be words as a shell splits them, however" in " ".join(got.output.split())
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "nan", "inf"])
