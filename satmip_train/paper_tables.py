@@ -232,14 +232,26 @@ class _Filler:
         values = {t.seed: _Value(value, (str(t.folder),)) for t in ours if (value := _cost_value(t, column.kind)) is not None}
         if column.kind not in ("time_ratio", "memory_ratio") or not values:
             return _cell(values)
-        baseline = self._layout.baseline
-        assert baseline is not None
-        base = self._measured(baseline, baseline.get("epochs", wanted["epochs"]))
+        base = self._baseline(ours[0], wanted["epochs"])
         known = {str(t.folder): value for t in base if (value := _cost_value(t, column.kind)) is not None}
         if not known:
             return None
         unit = fmean(known.values())
         return _cell({seed: _Value(v.value / unit, (*v.files, *sorted(known))) for seed, v in values.items()})
+
+    def _baseline(self, run: Training, epochs: float) -> list[Training]:
+        """Return the runs that a cost is relative to: of the same network and shards, and of these the most with equal settings."""
+        settings = self._layout.baseline
+        assert settings is not None
+        groups: dict[str, list[Training]] = {}
+        for training in self._measured(settings, settings.get("epochs", epochs)):
+            if (_network(training.settings), training.shards) == (_network(run.settings), run.shards):
+                groups.setdefault(_group(training), []).append(training)
+        chosen = max(sorted(groups), key=lambda group: len(groups[group]), default=None)
+        for group in sorted(groups.keys() - {chosen}):
+            folders = ", ".join(str(training.folder) for training in groups[group])
+            self.notes[f"The baseline of costs: left out, as they have other settings: {folders}"] = None
+        return [] if chosen is None else groups[chosen]
 
 
 @dataclass(frozen=True)

@@ -269,7 +269,7 @@ def is_done(command: Command) -> bool:
     """Whether a command has nothing left to do.
 
     Raises:
-        UsageError: the folder of a training holds an exported run of other settings or other shards.
+        UsageError: the folder of a training holds an exported run of other settings, other first weights or other shards.
     """
     return _is_trained(command) if command.program == "satmip-train" else _is_evaluated(command)
 
@@ -288,6 +288,12 @@ def _is_trained(command: Command) -> bool:
         different = sorted(name for name in {*there, *command.settings} if there.get(name) != command.settings.get(name))
         raise UsageError(
             f"{run} must be the run it is named after, however: it has another {', '.join(different)}. Pass another --out"
+        )
+    # Which weights: what a row tells is only whether there are any.
+    if (first := _option(command.arguments, "--init")) is not None and settings["init"] != first:
+        raise UsageError(
+            f"a run must have started from the weights it is asked for, however: {run} started from {settings['init']!r} and not "
+            f"from {first!r}. Pass another --out"
         )
     learned, wanted = exported["dataset"]["fingerprint"], command.reads["train"][0]
     if learned != wanted:

@@ -235,6 +235,19 @@ def test_costs_are_relative_to_the_baseline_of_as_many_epochs() -> None:
     assert filled("6", [], runs[-1:]).cells == {}
 
 
+def test_costs_are_relative_to_a_baseline_of_the_same_network_and_settings() -> None:
+    """Once the mean over every SimCLR run of the folder, whatever its network and shards, was the unit."""
+    runs = [training(100, 10, seed=seed, epochs=25) for seed in (0, 1)]
+    runs += [training(7, 1, seed=2, epochs=25, view_size=64), replace(training(9, 1, seed=3, epochs=25), shards="other")]
+    runs += [training(300, 10, seed=4, epochs=25, lr_base=5.0), training(55, 6, objective="satmip", epochs=25)]
+    table = filled("6", [], runs)
+    cell = table.cells[row_of("6", "SatMIP", "SimCLR-Sat"), "time"]
+    assert cell.mean == pytest.approx(0.55)
+    assert cell.files == ("runs/satmip-0", "runs/simclr-0", "runs/simclr-1")
+    assert "The baseline of costs: left out, as they have other settings: runs/simclr-4" in table.notes
+    assert filled("6", [], runs[2:3] + runs[-1:]).cells == {}
+
+
 def test_absolute_costs() -> None:
     cells = filled("s8", [], [training(7200, 3 * 2**30)]).cells
     assert [cells[0, name].mean for name in ("hours", "device_hours", "memory", "energy")] == pytest.approx([2, 4, 3, 1])

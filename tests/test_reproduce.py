@@ -134,6 +134,21 @@ def test_a_training_is_done_when_its_last_step_is_exported(shards: Path, tmp_pat
         is_done(command)
 
 
+def test_a_run_that_started_from_other_weights_is_refused(shards: Path, tmp_path: Path) -> None:
+    """Once `--hpt` of another file gave the numbers of the first one."""
+
+    def training(file: str) -> Command:
+        commands = plan_table("4", request_for(shards, tmp_path, hpt=file)).commands
+        return next(c for c in commands if c.settings.get("hpt"))
+
+    done, other = training("slip_25ep.pt"), training("slip_100ep.pt")
+    assert done.output == other.output
+    finish(done, init="slip_25ep.pt")
+    assert is_done(done)
+    with pytest.raises(UsageError, match=r"started from 'slip_25ep.pt' and not from 'slip_100ep.pt'. Pass another --out"):
+        is_done(other)
+
+
 def result_of(command: Command, models: list[dict[str, Any]]) -> dict[str, Any]:
     """What an evaluation writes, as far as it is read."""
     reads = {part: {"fingerprint": fingerprint, "split": split} for part, (fingerprint, split) in command.reads.items()}
