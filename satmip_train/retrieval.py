@@ -5,9 +5,10 @@ physical, an error is one in kilometres, days, hours and metres rather than a ra
 """
 
 import json
+from calendar import isleap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Physical:
     latitude: Numbers
     """Degrees, EPSG:4326."""
     day: Numbers
-    """Days since the start of the year, with fraction."""
+    """Days since the start of the year, with fraction, of a mean year of 365.25 days."""
     hour: Numbers
     """Hours since midnight, UTC, with fraction."""
     year: Numbers
@@ -153,6 +154,10 @@ def read_physical(dataset: Dataset, split: str) -> Physical:
 
 
 def _physical(metadata: dict[str, Any]) -> tuple[float, ...]:
+    """Return the numbers of `Physical`.
+
+    Days are parts of their own year, leap or not: else the last night of a year lay up to a day away from itself.
+    """
     unknown = float("nan")
     longitude, latitude = metadata["location"] or (unknown, unknown)
     gsd = metadata["gsd"]
@@ -160,9 +165,9 @@ def _physical(metadata: dict[str, Any]) -> tuple[float, ...]:
     if metadata["timestamp"] is not None:
         time = datetime.fromisoformat(metadata["timestamp"])
         since = time - datetime(time.year, 1, 1, tzinfo=UTC)
-        day = since.total_seconds() / 86400
+        part = since / timedelta(days=366 if isleap(time.year) else 365)
+        day, year = part * _YEAR, time.year + part
         hour = time.hour + time.minute / 60 + time.second / 3600
-        year = time.year + day / _YEAR
     return longitude, latitude, day, hour, year, unknown if gsd is None else float(np.sqrt(gsd[0] * gsd[1]))
 
 

@@ -91,6 +91,16 @@ def test_errors_go_round_the_year_the_day_and_the_globe() -> None:
     assert set(retrieval.error_medians(world_of([(nan,) * 6]), np.array([0])).values()) == {None}
 
 
+def test_the_last_and_the_first_minutes_of_a_year_are_near() -> None:
+    """Once they were up to 0.75 days apart, as every year was 365.25 days long."""
+    times = ["2016-12-31T23:59:00Z", "2017-01-01T00:01:00Z", "2015-12-31T23:59:00Z", "2016-01-01T00:01:00Z"]
+    truth = world_of([retrieval._physical({"location": None, "gsd": None, "timestamp": time}) for time in times])
+    got = retrieval.errors(truth, np.array([1, 0, 3, 2]))
+    assert got["days"] == pytest.approx([2 / 1440] * 4, rel=0.01)
+    assert got["years"] == pytest.approx([2 / 1440 / 365.25] * 4, rel=0.01)
+    assert got["hours"] == pytest.approx([2 / 60] * 4)
+
+
 @given(st.floats(0, 400), st.floats(0, 400))
 def test_a_circle_has_no_longer_way_than_half(a: float, b: float) -> None:
     got = float(retrieval._around(np.array(a - b), 365.25))
