@@ -77,7 +77,8 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     names += _BOTH if objective == "satmips" else ()
     own = {"objective": objective, **{name: settings.get(name, DEFAULTS[name]) for name in names}}
     if "init" in settings:
-        own["hpt"] = settings["init"] not in ("random", "timm")
+        # timm's weights are those of no row.
+        own["hpt"] = {"random": False, "timm": "timm"}.get(settings["init"], True)
     if "fields" in own:
         own["fields"] = DEFAULTS["fields"] if own["fields"] is None else expand_fields(own["fields"])
     return own
