@@ -25,6 +25,10 @@ _PLAN = "config.json"
 _WARMUP_SHARE = 1 / 25
 """Largest share of a run that warms up: what the paper's shortest runs have."""
 _FREE_OF_TRAINING = {"device", "threads", *FREE_SETTINGS} - {"max_steps"}
+_OF_ROWS = {
+    "objective", "policy", "init", "metadata_encoder", "fields", "coupled", "simclr_weight", "epochs", "seed", "out",
+}  # fmt: skip
+"""Options of a training that its row and its seed decide."""
 _FREE_OF_EVALUATION = {"device", "workers", "batch_size"}
 """Options that change no result, so that a reproduction may go on with others."""
 
@@ -355,16 +359,26 @@ def _binding(words: Sequence[str], free: Collection[str]) -> str:
         if word.startswith("--") or not options:
             options.append([])
         options[-1].append(word)
-    names = [option[0].partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_") for option in options]
-    return shlex.join(word for name, option in zip(names, options, strict=True) if name not in free for word in option)
+    return shlex.join(word for option in options if _name_of(option[0]) not in free for word in option)
+
+
+def _name_of(word: str) -> str:
+    """Return the setting that an option stands for."""
+    return word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
 
 
 def check_request(request: Request) -> None:
     """Check that a folder's `reproduce.json`, where there is one, is of the same reproduction.
 
     Raises:
-        UsageError: the folder holds runs of another budget, other shards, another recipe or other options, or the file is damaged.
+        UsageError: the folder holds runs of another budget, other shards, another recipe or other options, or the file is damaged;
+            or the options of trainings decide what the rows do.
     """
+    if decided := [word for word in request.train_options if word.startswith("--") and _name_of(word) in _OF_ROWS]:
+        raise UsageError(
+            "--train must leave to the table what its rows and --seeds decide, however: it holds "
+            f"{', '.join(decided)}. Leave it out"
+        )
     now = _kept(request)
     # An older file does not tell the options.
     then = {**now, **(read_kept(request.out) or {})}

@@ -239,6 +239,13 @@ def test_other_options_are_another_reproduction(
         check_request(request_for(shards, tmp_path, **{name: options}))
 
 
+@pytest.mark.parametrize("option", ["--init", "--policy=crop", "--no-coupled", "--epochs", "--seed", "--out"])
+def test_what_rows_decide_is_refused_before_anything_is_trained(shards: Path, tmp_path: Path, option: str) -> None:
+    """Once the first training was done, and then refused as another run than its name says."""
+    with pytest.raises(UsageError, match=rf"what its rows and --seeds decide, however: it holds {option}\. Leave it out"):
+        check_request(request_for(shards, tmp_path, train_options=("--batch-size", "64", option, "timm")))
+
+
 def test_options_that_change_no_result_may_change(shards: Path, tmp_path: Path) -> None:
     keep_request(request_for(shards, tmp_path, train_options=("--batch-size", "64", "--workers", "0"), eval_options=("--k", "5")))
     train = ("--no-compile", "--device", "cpu", "--batch-size", "64")
