@@ -76,7 +76,7 @@ def read_mask(path: Path) -> Mask:
             if image.mode not in ("L", "P"):
                 raise UsageError(f"a mask must have one channel of 8 bits, however: {path} has the mode {image.mode}. Convert it")
             return np.array(image)
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise UsageError(f"a mask must be readable, however: {path}: {error}. Remove or replace it") from error
 
 
@@ -113,9 +113,13 @@ def segment(
         UsageError: the folders hold no pairs, or a run cannot be loaded.
     """
     pairs, tested = find_pairs(train), find_pairs(test)
-    values = tuple(sorted({int(v) for pair in (*pairs, *tested) for v in np.unique(read_mask(pair.mask))} - {IGNORED}))
-    if len(values) < 2:
-        raise UsageError(f"masks must hold two classes at least, however: {values=}. Class numbers are 0 to 254, 255 is ignored")
+    learned, asked = _classes(pairs), _classes(tested)
+    if len(learned) < 2 or not asked:
+        raise UsageError(
+            "masks to learn from must hold two classes at least, those to test on one, however: "
+            f"{train} holds {sorted(learned)} and {test} {sorted(asked)}. Class numbers are 0 to 254, 255 is ignored"
+        )
+    values = tuple(sorted(learned | asked))
     statistics = channel_statistics(pairs)
     results = []
     for model in models(runs, random_seeds):
@@ -137,6 +141,10 @@ def segment(
         "notes": [],
         "versions": checkpoint.versions(),
     }
+
+
+def _classes(pairs: Sequence[Pair]) -> set[int]:
+    return {int(value) for pair in pairs for value in np.unique(read_mask(pair.mask))} - {IGNORED}
 
 
 def scores(counts: npt.NDArray[np.int64], values: Sequence[int]) -> Result:

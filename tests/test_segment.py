@@ -84,6 +84,18 @@ def test_patch_features_lie_where_the_patches_are() -> None:
     assert segment.patch_features(resnet, torch.randn(1, 3, 64, 64)).shape[2:] == (2, 2)
 
 
+@pytest.mark.parametrize("side", ["train", "val"])
+def test_masks_that_tell_nothing_are_refused(world: Path, tmp_path: Path, side: str) -> None:
+    """Once a train folder without a class was a traceback, and a test folder without one gave a score of NaN."""
+    empty = paint(tmp_path / "empty", 2, seed=2)
+    for path in (empty / "masks").rglob("*.png"):
+        Image.fromarray(np.full_like(np.array(Image.open(path)), 255)).save(path)
+    train, test = (empty if name == side else world / name for name in ("train", "val"))
+    got = call("segment", world / "run", "--train", train, "--test", test, "--out", tmp_path, *COMMON)
+    assert got.exit_code == 1
+    assert re.search(r"two classes at least, .*however: .*holds \[.*255 is ignored", got.output.replace("\n", " "))
+
+
 def test_what_is_no_pair_of_image_and_mask_is_refused(world: Path, tmp_path: Path) -> None:
     folder = paint(tmp_path / "broken", 2, seed=2)
     (folder / "masks/area1/tile_1.png").unlink()
