@@ -95,6 +95,10 @@ def read_picture(path: Path, rendering: Rendering) -> Picture:
             if image.mode not in _EIGHT_BITS:
                 raise UsageError(f"a picture must have 8 bits a channel, however: {path} has the mode {image.mode}. Convert it")
             return Picture(np.array(image.convert("RGB")), None)
+    except Image.DecompressionBombError as error:
+        raise UsageError(
+            f"a picture must be of a size that Pillow opens, however: {path}: {error}. Cut it into tiles, or save it as GeoTIFF"
+        ) from error
     except (UnidentifiedImageError, OSError) as error:
         raise UsageError(f"an image must be readable, however: {path}: {error}. Remove or replace it") from error
 
