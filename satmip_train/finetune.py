@@ -203,7 +203,10 @@ class _Tuning:
         path = self._file(".pt")
         if not path.exists():
             return []
-        saved = torch.load(path, map_location=self._device, weights_only=True)
+        try:
+            saved = torch.load(path, map_location=self._device, weights_only=True)
+        except Exception as error:  # torch raises many kinds for damaged files
+            raise UsageError(f"{path} must be the state of a fine-tuning, however: {error!r}. Delete it to begin again") from error
         self._network.load_state_dict(saved["network"])
         self._optimizer.load_state_dict(saved["optimizer"])
         self._scaler.load_state_dict(saved["scaler"])

@@ -71,6 +71,14 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(world: Path, tmp_path:
     assert all(torch.equal(first[name], second[name]) for name in second)
 
 
+def test_a_damaged_state_is_named(world: Path, tmp_path: Path) -> None:
+    tune(world, tmp_path, replace(RECIPE, epochs=1))
+    (path,) = (tmp_path / "finetuned").glob("*.pt")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UsageError, match=rf"{path.name} must be the state of a fine-tuning, however: .*Delete it to begin again"):
+        tune(world, tmp_path, replace(RECIPE, epochs=1))
+
+
 def test_another_recipe_is_another_run(world: Path, tmp_path: Path) -> None:
     one, other = tune(world, tmp_path), tune(world, tmp_path, Recipe(epochs=1, batch_size=16, lr=1e-3, seed=1))
     assert one["models"][0]["weights"] != other["models"][0]["weights"]
