@@ -57,7 +57,11 @@ class Protocol:
             )
         if self.train.classes != self.test.classes:
             counts = f"{len(self.train.classes)} in {self.train.root}, {len(self.test.classes)} in {self.test.root}"
-            raise UsageError(f"train and test shards must have the same classes, however: {counts}. Pass other --test-shards")
+            single = sorted({*self.train.classes} ^ {*self.test.classes})
+            which = f"only one has {single[0]!r}" if single else "they are in another order"
+            raise UsageError(
+                f"train and test shards must have the same classes, however: {counts}; {which}. Pass other --test-shards"
+            )
         shared = {s.sha256 for s in self.train.split(self.train_split)} & {s.sha256 for s in self.test.split(self.test_split)}
         if shared:
             raise UsageError(

@@ -255,7 +255,7 @@ def no_shards(world: Path, tmp_path: Path) -> list[object]:
         (not_exported, r"however: there is no backbone.safetensors.*Run: satmip-train export"),
         (same_split, r"has not seen, however: 2 shards are in both.*Pass another --test-split"),
         (no_such_split, r"must be one of .*'train', 'val'.*however: 'test'"),
-        (other_classes, r"same classes, however: 4 in .*, 2 in .*Pass other --test-shards"),
+        (other_classes, r"same classes, however: 4 in .*, 2 in .*; only one has 'airport'. Pass other --test-shards"),
         (nothing_to_evaluate, r"something to evaluate, however: no run.*Pass folders of satmip-train, or --backbone"),
         (no_such_backbone, r"--backbone must be 'pixels' or a recipe, however: .*'resnet'"),
         (no_shards, r"must hold dataset.json"),
