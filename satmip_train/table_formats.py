@@ -23,7 +23,8 @@ _DECIMALS: dict[ColumnKind, str] = {
     "energy_kwh": ".3g",
 }
 _SIGNED = ("difference", "mean_gain")
-_WIDTH = 160
+_WIDTH = 1000
+"""Characters: more than any table has, so that no number is cut off."""
 
 
 @dataclass(frozen=True)

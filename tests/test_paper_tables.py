@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from satmip_train import published
 from satmip_train.errors import UsageError
 from satmip_train.eval_cli import main
-from satmip_train.paper_tables import Budget, Filled, fill, identity
+from satmip_train.paper_tables import Budget, Cell, Filled, fill, identity
 from satmip_train.published import table_layout
 from satmip_train.results import Samples, Score, Training, read_scores, read_trainings
 from satmip_train.table_formats import FORMATS, MISSING, as_text, lines, trace
@@ -368,6 +368,15 @@ def test_trainings_are_read_with_their_cost_and_others_backbones_are_none(tmp_pa
     assert found.cost is not None
     assert (found.cost.seconds, found.cost.device_seconds, found.cost.peak_bytes) == (15.0, 30.0, 7)
     assert found.cost.energy_joules is None
+
+
+def test_no_number_is_cut_off_in_text() -> None:
+    """Once Table S5 was cut at 160 characters where deviations had two digits: `95.2* ± 10…`."""
+    layout = table_layout("s5")
+    cell = Cell(95.2, 10.8, (0, 1), ("file",), "best of k = 1, 5, not k = 100")
+    text = as_text(Filled(layout, {(n, c.id): cell for n in range(len(layout.rows)) for c in layout.columns}, ()))
+    assert "…" not in text
+    assert text.count("95.2* ± 10.8 ") == 7 * len(layout.rows)
 
 
 @pytest.mark.parametrize("form", list(FORMATS))
