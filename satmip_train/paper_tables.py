@@ -123,8 +123,12 @@ class _Filler:
         found: dict[str, set[Any]] = {}
         runs: dict[str, set[str]] = {}
         for column in self._layout.columns:
+            if column.kind not in ("score", "mean_of_sets"):
+                continue
             wanted = self._layout.cell_of(row, column)
-            for score in self._matching(row, wanted) if column.kind in ("score", "mean_of_sets") else ():
+            for score in self._matching(row, wanted, whole=False):
+                self.notes[f"Left out, as it was measured before the run's last step: {score.run} in {score.file}"] = None
+            for score in self._matching(row, wanted):
                 found.setdefault(_group(score), set()).add((column.id, score.dataset, score.seed))
                 runs.setdefault(_group(score), set()).add(score.run or str(score.file))
         for training in self._trained(row):
@@ -164,12 +168,13 @@ class _Filler:
                 self.networks.add(_network(score.settings))
         return found
 
-    def _matching(self, row: Row, wanted: Mapping[str, Any]) -> list[Score]:
+    def _matching(self, row: Row, wanted: Mapping[str, Any], whole: bool = True) -> list[Score]:
         names = ("probe", "modality", "dataset")
         return [
             score
             for score in self._scores
-            if all(getattr(score, name) == wanted.get(name, getattr(score, name)) for name in names)
+            if score.whole == whole
+            and all(getattr(score, name) == wanted.get(name, getattr(score, name)) for name in names)
             and self._belongs(row, score, wanted)
         ]
 

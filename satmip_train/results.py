@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from satmip_train.checkpoint import PLAN
 from satmip_train.cost import Cost, read_cost
 from satmip_train.errors import UsageError
 from satmip_train.export import CONFIG
@@ -49,6 +50,8 @@ class Score:
     """Metrics of kNN by number of neighbours."""
     modified: float
     """When the file was written, in seconds since 1970."""
+    whole: bool = True
+    """Whether the run was at its last step."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,19 @@ def _score(path: Path, result: dict[str, Any], model: dict[str, Any], dataset: s
         metrics=model["metrics"],
         by_k=by_k,
         modified=path.stat().st_mtime,
+        whole=model["run"] is None or _is_whole(Path(model["run"]), (model.get("trained") or {}).get("step")),
     )
+
+
+def _is_whole(run: Path, step: int | None) -> bool:
+    """Whether a step is a run's last one, by the `config.json` of its folder; where that does not tell, it is taken to be."""
+    if step is None:
+        return True
+    try:
+        plan = json.loads(((run.parent if run.is_file() else run) / PLAN).read_text(encoding="utf-8"))
+        return bool(step == plan["last_step"])
+    except (OSError, KeyError, TypeError, ValueError):
+        return True
 
 
 def _classes(result: dict[str, Any]) -> int:
@@ -132,11 +147,13 @@ def read_trainings(root: Path) -> list[Training]:
 def _training(path: Path) -> Training | None:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        settings, shards = config["settings"], config["dataset"]["fingerprint"]
+        settings, shards, step = config["settings"], config["dataset"]["fingerprint"], config.get("step")
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} must describe a backbone, however: {error!r}. Run: satmip-train export {path.parent}") from error
     # Somebody else's backbone has no training of ours.
-    return None if shards is None else Training(path.parent, settings, shards, read_cost(path.parent))
+    if shards is None or not _is_whole(path.parent, step):
+        return None
+    return Training(path.parent, settings, shards, read_cost(path.parent))
 
 
 def read_budget(roots: Iterable[Path]) -> float | None:

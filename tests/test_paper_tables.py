@@ -327,6 +327,26 @@ def test_the_set_of_a_result_is_that_of_its_folder_else_as_named_else_its_source
     assert sorted(found.dataset for found in named) == ["resisc45", "ucmerced", "ucmerced"]
 
 
+def test_what_was_measured_before_the_last_step_fills_no_cell(tmp_path: Path) -> None:
+    """Once a run that was exported and evaluated half way stood in the table as one of 200 epochs, with half its cost."""
+    run = tmp_path / "simclr"
+    run.mkdir()
+    (run / "config.json").write_text('{"last_step": 7}')
+    sessions = [{"steps": 5, "wall_seconds": 10.0, "ranks": 1}]
+    (run / "summary.json").write_text(json.dumps({"step": 5, "wall_seconds": 10.0, "sessions": sessions}))
+    for step, whole in ((5, False), (7, True)):
+        (run / "backbone.json").write_text(json.dumps({"settings": BASE, "dataset": {"fingerprint": "abc"}, "step": step}))
+        write_result(tmp_path / "fmow" / "knn.json", run=str(run), trained={"shards": "abc", "step": step})
+        scores, trainings = read_scores(tmp_path), read_trainings(tmp_path)
+        table = filled("2", scores)
+        assert (len(trainings), len(table.cells)) == ((1, 1) if whole else (0, 0))
+        note = f"Left out, as it was measured before the run's last step: {run} in {tmp_path}/fmow/knn.json"
+        assert (note in table.notes) == (not whole)
+    (run / "backbone-best.safetensors").touch()
+    write_result(tmp_path / "fmow" / "knn.json", run=str(run / "backbone-best.safetensors"), trained={"shards": "abc", "step": 5})
+    assert filled("2", read_scores(tmp_path)).cells == {}
+
+
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     (tmp_path / "fmow").mkdir()
     (tmp_path / "fmow" / "knn.json").write_text('{"probe": "knn"}')
