@@ -127,8 +127,8 @@ class _Tuning:
         spared = optim.undecayed(self._network, "timm")
         groups: list[dict[str, Any]] = []
         for factor, part in ((1.0, "backbone."), (10.0, "classifier.")):
-            for decay in (self._recipe.weight_decay, 0.0):
-                chosen = [p for n, p in self._network.named_parameters() if n.startswith(part) and (n in spared) == (decay == 0)]
+            for without, decay in ((False, self._recipe.weight_decay), (True, 0.0)):
+                chosen = [p for n, p in self._network.named_parameters() if n.startswith(part) and (n in spared) == without]
                 groups.append({"params": chosen, "weight_decay": decay, "factor": factor})
         return torch.optim.AdamW(groups, lr=self._recipe.lr)
 

@@ -71,6 +71,13 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(world: Path, tmp_path:
     assert all(torch.equal(first[name], second[name]) for name in second)
 
 
+def test_without_weight_decay_all_weights_learn(world: Path, tmp_path: Path) -> None:
+    """Once `--weight-decay 0` was a traceback: a parameter in two groups, and the matrices in none."""
+    (model,) = tune(world, tmp_path, replace(RECIPE, epochs=1, weight_decay=0.0))["models"]
+    start, end = load_file(world / "run" / "backbone.safetensors"), load_file(model["weights"])
+    assert not any(torch.equal(value, end[f"backbone.{name}"]) for name, value in start.items())
+
+
 def test_a_damaged_state_is_named(world: Path, tmp_path: Path) -> None:
     tune(world, tmp_path, replace(RECIPE, epochs=1))
     (path,) = (tmp_path / "finetuned").glob("*.pt")
