@@ -55,7 +55,7 @@ def find_neighbours(gallery: Gallery, queries: Sequence[int], count: int, device
 
     Where the queries are of the searched split itself, a chip is not its own neighbour.
     """
-    same = (gallery.dataset.root, gallery.split) == (gallery.query_dataset.root, gallery.query_split)
+    same = (gallery.dataset.fingerprint, gallery.split) == (gallery.query_dataset.fingerprint, gallery.query_split)
     k = min(count + same, len(gallery.found.vectors))
     vectors = gallery.queries.vectors[list(queries)]
     indices, similarities = probes.neighbours(gallery.found.vectors, vectors, k, device)

@@ -1,5 +1,6 @@
 """Contact sheets of the nearest chips."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,13 @@ def test_the_nearest_are_those_of_a_plain_loop(world: Path, query_split: str) ->
         assert row.query.key == searched.queries.keys[number]
         assert [chip.key for chip, _ in row.nearest] == searched.found.keys[order].tolist()
         np.testing.assert_allclose([value for _, value in row.nearest], similarity[order], atol=1e-5)
+
+
+def test_a_chip_is_not_its_own_neighbour_by_whatever_path_its_shards_are_named(world: Path) -> None:
+    searched = gallery(world, "train")
+    other = replace(searched, query_dataset=open_dataset(f"{world}/../{world.name}/shards"))
+    (row,) = neighbours.find_neighbours(other, [5], 3)
+    assert row.query.key not in [chip.key for chip, _ in row.nearest]
 
 
 def test_the_sheet_shows_a_row_a_query_and_frames_of_classes(world: Path, tmp_path: Path) -> None:
