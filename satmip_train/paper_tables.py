@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Literal
@@ -115,7 +115,8 @@ class _Filler:
         self._layout, self._scores, self._trainings, self._budget = layout, scores, trainings, budget
         self.notes: dict[str, None] = {}
         """In order, each once."""
-        self.used: dict[str, Samples] = {}
+        self.used: dict[str, dict[Samples, None]] = {}
+        """Of each evaluation set on what it was measured, in order, each once."""
         self.networks: set[str] = set()
 
     def choose(self, row: Row) -> str | None:
@@ -157,13 +158,13 @@ class _Filler:
 
     def _by_seed(self, row: Row, wanted: Mapping[str, Any], group: str) -> dict[int, "_Value"]:
         """Return the value of a cell for each seed, in percent; of two files the newer one counts."""
-        found: dict[int, _Value] = {}
         matching = (score for score in self._matching(row, wanted) if _group(score) == group)
-        for score in sorted(matching, key=lambda score: score.modified):
+        newest = {score.seed: score for score in sorted(matching, key=lambda score: score.modified)}
+        found: dict[int, _Value] = {}
+        for seed, score in newest.items():
             value, note = _metric(score, row, self._budget.neighbours)
-            files = (str(score.file), *([score.run] if score.run else ()))
-            found[score.seed] = _Value(value, files, note)
-            self.used[score.dataset] = score.samples
+            found[seed] = _Value(value, (str(score.file), *([score.run] if score.run else ())), note)
+            self.used.setdefault(score.dataset, {})[score.samples] = None
             if row.settings is not None:
                 self.networks.add(_network(score.settings))
         return found
@@ -327,14 +328,15 @@ def _mean_gain(cells: Mapping[tuple[int, str], Cell], row: int, other: int, colu
     return Cell(fmean(mine.mean - theirs.mean for mine, theirs in both), None, both[0][0].seeds, files, note)
 
 
-def _sample_notes(used: Mapping[str, Samples]) -> Iterable[str]:
-    for name, samples in used.items():
+def _sample_notes(used: Mapping[str, Collection[Samples]]) -> Iterable[str]:
+    for name, measured in used.items():
         paper = evaluation_sets()[name]
-        if (samples.train, samples.test, samples.classes) != (paper.train, paper.test, paper.classes):
-            yield (
-                f"{paper.title} here is {samples.shards}: {samples.train:,} + {samples.test:,} samples, {samples.classes} classes. "
-                f"The paper's: {paper.train:,} + {paper.test:,}, {paper.classes}."
+        size = (paper.train, paper.test, paper.classes)
+        if len(measured) > 1 or any((samples.train, samples.test, samples.classes) != size for samples in measured):
+            here = "; and also ".join(
+                f"{samples.shards}: {samples.train:,} + {samples.test:,} samples, {samples.classes} classes" for samples in measured
             )
+            yield f"{paper.title} here is {here}. The paper's: {paper.train:,} + {paper.test:,}, {paper.classes}."
 
 
 def _budget_notes(budget: Budget, filled: bool) -> Iterable[str]:

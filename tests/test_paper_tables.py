@@ -270,6 +270,17 @@ def test_of_runs_with_other_settings_the_most_fill_the_row_and_the_rest_is_named
     assert any("left out, as they have other settings: runs/simclr-7" in note for note in table.notes)
 
 
+def test_seeds_that_were_measured_on_different_shards_are_told() -> None:
+    """Once the note named the last shards only, and none if both had the paper's counts."""
+    paper = published.evaluation_sets()["fmow"]
+    here = [Samples(root, paper.train, paper.test, paper.classes) for root in ("out/old", "out/new")]
+    scores = [replace(score(seed=seed), samples=samples) for seed, samples in enumerate(here)]
+    (note,) = (note for note in filled("2", scores).notes if note.startswith("fMoW here is"))
+    assert "out/old: 363,572 + 53,043 samples, 62 classes; and also out/new: 363,572 + 53,043 samples" in note
+    again = replace(scores[0], samples=here[1], modified=2.0)
+    assert not any(note.startswith("fMoW here is") for note in filled("2", [*scores, again]).notes)
+
+
 def test_other_samples_than_the_papers_are_told() -> None:
     (note,) = filled("2", [score("eurosat")]).notes
     assert note.startswith("Euro here is out/shards: 10 + 5 samples, 2 classes. The paper's: 16,200 + 5,400, 10.")
