@@ -13,6 +13,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional as F
 
+from satmip_train.errors import UsageError
+
 Features = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 MultiHot = npt.NDArray[np.uint8]
@@ -91,8 +93,14 @@ def score(labels: Labels, predictions: Labels, classes: int) -> Scores:
 
 
 def score_multilabel(labels: MultiHot, scores: npt.NDArray[np.float64]) -> MultiLabelScores:
-    """Score a multi-label set by average precision. Shape: labels, scores (N, classes); one label at least is 1."""
+    """Score a multi-label set by average precision. Shape: labels, scores (N, classes).
+
+    Raises:
+        UsageError: no test sample has a class.
+    """
     present = np.flatnonzero(labels.any(0))
+    if not len(present):
+        raise UsageError(f"some test sample must have a class, however: none of {len(labels)} has. Pass another --test-split")
     found = average_precision_score(labels[:, present], scores[:, present], average=None)
     per_class: list[float | None] = [None] * labels.shape[1]
     for index, value in zip(present, np.atleast_1d(found), strict=True):
@@ -111,7 +119,8 @@ def neighbours(
     Shape: train (N, D), test (M, D) -> indices (M, k), similarities (M, k).
 
     Raises:
-        ValueError: k is not in 1..N, or a feature is not finite.
+        ValueError: k is not in 1..N.
+        UsageError: a feature is not finite.
     """
     if not 1 <= k <= len(train):
         raise ValueError(f"k must be in 1..{len(train)}, the number of train features, however: {k=}")
@@ -142,7 +151,8 @@ def knn(
     Shape: train (N, D), train_labels (N,) in 0..classes - 1, test (M, D) -> for each k: (M,).
 
     Raises:
-        ValueError: a k is not in 1..N, or a feature is not finite.
+        ValueError: a k is not in 1..N.
+        UsageError: a feature is not finite.
     """
     indices, weights = _weighted_neighbours(train, test, max(ks), temperature, device)
     votes = np.zeros((len(test), classes))
@@ -169,7 +179,8 @@ def knn_multilabel(
     Shape: train (N, D), train_labels (N, classes), test (M, D) -> for each k: (M, classes) in 0..1.
 
     Raises:
-        ValueError: a k is not in 1..N, or a feature is not finite.
+        ValueError: a k is not in 1..N.
+        UsageError: a feature is not finite.
     """
     indices, weights = _weighted_neighbours(train, test, max(ks), temperature, device)
     votes, total, scores = np.zeros((len(test), train_labels.shape[1])), np.zeros((len(test), 1)), {}
@@ -206,11 +217,13 @@ def linear(
     Shape: train (N, D), train_labels (N,), test (M, D).
 
     Raises:
-        ValueError: there are fewer than two classes among the train labels, or a feature is not finite.
+        UsageError: there are fewer than two classes among the train labels, or a feature is not finite.
     """
     present, targets = np.unique(train_labels, return_inverse=True)
     if len(present) < 2:
-        raise ValueError(f"a linear probe needs two classes among the train labels, however: {present=}")
+        raise UsageError(
+            f"a linear probe needs two classes among the train labels, however: {present=}. Pass another --train-split"
+        )
     x, y = _finite(train, "train", device), torch.from_numpy(targets).to(device)
     # Two classes have one column, for the second class: that is binary logistic regression.
     weights, fit = _fit(x, y, len(present) if len(present) > 2 else 1, max_iterations, tolerance)
@@ -233,12 +246,15 @@ def linear_multilabel(
     Shape: train (N, D), train_labels (N, classes), test (M, D).
 
     Raises:
-        ValueError: no class divides the train samples, or a feature is not finite.
+        UsageError: no class divides the train samples, or a feature is not finite.
     """
     counts = train_labels.sum(0, dtype=np.int64)
     divide = np.flatnonzero((counts > 0) & (counts < len(train_labels)))
     if not len(divide):
-        raise ValueError(f"a linear probe needs a class that some train samples have and some not, however: {counts=}")
+        raise UsageError(
+            f"a linear probe needs a class that some train samples have and some not, however: {counts=}. "
+            "Pass another --train-split"
+        )
     x, z = _finite(train, "train", device), _finite(test, "test", device)
     scores, fits = np.zeros((len(test), train_labels.shape[1])), []
     for index in divide:
@@ -319,7 +335,10 @@ def _finite(features: Features, name: str, device: torch.device | str) -> Tensor
     x = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)).to(device)
     finite = torch.cat([part.isfinite().all(1) for part in _parts(x)])
     if not finite.all():
-        raise ValueError(f"{name} features must be finite, however: {int((~finite).sum())} of {len(x)} are not")
+        raise UsageError(
+            f"{name} features must be finite, however: {int((~finite).sum())} of {len(x)} are not. Pass --precision fp32; if that "
+            "changes nothing, the weights are damaged"
+        )
     return x
 
 

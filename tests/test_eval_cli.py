@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eval_world import COMMON, SMALL, as_multilabel, call, write_run
+from eval_world import COMMON, SMALL, as_multilabel, call, rewrite, write_run
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.neighbors import KNeighborsClassifier
@@ -244,6 +245,14 @@ def no_such_backbone(world: Path, tmp_path: Path) -> list[object]:
     return ["--backbone", "resnet", "--shards", world / "shards"]
 
 
+def not_finite(world: Path, tmp_path: Path) -> list[object]:
+    run = write_run(tmp_path / "spoiled", world / "shards", objective="simclr")
+    weights = load_file(run / "backbone.safetensors")
+    weights["norm.bias"][0] = np.nan
+    save_file(weights, run / "backbone.safetensors")
+    return [run, "--shards", world / "shards", "--random-seeds", ""]
+
+
 def no_shards(world: Path, tmp_path: Path) -> list[object]:
     return [runs(world)[0], "--shards", tmp_path]
 
@@ -259,6 +268,7 @@ def no_shards(world: Path, tmp_path: Path) -> list[object]:
         (nothing_to_evaluate, r"something to evaluate, however: no run.*Pass folders of satmip-train, or --backbone"),
         (no_such_backbone, r"--backbone must be 'pixels' or a recipe, however: .*'resnet'"),
         (no_shards, r"must hold dataset.json"),
+        (not_finite, r"train features must be finite, however: 60 of 60 are not. Pass --precision fp32"),
     ],
 )
 def test_errors_say_what_is_wrong_and_what_to_type(
@@ -268,6 +278,16 @@ def test_errors_say_what_is_wrong_and_what_to_type(
     assert got.exit_code == 1
     assert re.search(message, got.output.replace("\n", " ")), got.output
     assert not (tmp_path / "knn.json").exists()
+
+
+def test_a_split_of_one_class_has_no_linear_probe(world: Path, tmp_path: Path) -> None:
+    shards = rewrite(
+        write_toy_shards(tmp_path / "shards", {"train": 60, "val": 20}),
+        lambda name, content: (name, b"1" if name.endswith(".cls") and name.startswith("train") else content),
+    )
+    got = call("linear", runs(world)[0], "--shards", shards, "--random-seeds", "", "--out", tmp_path, *COMMON)
+    assert got.exit_code == 1
+    assert "two classes among the train labels, however" in got.output
 
 
 @pytest.mark.parametrize("value", ["0", "1,two", "", "²"])

@@ -17,6 +17,7 @@ from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from satmip_train import probes
+from satmip_train.errors import UsageError
 
 
 def blobs(n: int, classes: int, dim: int, seed: int, spread: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
@@ -314,3 +315,8 @@ def test_standardized_features_have_no_mean_and_unit_variance_on_train() -> None
     np.testing.assert_allclose(x.std(0), [1, 1, 0, 1, 1], atol=1e-5)
     np.testing.assert_allclose(z[:, 0], (test[:, 0] - train[:, 0].mean()) / train[:, 0].std(), rtol=1e-4, atol=1e-5)
     assert x.dtype == z.dtype == np.float32
+
+
+def test_without_a_class_among_the_test_samples_there_is_no_average_precision() -> None:
+    with pytest.raises(UsageError, match=r"must have a class, however: none of 5 has. Pass another --test-split"):
+        probes.score_multilabel(np.zeros((5, 3), np.uint8), np.zeros((5, 3)))
