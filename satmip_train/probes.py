@@ -93,11 +93,7 @@ def score(labels: Labels, predictions: Labels, classes: int) -> Scores:
 
 
 def score_multilabel(labels: MultiHot, scores: npt.NDArray[np.float64]) -> MultiLabelScores:
-    """Score a multi-label set by average precision. Shape: labels, scores (N, classes).
-
-    Raises:
-        UsageError: no test sample has a class.
-    """
+    """Score a multi-label set by average precision; UsageError where no sample has a class. Shape: labels, scores (N, classes)."""
     present = np.flatnonzero(labels.any(0))
     if not len(present):
         raise UsageError(f"some test sample must have a class, however: none of {len(labels)} has. Pass another --test-split")
@@ -119,8 +115,7 @@ def neighbours(
     Shape: train (N, D), test (M, D) -> indices (M, k), similarities (M, k).
 
     Raises:
-        ValueError: k is not in 1..N.
-        UsageError: a feature is not finite.
+        ValueError: k is not in 1..N, or (a UsageError) a feature is not finite.
     """
     if not 1 <= k <= len(train):
         raise ValueError(f"k must be in 1..{len(train)}, the number of train features, however: {k=}")
@@ -151,8 +146,7 @@ def knn(
     Shape: train (N, D), train_labels (N,) in 0..classes - 1, test (M, D) -> for each k: (M,).
 
     Raises:
-        ValueError: a k is not in 1..N.
-        UsageError: a feature is not finite.
+        ValueError: a k is not in 1..N, or (a UsageError) a feature is not finite.
     """
     indices, weights = _weighted_neighbours(train, test, max(ks), temperature, device)
     votes = np.zeros((len(test), classes))
@@ -179,8 +173,7 @@ def knn_multilabel(
     Shape: train (N, D), train_labels (N, classes), test (M, D) -> for each k: (M, classes) in 0..1.
 
     Raises:
-        ValueError: a k is not in 1..N.
-        UsageError: a feature is not finite.
+        ValueError: a k is not in 1..N, or (a UsageError) a feature is not finite.
     """
     indices, weights = _weighted_neighbours(train, test, max(ks), temperature, device)
     votes, total, scores = np.zeros((len(test), train_labels.shape[1])), np.zeros((len(test), 1)), {}
@@ -251,10 +244,8 @@ def linear_multilabel(
     counts = train_labels.sum(0, dtype=np.int64)
     divide = np.flatnonzero((counts > 0) & (counts < len(train_labels)))
     if not len(divide):
-        raise UsageError(
-            f"a linear probe needs a class that some train samples have and some not, however: {counts=}. "
-            "Pass another --train-split"
-        )
+        wanted = "a linear probe needs a class that some train samples have and some not"
+        raise UsageError(f"{wanted}, however: {counts=}. Pass another --train-split")
     x, z = _finite(train, "train", device), _finite(test, "test", device)
     scores, fits = np.zeros((len(test), train_labels.shape[1])), []
     for index in divide:
@@ -335,9 +326,9 @@ def _finite(features: Features, name: str, device: torch.device | str) -> Tensor
     x = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)).to(device)
     finite = torch.cat([part.isfinite().all(1) for part in _parts(x)])
     if not finite.all():
+        bad = int((~finite).sum())
         raise UsageError(
-            f"{name} features must be finite, however: {int((~finite).sum())} of {len(x)} are not. Pass --precision fp32; if that "
-            "changes nothing, the weights are damaged"
+            f"{name} features must be finite, however: {bad} of {len(x)} are not. Pass --precision fp32 or another run"
         )
     return x
 
