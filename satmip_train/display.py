@@ -29,8 +29,10 @@ def show_run(console: Console, settings: Settings, description: dict[str, Any], 
 
 
 def _applies(name: str, settings: Settings) -> bool:
-    """Whether a setting has a bearing on the run: the sizes of the other kind of metadata encoder have none."""
-    return not name.startswith("tabular_" if settings.metadata_encoder == "text" else "text_")
+    """Whether a setting has a bearing on the run: those of the other kinds of metadata encoder have none."""
+    if name in ("text_model", "text_tune"):
+        return settings.metadata_encoder == "pretrained"
+    return not name.startswith(("text_", "tabular_")) or name.startswith(f"{settings.metadata_encoder}_")
 
 
 def _settings(settings: Settings, base: Settings, names: list[str]) -> Text:

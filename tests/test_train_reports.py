@@ -69,6 +69,17 @@ def test_settings_are_shown_in_groups_with_what_differs_from_the_recipe(toy):
     assert '"' not in text
 
 
+@pytest.mark.parametrize("encoder", ["text", "tabular", "pretrained"])
+def test_only_the_settings_of_the_metadata_encoder_are_shown(toy, encoder):
+    settings = settings_of(metadata_encoder=encoder, text_model="some/bert" if encoder == "pretrained" else None)
+    plan = plan_run(settings_of(), toy, CPU)
+    description = {**describe(plan, build_state(plan).objective), "attention": "", "data": "", "online_knn": ""}
+    output = io.StringIO()
+    show_run(Console(file=output, width=120, markup=False, highlight=False), settings, description, None)
+    shown = [name for name in ("text_layers", "text_model some/bert", "tabular_layers") if name in output.getvalue()]
+    assert shown == {"text": ["text_layers"], "tabular": ["tabular_layers"], "pretrained": ["text_model some/bert"]}[encoder]
+
+
 def test_every_setting_stands_in_one_group():
     names = [name for members in grouped_settings().values() for name in members]
     assert names == list(Settings.model_fields)
@@ -264,7 +275,7 @@ def test_a_hub_that_cannot_be_reached_is_told_from_one_that_refuses(run, monkeyp
 
 def test_bf16_trains_with_losses_in_float32(toy, tmp_path):
     for precision in ("bf16", "fp32"):
-        train(settings_of(precision=precision, lr_base=1e-4, max_steps=2), toy, tmp_path / precision, CPU, QUIET)
+        train(settings_of(precision=precision, lr_base=1e-3, max_steps=2), toy, tmp_path / precision, CPU, QUIET)
     one, two = read_log(tmp_path / "bf16"), read_log(tmp_path / "fp32")
     assert one[0]["loss"] != two[0]["loss"]
     assert one[0]["loss"] == pytest.approx(two[0]["loss"], rel=0.02)
