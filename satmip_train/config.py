@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from satmip_train.fields import expand_fields
 
+_OURS = {"pretrained": "--init timm", "num_classes": "no classifier", "in_chans": "views of 3 channels"}
+"""Arguments of timm's that are not for backbone_args, and what there is in their place."""
 GROUPS = {
     "objective": "What is learned",
     "backbone": "Backbone",
@@ -25,7 +27,7 @@ GROUPS = {
 class Settings(BaseModel):
     """Every choice of a run. Saved with each checkpoint; the same settings, shards and seed give the same run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     objective: str = Field(
         "satmips",
@@ -33,7 +35,7 @@ class Settings(BaseModel):
         "moco, moco-geo, moco-tp, moco-geo-tp",
     )
     split: str = Field("train", description="split of the shards to learn from")
-    seed: int = Field(0, ge=0, description="seed of the weights, the order and the views")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the weights, the order and the views")
 
     backbone: str = Field("vit_small_patch16_224", description="any timm model by name")
     backbone_args: dict[str, Any] = Field(
@@ -41,7 +43,7 @@ class Settings(BaseModel):
         description="arguments for timm.create_model, as JSON (MoCo v3's ViT-S has 12 heads)",
     )
     cls_token_std: float | None = Field(
-        0.02, description="deviation of the CLS token's init (SLIP's era of timm; timm today uses 1e-6)"
+        0.02, gt=0, description="deviation of the CLS token's init (SLIP's era of timm; timm today uses 1e-6)"
     )
     init: str = Field(
         "random",
@@ -183,6 +185,14 @@ class Settings(BaseModel):
     @classmethod
     def _expand_aliases(cls, fields: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return None if fields is None else expand_fields(fields)
+
+    @field_validator("backbone_args")
+    @classmethod
+    def _leave_what_is_ours(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        if ours := [name for name in arguments if name in _OURS]:
+            instead = "; ".join(f"for {name} there is {_OURS[name]}" for name in ours)
+            raise ValueError(f"backbone_args must leave {', '.join(_OURS)} to us, however: {arguments}; {instead}")
+        return arguments
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":

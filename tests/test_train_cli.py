@@ -137,6 +137,10 @@ def test_what_cannot_be_done_is_refused_with_advice(call, toy, code, arguments, 
         (["--report-to", "tensorboard,tensorbord"], "however: --report-to: Input should be 'tensorboard' or 'wandb'"),
         (["--batch-size", "1"], "however: --batch-size: Input should be greater than or equal to 2"),
         (["--lr-start", "1"], "however: lr_start must not exceed the peak rate"),
+        (["--epochs", "inf"], "however: --epochs: Input should be a finite number"),
+        (["--seed", str(2**32)], "however: --seed: Input should be less than"),
+        (["--cls-token-std", "0"], "however: --cls-token-std: Input should be greater than 0"),
+        (["--backbone-args", '{"pretrained": true}'], "for pretrained there is --init timm"),
     ],
 )
 def test_what_is_wrong_with_a_setting_is_said_of_its_option(tmp_path: Path, flags: list[str], message: str) -> None:
