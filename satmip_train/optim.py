@@ -27,6 +27,19 @@ def learning_rate(step: int, steps_per_epoch: int, total_steps: int, settings: S
     return settings.lr_end + (settings.peak_lr - settings.lr_end) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def doubts(steps_per_epoch: int, total_steps: int, settings: Settings) -> list[str]:
+    """Return what is odd about a schedule that can be followed all the same, to be told before the first step."""
+    found = []
+    if settings.lr_end > settings.peak_lr:
+        found.append(
+            f"the learning rate rises after the warm-up, from {settings.peak_lr:g} to --lr-end {settings.lr_end:g}, which is not "
+            "scaled with the batch"
+        )
+    if (warmup := round(settings.warmup_epochs * steps_per_epoch)) > total_steps:
+        found.append(f"the warm-up of {warmup} steps is longer than the run of {total_steps}, which never gets to its peak rate")
+    return found
+
+
 def undecayed(module: nn.Module, wd_policy: str) -> frozenset[str]:
     """Return the names of the parameters that weight decay leaves alone.
 

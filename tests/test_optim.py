@@ -14,7 +14,7 @@ from satmip_train.config import Settings
 from satmip_train.heads import ssl_head
 from satmip_train.metadata_encoders import MetadataShape, TabularEncoder, TextEncoder
 from satmip_train.objectives import build_objective
-from satmip_train.optim import build_optimizer, learning_rate, undecayed
+from satmip_train.optim import build_optimizer, doubts, learning_rate, undecayed
 
 
 def schedule(settings: Settings, steps_per_epoch: int, warmup_epochs: int, epochs: int) -> list[float]:
@@ -42,6 +42,16 @@ def test_learning_rates_of_the_papers_run() -> None:
     assert learning_rate(355, steps, total, settings) == pytest.approx(7.5e-4)
     assert learning_rate(355 + (total - 355) // 2, steps, total, settings) == pytest.approx((7.5e-4 + 1e-5) / 2, rel=1e-4)
     assert learning_rate(total - 1, steps, total, settings) == pytest.approx(1e-5, rel=1e-4)
+
+
+def test_a_schedule_that_rises_at_its_end_or_never_gets_to_its_peak_is_told() -> None:
+    small = tiny_settings(lr_base=3.125e-5, batch_size=64)
+    assert [doubt.split(",")[0] for doubt in doubts(10, 100, small)] == ["the learning rate rises after the warm-up"]
+    assert learning_rate(99, 10, 100, small) > small.peak_lr
+    assert doubts(10, 9, tiny_settings(lr_end=0.0)) == [
+        "the warm-up of 10 steps is longer than the run of 9, which never gets to its peak rate"
+    ]
+    assert doubts(10, 10, tiny_settings(lr_end=0.0)) == []
 
 
 def test_warmup_may_be_part_of_an_epoch_or_all_of_the_run() -> None:
