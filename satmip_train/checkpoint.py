@@ -1,9 +1,12 @@
 """What a stopped run needs to go on: written atomically, read without running code from the file."""
 
 import errno
+import fcntl
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from satmip_train.config import Settings
 from satmip_train.errors import UsageError
 
 NAME, BEST = "last.pt", "best.pt"
+_LOCK = ".lock"
 PLAN = "config.json"
 """What a run resolved before its first step."""
 RUN_FILES = (
@@ -110,6 +114,39 @@ def check_folder(run: Path) -> None:
             f"--out must be new or the folder of a run, however: {run} is none and holds {foreign}, which a run writes over. "
             "Pass another --out"
         )
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keep other runs out of a run's folder, and remove the halves of checkpoints that a killed one left in it.
+
+    The system drops the lock when this process ends, however it ends, even if its loader processes live a little longer. On file
+    systems without locks nothing is locked.
+
+    Raises:
+        UsageError: another process trains into the folder, or it may not be written to.
+    """
+    try:
+        handle = (run / _LOCK).open("a")
+    except OSError as error:
+        raise UsageError(f"{run} must be writable, however: {error}. {_advice(error)}") from error
+    with handle:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:  # the two ways to say that another process has it
+            raise UsageError(
+                f"one run at a time must write to a folder, however: another process trains into {run}. Wait for its end, or pass "
+                "another --out"
+            ) from error
+        except OSError:  # a network file system without locks
+            pass
+        for name in (NAME, BEST):
+            for half in run.glob(f".{name}.*"):
+                half.unlink()
+        try:
+            yield
+        finally:
+            (run / _LOCK).unlink(missing_ok=True)
 
 
 def _is_plan(path: Path) -> bool:

@@ -231,7 +231,12 @@ def train(settings: Settings, dataset: Dataset, run: Path, job: Job, console: Co
         UsageError: settings, shards, captions or an earlier run in the folder do not fit, or the loss is no longer finite.
     """
     checkpoint.check_folder(run)
-    plan = plan_run(settings, dataset, job)
+    with checkpoint.locked(run) if job.main else nullcontext():
+        return _train(plan_run(settings, dataset, job), run, console, recipe)
+
+
+def _train(plan: Plan, run: Path, console: Console, recipe: str | None) -> int:
+    job = plan.job
     state = build_state(plan)
     restore(plan, state, run, console)
     if state.step >= plan.last_step:

@@ -211,6 +211,32 @@ def test_a_run_writes_over_nothing_but_runs(toy, tmp_path):
     assert {path.name for path in run.iterdir()} <= {*checkpoint.RUN_FILES, "notes.txt"}
 
 
+LOCKED = """
+import sys
+from pathlib import Path
+from satmip_train import checkpoint
+with checkpoint.locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_run_at_a_time_writes_to_a_folder_and_removes_what_a_killed_one_left(toy, tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", LOCKED, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"locked\n"
+    half = tmp_path / f".{checkpoint.NAME}.8x1k"
+    half.touch()
+    with pytest.raises(UsageError, match=r"another process trains into .*\. Wait for its end, or pass another --out"):
+        run_in_process(toy, tmp_path, max_steps=1)
+    assert half.exists()
+    child.kill()
+    child.communicate(timeout=PATIENCE)
+    assert run_in_process(toy, tmp_path, max_steps=1)[0] == 0
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
 def test_a_setting_that_is_younger_than_the_checkpoint_had_its_default(toy, tmp_path):
     run_in_process(toy, tmp_path, max_steps=1)
     saved = checkpoint.load(tmp_path)
