@@ -106,7 +106,8 @@ def restore(plan: Plan, state: State, run: Path, console: Console) -> None:
     checkpoint.check_same_run(saved, plan.settings, plan.dataset.fingerprint, run)
     state.objective.load_state_dict(saved["model"])
     state.optimizer.load_state_dict(saved["optimizer"])
-    state.scaler.load_state_dict(saved["scaler"])
+    if saved["scaler"]:  # empty where the run was not in fp16 before, which "auto" takes on some GPUs only
+        state.scaler.load_state_dict(saved["scaler"])
     state.step, state.best = saved["step"], saved["best"]
     if saved["ranks"] != plan.job.ranks:
         console.print(

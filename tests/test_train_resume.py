@@ -190,6 +190,14 @@ def test_max_steps_stops_and_a_larger_one_goes_on(toy, tmp_path):
     assert_same_state(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.parametrize(("before", "after"), [("bf16", "fp16"), ("fp16", "bf16")])
+def test_a_run_goes_on_where_auto_is_another_precision(toy, tmp_path, monkeypatch, before, after):
+    for precision, steps in ((before, 2), (after, 4)):
+        monkeypatch.setattr("satmip_train.plan._precision", lambda *_, precision=precision: precision)
+        assert run_in_process(toy, tmp_path, max_steps=steps)[0] == 0
+    assert (checkpoint.load(tmp_path)["scaler"] != {}) == (after == "fp16")
+
+
 def test_other_settings_and_other_shards_are_refused(toy, tmp_path):
     run_in_process(toy, tmp_path / "run", max_steps=1)
     with pytest.raises(UsageError, match=r"lr_base was 0.02 and is now 0.01; seed was 0 and is now 1\. Pass them again"):
