@@ -1,10 +1,12 @@
 """Read a shard directory: what `dataset.json` says, and where the bytes of a sample lie in its tar."""
 
+import errno
 import hashlib
 import json
 import mmap
 import os
 import re
+import resource
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -253,7 +255,10 @@ class ShardReader:
             with path.open("rb") as file:
                 self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # an empty file cannot be mapped
-            raise UsageError(f"{path} must be readable, however: {error}. Copy the shard or build it again") from error
+            advice = "Copy the shard or build it again"
+            if getattr(error, "errno", None) == errno.EMFILE:
+                advice = "Raise the limit (ulimit -n), or build with more --samples-per-shard"
+            raise UsageError(f"{path} must be readable, however: {error}. {advice}") from error
         self.keys: list[str] = []
         rows: list[dict[str, tuple[int, int]]] = []
         try:
@@ -359,12 +364,21 @@ def _pax(records: bytes) -> dict[str, str]:
     return found
 
 
+def _allow_open_files(more: int) -> None:
+    """Let this process hold more open files, as far as the system lets it: a mapped shard is one, and 1,024 are a usual limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = soft + more
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
 class Readers:
     """The shards of a split by number; each is opened when first asked for, in the process that asks."""
 
     def __init__(self, dataset: Dataset, split: str) -> None:
         self._dataset = dataset
         self.shards = dataset.split(split)
+        _allow_open_files(len(self.shards))
         self._open: dict[int, ShardReader] = {}
 
     def __getitem__(self, number: int) -> ShardReader:

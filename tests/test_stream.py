@@ -1,8 +1,11 @@
 """Shards to batches: reading tars, checking directories, the order of samples, captions to tokens."""
 
+import contextlib
 import gc
 import io
 import json
+import os
+import resource
 import tarfile
 import warnings
 from collections import Counter
@@ -119,6 +122,28 @@ def test_a_reader_refuses_another_count_and_repeated_keys(tmp_path):
     path.write_bytes(_tar([("a.jpg", b"1"), ("b.jpg", b"3"), ("a.txt", b"2")], tarfile.USTAR_FORMAT))
     with pytest.raises(UsageError, match="3 samples of 2 keys"):
         ShardReader(path, 3)
+
+
+@contextlib.contextmanager
+def few_open_files(more: int):
+    """Let this process open so few files more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_more_shards_than_a_process_may_open_are_read(tmp_path):
+    dataset = open_dataset(write_toy_shards(tmp_path / "shards", {"train": 40}, shards=40, size=(8, 8)))
+    with few_open_files(10):
+        readers = Readers(dataset, "train")
+        assert len({readers[number].keys[0] for number in range(40)}) == 40
+    with few_open_files(0), pytest.raises(UsageError, match=r"Too many open files.*Raise the limit"):
+        ShardReader(dataset.path(readers.shards[0]), 1)
 
 
 # --- shard directories
