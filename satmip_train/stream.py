@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import signal
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -306,7 +307,7 @@ def loader(stream: MapStyle[Batch], steps: range, workers: int, *, pin: bool = F
     """Give the batches of the steps in order, made by `workers` processes (0: by this one).
 
     Raises:
-        UsageError: what the stream raises, in its own words, also where another process met it.
+        UsageError: what the stream raises, in its own words, also where another process met it; or that process was killed.
     """
     if workers:
         _end_workers_at_exit()
@@ -318,10 +319,30 @@ def loader(stream: MapStyle[Batch], steps: range, workers: int, *, pin: bool = F
         pin_memory=pin,
         worker_init_fn=_leave_signals_to_the_parent,
     )
-    for batch in batches:
-        if isinstance(batch, UsageError):
-            raise batch
-        yield batch
+    with loader_errors():
+        for batch in batches:
+            if isinstance(batch, UsageError):
+                raise batch
+            yield batch
+
+
+@contextmanager
+def loader_errors() -> Iterator[None]:
+    """Tell what to do where a loader's process was killed; torch says it wherever this process happens to be, as a signal handler.
+
+    Raises:
+        UsageError: a process of a loader was killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"the processes that read shards must live, however: {reason} If memory or shared memory (/dev/shm) ran out, pass "
+            "fewer --workers, or 0, and run the same command again"
+        ) from error
 
 
 class _Telling(MapStyle[Batch | UsageError]):

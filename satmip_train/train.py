@@ -35,7 +35,7 @@ from satmip_train.recent import Recent
 from satmip_train.resident import DataPath
 from satmip_train.run_page import write_run_page
 from satmip_train.shards import Dataset
-from satmip_train.stream import Batch
+from satmip_train.stream import Batch, loader_errors
 from satmip_train.trackers import open_trackers
 from satmip_train.transfer import to_device
 
@@ -312,7 +312,7 @@ class Loop:
         trackers = open_trackers(plan.settings.report_to, run, self._description, state.step) if plan.job.main else []
         reports = Reporter(run, self._console, state.step, plan.last_step, trackers) if plan.job.main else nullcontext()
         self._clock.restart()
-        with reports as self._reporter, speed.compiler_errors():
+        with reports as self._reporter, speed.compiler_errors(), loader_errors():
             while state.step < plan.last_step and not stop.agreed():
                 self._clock.waits()
                 batch = next(source)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import resource
+import signal
 import tarfile
 import warnings
 from collections import Counter
@@ -272,6 +273,17 @@ def test_a_loader_gives_the_run_from_any_step(toy, workers):
     assert [batch["key"] for batch in loader(stream, range(3, 12), workers)] == whole[3:]
     for epoch in (whole[:5], whole[5:10]):
         assert len({key for batch in epoch for key in batch}) == 20
+
+
+class _Killed(torch.utils.data.Dataset):
+    def __getitem__(self, step):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@FORKS
+def test_a_killed_loader_process_gives_advice():
+    with pytest.raises(UsageError, match=r"must live, however: DataLoader worker .*pass fewer --workers"):
+        next(loader(_Killed(), range(2), 1))
 
 
 # --- decoding
