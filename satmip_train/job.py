@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -23,6 +24,8 @@ class Job:
     ranks: int = 1
     first_on_machine: bool = True
     ranks_on_machine: int = 1
+    patient: Any = None
+    """The group in which ranks wait for one that works alone, longer than collectives may take."""
 
     @property
     def main(self) -> bool:
@@ -32,7 +35,7 @@ class Job:
     def wait(self) -> None:
         """Wait until every rank is here."""
         if self.ranks > 1:
-            dist.barrier()
+            dist.barrier(self.patient)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Return the mean of a tensor over the ranks."""
@@ -78,7 +81,9 @@ def join_job(device: str = "auto") -> Iterator[Job]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-        yield Job(chosen, dist.get_rank(), ranks, local == 0, here)
+        # A rank may fetch a split for hours, while by default the others give up after half an hour.
+        patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        yield Job(chosen, dist.get_rank(), ranks, local == 0, here, patient)
     finally:
         dist.destroy_process_group()
 

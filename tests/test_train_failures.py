@@ -211,6 +211,34 @@ def test_a_run_writes_over_nothing_but_runs(toy, tmp_path):
     assert {path.name for path in run.iterdir()} <= {*checkpoint.RUN_FILES, "notes.txt"}
 
 
+WAITING = """
+import datetime, time
+import torch.distributed.distributed_c10d as c10d
+from satmip_train.job import join_job
+
+with join_job("cpu") as job:
+    c10d._set_pg_timeout(datetime.timedelta(milliseconds=100))
+    if job.main:
+        time.sleep(1)
+    job.wait()
+"""
+
+
+def test_ranks_wait_longer_for_one_that_works_alone_than_collectives_may_take():
+    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", WAITING],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        _, errors = rank.communicate(timeout=PATIENCE)
+        assert rank.returncode == 0, errors.decode()
+
+
 LOCKED = """
 import sys
 from pathlib import Path
