@@ -206,6 +206,11 @@ class TabularEncoder(nn.Module):
         self.batch_keys = frozenset(
             [*(["numeric", "mask"] if shape.numeric else []), *(["categorical"] if shape.cardinalities else [])]
         )
+        if settings.tabular_width % settings.tabular_heads:
+            raise ValueError(
+                "tabular_width must be a multiple of tabular_heads, however: "
+                f"{settings.tabular_width=}, {settings.tabular_heads=}. Pass another --tabular-heads"
+            )
         self.width = settings.tabular_width
         self.transformer = FTTransformer(
             n_cont_features=shape.numeric,

@@ -128,7 +128,7 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
         ValueError, match=r"must be a multiple of text_heads, however: .*text_width=32, .*text_heads=5\. Pass another"
     ):
         text_encoder(text_heads=5)
-    with pytest.raises(ValueError, match="must be a multiple of n_heads, however: d_embedding=32, n_heads=5"):
+    with pytest.raises(ValueError, match=r"must be a multiple of tabular_heads, however: .*tabular_heads=5\. Pass another"):
         tabular_encoder(2, (3,), tabular_heads=5)
 
 
