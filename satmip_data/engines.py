@@ -4,6 +4,7 @@ Tasks and results are small picklable values.
 """
 
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -11,7 +12,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any, TypeVar
 
 Task = TypeVar("Task")
@@ -53,7 +55,7 @@ class Local:
     @contextmanager
     def _pool(self, tasks: int) -> Iterator[ProcessPoolExecutor]:
         # Spawned, not forked: a fork of a process with threads (progress bar, file systems) can hang.
-        with ProcessPoolExecutor(min(self.workers, tasks), mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(min(self.workers, tasks), get_context("spawn"), initializer=_end_with_parent) as pool:
             try:
                 yield pool
             except BrokenProcessPool as error:
@@ -61,6 +63,21 @@ class Local:
                     "every worker must live until its work is done, however: one was killed, as systems do when memory runs out. "
                     f"Run again with fewer than --workers {self.workers}"
                 ) from error
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is killed.
+
+    It would go on with the tasks that it was sent, beside the processes of the next run in the same folder, and then wait for ever.
+    """
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=follow, daemon=True).start()
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,19 @@ def test_a_killed_worker_is_an_error_with_advice(run: Any) -> None:
         list(run(Local(2), os._exit, [9, 9, 9]))
 
 
+def test_workers_end_with_a_killed_parent() -> None:
+    """Else they would do the tasks they were sent beside the next run, and wait for ever."""
+    code = (
+        "import os, time\n"
+        "from satmip_data.engines import Local\n"
+        "for _ in Local(2).unordered(time.sleep, [0.1] * 9):\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    # The workers share the standard output: it ends when the last of them has.
+    ended = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60, check=False)
+    assert ended.returncode == -9
+
+
 def test_an_error_drops_the_tasks_that_wait() -> None:
     start = time.monotonic()
     with pytest.raises(TypeError):
