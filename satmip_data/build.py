@@ -139,11 +139,13 @@ def build(request: BuildRequest, show: Show = no_show) -> dict[str, Any]:
     show(Progress("index", 0, 1, 0, 0))
     plan = plan_build(request, show)
     with out.locked():
-        if finished is None:
-            _begin(request, plan, journal)
-        else:
-            _reopen(request, plan, finished, out, journal)
-        return _finish(request, plan, out, journal, show)
+        if _finished(request, out) == finished:
+            if finished is None:
+                _begin(request, plan, journal)
+            else:
+                _reopen(request, plan, finished, out, journal)
+            return _finish(request, plan, out, journal, show)
+    return build(request, show)  # another process has finished it while this one planned
 
 
 def standing(request: BuildRequest) -> dict[str, Any] | None:
@@ -151,10 +153,16 @@ def standing(request: BuildRequest) -> dict[str, Any] | None:
 
     Raises:
         BuildError: the folder holds a finished build with other settings.
+        LockedError: another process writes to the folder.
     """
     out = Store(request.out)
     finished = _finished(request, out)
-    return None if finished is not None and request.retry_rejects and _packing_rejects(out) else finished
+    if finished is None or (request.retry_rejects and _packing_rejects(out)):
+        return None
+    if out.exists(JOURNAL):  # a process was killed after it had sealed the build, or before it reopened it
+        with out.locked():
+            Journal(out, JOURNAL).close()
+    return finished
 
 
 def _finish(request: BuildRequest, plan: Plan, out: Store, journal: Journal, show: Show) -> dict[str, Any]:

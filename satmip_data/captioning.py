@@ -46,8 +46,7 @@ def _recaption(store: Store, rewrite: CaptionRewrite, workers: int, show: Show) 
     try:
         journal.begin(caption)
     except OtherSettingsError:  # begun with other fields: every shard is written again
-        journal.close()
-        journal.begin(caption)
+        journal.restart(caption)
     records = _rewrite(store, dataset, rewrite, journal, workers, show)
     counts = CaptionCount()
     for record in records:

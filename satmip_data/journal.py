@@ -52,9 +52,19 @@ class Journal:
         """Note that a shard is whole."""
         self.store.write(f"{self.folder}/records/{record.name}.json", dump_json(record.to_json()))
 
+    def restart(self, intent: dict[str, Any]) -> None:
+        """Set out to do something else in place of what was begun; at no moment is there a journal of neither."""
+        self._forget()
+        self.store.write(f"{self.folder}/intent.json", dump_json(intent))
+
     def close(self) -> None:
         """Remove the journal: the work is sealed."""
+        self._forget()
         self.store.remove(self.folder)
+
+    def _forget(self) -> None:
+        # Before the intent is: records that outlived it would pass for those of the next one.
+        self.store.remove(f"{self.folder}/records")
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:

@@ -23,6 +23,7 @@ from shapely import from_wkb, reverse, to_wkb, transform
 from satmip_data import captioning, decoders, validate
 from satmip_data.build import BuildError, BuildRequest, build
 from satmip_data.fields import parse_fields
+from satmip_data.journal import Journal
 from satmip_data.records import Reject
 from satmip_data.settings import BuildSettings
 from satmip_data.shards import CaptionRewrite, ShardError
@@ -142,6 +143,32 @@ def test_a_build_killed_at_any_moment_is_finished_by_the_same_command(tree: Path
     assert contents(out) == contents(built)
 
 
+def test_a_build_killed_after_its_seal_is_finished_by_the_same_command(
+    tree: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(built)
+    journal = Journal(Store(str(built)), ".build")
+    journal.begin({})
+    assert [problem.check for problem in validate.validate(str(built)).problems] == ["finished"]
+    build(request(tree, built))
+    assert contents(built) == before
+    assert validate.validate(str(built)).problems == ()
+
+
+def test_a_build_that_another_process_finishes_meanwhile_is_not_written_over(tree: Path, built: Path, tmp_path: Path) -> None:
+    """The other one holds the lock while this one still plans, and none when this one begins to write."""
+    other = BuildSettings(samples_per_shard=5, size=32, quality=50)
+    out = tmp_path / "out"
+
+    def finish_first(progress: object) -> None:
+        if not (out / "dataset.json").exists():
+            build(request(tree, out))
+
+    with pytest.raises(BuildError, match=r"settings\.quality: 95 before, 50 now"):
+        build(request(tree, out, other), finish_first)
+    assert contents(out) == contents(built)
+
+
 def test_bad_scenes_become_rejects_and_stop_nothing(tmp_path: Path) -> None:
     root = tmp_path / "fmow"
     paths = write_fmow_tree(root)
@@ -211,6 +238,37 @@ def test_caption_stopped_half_way_is_finished_by_running_it_again(built: Path) -
     assert "finished" in {problem.check for problem in validate.validate(str(built)).problems}
     captioning.recaption(str(built), rewrite)
     assert contents(built) == contents(expected_out)
+
+
+def test_caption_killed_while_it_begins_with_other_fields_is_finished_with_the_first(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the captions of the shards would be of one kind and those of `dataset.json` of another."""
+    before = contents(built)
+
+    def stop(progress: object) -> None:
+        if progress.done == 3:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    def killed(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        captioning.recaption(str(built), CaptionRewrite(("gsd",), "key-value"), show=stop)
+    monkeypatch.setattr(Path, "mkdir", killed)
+    with pytest.raises(KeyboardInterrupt):
+        captioning.recaption(str(built), CaptionRewrite(("location",), "key-value"))
+    monkeypatch.undo()
+    captioning.recaption(str(built), CaptionRewrite(parse_fields("gsd,time,loc"), "key-value"))
+    assert contents(built) == before
+
+
+def test_records_are_forgotten_before_what_they_are_records_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that stay behind would pass for records of the next work, whose shards would be left as they are."""
+    journal, removed = Journal(Store(str(tmp_path)), ".caption"), []
+    monkeypatch.setattr(Store, "remove", lambda store, name: removed.append(name))
+    journal.close()
+    assert removed == [".caption/records", ".caption"]
 
 
 def test_caption_refuses_a_damaged_shard(built: Path) -> None:
