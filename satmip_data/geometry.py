@@ -17,6 +17,9 @@ GsdMode = Literal["nominal", "ground"]
 
 WGS84 = Geod(ellps="WGS84")
 
+MOST_STEP = 2.0
+"""Degrees of longitude between neighbours of a footprint, at most, where its side is no straight line on the map."""
+
 MOST_LONGITUDE = 1080.0
 """Degrees, three turns, that a longitude may count to; what is farther is none."""
 
@@ -122,17 +125,51 @@ def footprint(georeference: Georeference, window: Window) -> Ring:
     """Return the window's closed ring on the ground: (longitude, latitude), counter-clockwise, longitudes continuous.
 
     The ring starts in the west within [-180, 180); across the antimeridian it keeps its neighbours together by longitudes past
-    180, and `split_ring` cuts it for maps. A ring around a pole runs along all longitudes and then over the pole itself, so that
-    its inside is the window.
+    180, and `split_ring` cuts it for maps. A side that is no line of longitude and latitude, as near a pole, gets points of its
+    own, so that no two neighbours are more than `MOST_STEP` apart. A ring around a pole or with a pole on it runs along the pole
+    itself, which has every longitude, so that its inside is the window.
     """
-    x0, y0, x1, y1 = window.x, window.y, window.x + window.width, window.y + window.height
-    corners = [lonlat(georeference, col, row) for col, row in ((x0, y1), (x1, y1), (x1, y0), (x0, y0), (x0, y1))]
-    ring = _from_west(unwrap(tuple(corners)))
+    points = _outline(georeference, window)
+    # One point alone: where a pole is a line of the map, as in degrees, its points have longitudes of their own.
+    poles = [i for i, point in enumerate(points) if _is_pole(point)]
+    on_pole = len(poles) == 1
+    path = points[poles[0] + 1 :] + points[: poles[0]] if on_pole else [*points, points[0]]
+    ring = _from_west(tuple(path) if georeference.crs == "EPSG:4326" else unwrap(tuple(path)))
     first, last = ring[0], ring[-1]
-    if abs(last[0] - first[0]) > 180.0:
+    if on_pole or abs(last[0] - first[0]) > 180.0:
         pole = math.copysign(90.0, first[1])
         return _counter_clockwise((*ring, (last[0], pole), (first[0], pole), first))
     return _counter_clockwise((*ring[:-1], first))
+
+
+def _outline(georeference: Georeference, window: Window) -> list[Point]:
+    """Return the window's corners on the ground and what is needed between them, once around."""
+    x0, y0, x1, y1 = window.x, window.y, window.x + window.width, window.y + window.height
+    corners = [((col, row), lonlat(georeference, col, row)) for col, row in ((x0, y1), (x1, y1), (x1, y0), (x0, y0))]
+    points = []
+    for (start, first), (end, last) in zip(corners, corners[1:] + corners[:1], strict=True):
+        points += [first, *_between(georeference, start, end, first, last)]
+    return points
+
+
+def _between(georeference: Georeference, start: Point, end: Point, first: Point, last: Point, halvings: int = 12) -> list[Point]:
+    """Return points on the ground between two points of the image, `start` and `end`, which lie at `first` and `last`.
+
+    A straight line of the image is nearly one of longitude and latitude where it spans few degrees of longitude.
+    """
+    step = abs(wrap_longitude(last[0] - first[0]))
+    if georeference.crs == "EPSG:4326" or step <= MOST_STEP or _is_pole(first) or _is_pole(last):
+        return []
+    if halvings == 0:  # a pole that is nearer than a thousandth of the side lies on it
+        return [(0.0, math.copysign(90.0, first[1]))] if step > 90.0 and abs(first[1]) > 89.0 else []
+    middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
+    place = lonlat(georeference, *middle)
+    before = _between(georeference, start, middle, first, place, halvings - 1)
+    return [*before, place, *_between(georeference, middle, end, place, last, halvings - 1)]
+
+
+def _is_pole(point: Point) -> bool:
+    return abs(point[1]) > 90.0 - 1e-9  # a tenth of a millimetre
 
 
 def _from_west(ring: Ring) -> Ring:
@@ -216,7 +253,7 @@ def split_ring(ring: Ring) -> tuple[Ring, ...]:
     for turn in range(math.floor((west + 180.0) / 360.0), math.floor((east + 180.0) / 360.0) + 1):
         world = box(360.0 * turn - 180.0, -90.0, 360.0 * turn + 180.0, 90.0)
         for part in get_parts(translate(polygon.intersection(world), -360.0 * turn)):
-            if part.geom_type == "Polygon":  # and not a line or point where the ring touches the antimeridian
+            if part.geom_type == "Polygon" and not part.is_empty:  # and no line or point where the ring touches the antimeridian
                 rings.append(_counter_clockwise(tuple((float(x), float(y)) for x, y in part.exterior.coords)))
     return tuple(rings)
 

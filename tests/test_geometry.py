@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
-from shapely.geometry import Point, Polygon
+from shapely.geometry import MultiPolygon, Point, Polygon
 
 from satmip_data import geometry
 from satmip_data.geometry import OutsideError
@@ -333,6 +333,37 @@ def test_a_footprint_over_a_pole_contains_it(crs: str, pole: float, height: int)
         assert not any(part.covers(Point(meridian, far)) for part in inside)
     assert any(Polygon(ring).intersects(Point(lon + turn, lat)) for turn in (0, 360))
     assert geometry.ground_gsd(georeference, window, (100, height)) == pytest.approx((100.0, 100.0), rel=0.04)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3031", "EPSG:3413"])
+@pytest.mark.parametrize(
+    ("west", "north"), [(0, 0), (-100, 0), (0, 300), (-100, 300), (0, 77), (-33, 0), (-40, 150), (3, 150), (20, 310)]
+)
+def test_a_footprint_with_a_pole_on_it_or_beside_it_is_the_window(crs: str, west: int, north: int) -> None:
+    """Mosaics of the polar regions are cut through the pole: it is a corner of tiles, or lies on a side."""
+    georeference, window = Georeference((10.0, 0.0, 10.0 * west, 0.0, -10.0, 10.0 * north), crs), Window(0, 0, 100, 300)
+    ring = geometry.footprint(georeference, window)
+    assert Polygon(ring).is_valid
+    assert Polygon(ring).exterior.is_ccw
+    parts = MultiPolygon([Polygon(part) for part in geometry.split_ring(ring)])
+    assert parts.area == pytest.approx(geometry.signed_area(ring))
+    for col in (-40, -2, 2, 50, 98, 102, 140):
+        for row in (-40, -2, 2, 150, 298, 302, 340):
+            lon, lat = geometry.lonlat(georeference, col, row)
+            assert parts.covers(Point(geometry.wrap_longitude(lon), lat)) == (0 < col < 100 and 0 < row < 300), (col, row)
+
+
+def test_a_window_of_half_the_earth_or_more_keeps_its_width() -> None:
+    for width in (179, 180, 270, 360):
+        ring = geometry.footprint(Georeference((1.0, 0.0, -180.0, 0.0, -1.0, 90.0)), Window(0, 0, width, 180))
+        assert sorted(set(ring)) == [(-180.0, -90.0), (-180.0, 90.0), (width - 180.0, -90.0), (width - 180.0, 90.0)]
+
+
+def test_a_sliver_beyond_the_antimeridian_is_no_part() -> None:
+    """The intersection of what is narrower than the digits hold is a polygon without points."""
+    georeference = Georeference((6.123233995736766e-16, 10.0, 0.0, 10.0, -6.123233995736766e-16, -86.01814494480462), "EPSG:3995")
+    parts = geometry.split_ring(geometry.footprint(georeference, Window(0, 0, 10, 10)))
+    assert [geometry.signed_area(part) > 0.0 for part in parts] == [True]
 
 
 def test_rounding_past_a_pole_is_put_back_on_it() -> None:
