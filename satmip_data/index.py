@@ -100,9 +100,10 @@ def _read_items(task: _Task) -> list[list[Found]]:
 
 def samples_of(scene: Scene, settings: BuildSettings) -> Iterator[Sample | Reject]:
     """Give one sample, or the reject with its reason, for each AOI of a scene."""
+    unwritable = _unwritable(scene)
     for aoi in scene.aois:
         key = f"{scene.key}_{aoi.name}" if aoi.name else scene.key
-        reject = _refusal(aoi, key, settings)
+        reject = unwritable or _refusal(aoi, key, settings)
         if reject is None:
             try:
                 window = geometry.window_from_aoi(aoi, scene.width, scene.height, settings.context, settings.fit)
@@ -113,6 +114,19 @@ def samples_of(scene: Scene, settings: BuildSettings) -> Iterator[Sample | Rejec
             except geometry.OffEarthError as error:
                 reject = ("no_georeference", str(error))
         yield Reject(scene.path, "index", *reject, key=key)
+
+
+def _unwritable(scene: Scene) -> tuple[str, str] | None:
+    """Refuse text that no file can hold: names of files that are no UTF-8, halves of characters in JSON."""
+    known, words = scene.metadata, [word for aoi in scene.aois for word in (aoi.category, *aoi.labels)]
+    words += [scene.path, scene.place, known.utm_zone, known.country_code, known.scan_direction, known.platform]
+    text = "\n".join([word for word in words if word])
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = text[: error.start].rpartition("\n")[2] + text[error.start :].partition("\n")[0]
+        return "metadata_invalid", f"names and texts must be Unicode, however: {found!r}"
+    return None
 
 
 def _refusal(aoi: Aoi, key: str, settings: BuildSettings) -> tuple[str, str] | None:

@@ -75,7 +75,8 @@ def deal(strata: Mapping[str, str], shares: Mapping[str, float], seed: int = 0) 
 
 def _digest(seed: int, name: str) -> bytes:
     """Return what shuffles the names: a hash, since library generators change with their versions."""
-    return hashlib.blake2b(f"{seed}/split/{name}".encode(), digest_size=16).digest()
+    # A name that is no Unicode is dealt too: it becomes a reject later.
+    return hashlib.blake2b(f"{seed}/split/{name}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def folder_split(path: str) -> str | None:

@@ -70,10 +70,14 @@ def index_table(rows: Iterable[tuple[str, Sample]]) -> pa.Table:
 
 
 def rejects_table(rejects: Iterable[Reject]) -> pa.Table:
-    """Return one row for every scene or AOI that gave no sample."""
+    """Return one row for every scene or AOI that gave no sample; what is no Unicode, as in some names of files, is escaped."""
     rows = list(rejects)
+    columns = {name: [getattr(reject, name) for reject in rows] for name in ("path", "key", "stage", "reason", "message")}
     return pa.table(
-        {name: pa.array([getattr(r, name) for r in rows], pa.string()) for name in ("path", "key", "stage", "reason", "message")}
+        {
+            name: pa.array([text.encode("utf-8", "backslashreplace").decode() for text in texts], pa.string())
+            for name, texts in columns.items()
+        }
     )
 
 

@@ -190,6 +190,25 @@ def test_bad_scenes_become_rejects_and_stop_nothing(tmp_path: Path) -> None:
     assert validate.validate(str(tmp_path / "out")).problems == ()
 
 
+def test_text_that_is_no_unicode_becomes_a_reject(tmp_path: Path) -> None:
+    """JSON may hold half of a character, and names of files any bytes; neither can be written into a shard."""
+    path = write_fmow_tree(tmp_path / "fmow")[0].with_suffix(".json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sensor_platform_name": "\ud800"}))
+    dataset = build(request(tmp_path / "fmow", tmp_path / "out"))
+    assert dataset["rejects"] == {"metadata_invalid": 1}
+
+    folder = tmp_path / "images/forest"
+    folder.mkdir(parents=True)
+    for name in (b"a.png", b"\xe9.png"):
+        Image.new("RGB", (8, 8), "red").save(folder / os.fsdecode(name))
+    source = SOURCES["imagefolder"]()
+    dataset = build(BuildRequest(source, str(tmp_path / "images"), str(tmp_path / "of_images"), replace(SETTINGS, size=None)))
+    assert sum(split["samples"] for split in dataset["splits"].values()) == 1
+    table = pd.read_parquet(tmp_path / "of_images/rejects.parquet")
+    assert list(table["path"]) == ["forest/\\udce9.png"]
+    assert list(table["message"]) == [r"names and texts must be Unicode, however: 'forest/\udce9.png'"]
+
+
 def test_too_many_rejects_fail_loudly(tmp_path: Path) -> None:
     paths = write_fmow_tree(tmp_path / "fmow")
     for path in paths[:3]:
