@@ -153,7 +153,7 @@ def _range(values: "pd.Series[Any]") -> tuple[str, str, str]:
         return tuple(f"{value:%Y-%m-%d}" for value in (values.min(), values.quantile(0.5), values.max()))  # type: ignore[return-value]
     if pd.api.types.is_numeric_dtype(values):
         return f"{values.min():.6g}", f"{values.median():.6g}", f"{values.max():.6g}"
-    return str(values.min()), "", str(values.max())
+    return escape(str(values.min())), "", escape(str(values.max()))
 
 
 def _first_samples(out: str, dataset: dict[str, Any], count: int) -> list[tuple[str, Members]]:

@@ -70,6 +70,18 @@ def test_inspect_of_a_damaged_index_gives_advice(here: Path) -> None:
     assert "Run: satmip-data validate out/shards" in " ".join(result.output.split())
 
 
+def test_brackets_in_names_and_texts_are_printed_as_they_are(here: Path) -> None:
+    """What rich takes for markup vanished, or ended the command with a traceback."""
+    for path in (here.parent / "fmow").rglob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"sensor_platform_name": "SAT[/b]"}))
+    out = f"{'a-long-name/' * 7}[old]"
+    assert f"satmip-train --shards {out}\n" in run("build", "../fmow", out, "--size", "32", "--workers", "1").output
+    assert f"{out} was already built" in run("build", "../fmow", out, "--size", "32", "--workers", "1").output
+    result = run("inspect", out)
+    assert result.exit_code == 0, result.output
+    assert "SAT[/b]" in result.output
+
+
 def test_a_contact_sheet_is_a_png_whatever_its_name(here: Path) -> None:
     run("build", "../fmow", "--size", "32", "--workers", "1")
     assert run("inspect", "--sheet", "sheet").exit_code == 0
