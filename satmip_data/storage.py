@@ -1,5 +1,6 @@
 """A root folder anywhere fsspec reaches, with atomic writes."""
 
+import errno
 import fcntl
 import os
 import re
@@ -182,20 +183,35 @@ class Store:
             os.close(handle)
             staged = Path(temporary)
             try:
-                yield staged
-                staged.chmod(0o644)
-                _sync(staged)
-                os.replace(staged, target)
-                _sync(target.parent)
+                with _advice_on_a_full_disk(name, target.parent):
+                    yield staged
+                    staged.chmod(0o644)
+                    _sync(staged)
+                    os.replace(staged, target)
+                    _sync(target.parent)
             finally:
                 staged.unlink(missing_ok=True)
         else:
             folder = Path(tempfile.mkdtemp(prefix="satmip-"))
             try:
-                yield folder / "staged"
+                with _advice_on_a_full_disk(name, folder):
+                    yield folder / "staged"
                 _filesystem(self.url)[0].put_file(str(folder / "staged"), self.path(name))
             finally:
                 shutil.rmtree(folder)
+
+
+@contextmanager
+def _advice_on_a_full_disk(name: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            f"{name} must fit into {folder}, however: {error.strerror}. "
+            "Make room there and run the same command again: what is finished is kept"
+        ) from error
 
 
 def _sync(path: Path) -> None:
