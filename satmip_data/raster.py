@@ -25,6 +25,9 @@ SENTINEL2_COUNTS = (12, 13)
 PREVIEW = 512
 """Longest side of the decimated raster on which percentiles are taken, pixels."""
 
+ROWS = 64
+"""Rows that are stretched at a time: the numbers between take some hundred bytes a pixel."""
+
 Pixels = npt.NDArray[Any]
 
 
@@ -262,10 +265,14 @@ def to_8_bits(values: Pixels, known: npt.NDArray[np.bool_], limits: Sequence[tup
     Shape: values, known (bands, H, W), limits (bands, 2) -> (bands, H, W). Where limits coincide, all above them is 255.
     """
     low, high = np.array(limits, np.float64).T[:, :, None, None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scaled = (np.where(known, values, 0.0).astype(np.float64) - low) / (high - low) * 255.0
-    clean = np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0)
-    return np.where(known, np.rint(np.clip(clean, 0.0, 255.0)), 0).astype(np.uint8)
+    out = np.empty(values.shape, np.uint8)
+    for start in range(0, values.shape[1], ROWS):
+        rows = np.s_[:, start : start + ROWS]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scaled = (np.where(known[rows], values[rows], 0.0).astype(np.float64) - low) / (high - low) * 255.0
+        clean = np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0)
+        out[rows] = np.where(known[rows], np.rint(np.clip(clean, 0.0, 255.0)), 0)
+    return out
 
 
 @lru_cache(maxsize=256)

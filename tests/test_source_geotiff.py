@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -281,6 +282,21 @@ def test_8_bits_of_a_constant_band_do_not_divide_by_zero() -> None:
     values = np.array([[[3.0, 3.0, 5.0]]])
     got = raster.to_8_bits(values, np.array([[[True, True, False]]]), [(3.0, 3.0)])
     assert got.tolist() == [[[0, 0, 0]]]
+
+
+def test_a_large_window_becomes_8_bits_in_little_more_memory_than_it_has() -> None:
+    """A worker that stretches a scene of Sentinel-2 whole must not take ten times its size."""
+    values = np.arange(3 * 1000 * 200, dtype=np.uint16).reshape(3, 1000, 200)
+    known = values % 7 > 0
+    tracemalloc.start()
+    try:
+        got = raster.to_8_bits(values, known, [(100.0, 60000.0)] * 3)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    expected = np.where(known, np.rint(np.clip((values - 100.0) / 59900.0 * 255.0, 0.0, 255.0)), 0.0)
+    assert np.array_equal(got, expected)
+    assert peak < 3 * values.nbytes
 
 
 @pytest.mark.real
