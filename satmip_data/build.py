@@ -204,12 +204,14 @@ def parse_dataset(out: Store) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        BuildError: it is damaged.
+        BuildError: it is damaged, or another program's.
     """
     try:
         dataset: dict[str, Any] = json.loads(out.read("dataset.json"))
     except ValueError as error:
         raise BuildError(f"{out.url}/dataset.json must be JSON, however: {error}. Build again into another folder.") from error
+    if (offence := satmip_schemas.first_error("dataset", dataset)) is not None:
+        raise BuildError(f"{out.url}/dataset.json must follow its schema, however: {offence}. Build into another folder.")
     return dataset
 
 

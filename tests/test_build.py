@@ -367,6 +367,19 @@ def test_a_damaged_dataset_json_is_an_error_with_advice(built: Path) -> None:
         validate.validate(str(built))
 
 
+@pytest.mark.parametrize("foreign", ["[1, 2]", '{"name": "mine"}'])
+def test_a_dataset_json_of_another_program_is_refused_and_left_as_it_is(tree: Path, tmp_path: Path, foreign: str) -> None:
+    (tmp_path / "dataset.json").write_text(foreign)
+    for use in (
+        lambda: build(request(tree, tmp_path)),
+        lambda: captioning.recaption(str(tmp_path), CaptionRewrite(("gsd",), "key-value")),
+        lambda: validate.validate(str(tmp_path)),
+    ):
+        with pytest.raises(BuildError, match=r"dataset\.json must follow its schema, however: .*Build into another folder"):
+            use()
+    assert contents(tmp_path) == {"dataset.json": foreign.encode()}
+
+
 @pytest.mark.parametrize(
     ("column", "change"),
     [
