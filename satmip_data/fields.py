@@ -57,7 +57,7 @@ def _decimals(digits: int) -> Callable[[float], str]:
 
 
 def _iso(time: dt.datetime) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return time.replace(microsecond=0, tzinfo=None).isoformat() + "Z"  # strftime writes the year 1 as "1"
 
 
 _MONTHS = (

@@ -92,6 +92,12 @@ def test_fractions_of_a_second_are_not_written() -> None:
     assert caption(Metadata(datetime=TIME.replace(microsecond=999_999)), ("timestamp",)) == "timestamp: 2015-09-21T15:30:08Z"
 
 
+def test_a_year_has_four_digits() -> None:
+    """Also that of the first date there is, which some write for a missing one."""
+    first = TIME.replace(year=1, month=1, day=1)
+    assert caption(Metadata(datetime=first), ("timestamp",)) == "timestamp: 0001-01-01T15:30:08Z"
+
+
 @given(st.lists(st.sampled_from(ALL), unique=True))
 def test_a_caption_holds_the_asked_fields_in_the_asked_order(names: list[str]) -> None:
     text = caption(POSTER, names)
