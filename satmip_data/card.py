@@ -146,7 +146,7 @@ _LOADING = """\
 ```python
 import webdataset as wds
 
-samples = wds.WebDataset("{example}", shardshuffle=False).decode("pil").to_tuple("jpg", "txt", "json")
+samples = wds.WebDataset("{braces}", shardshuffle=False).decode("pil").to_tuple("jpg", "txt", "json")
 ```
 
 ```python
@@ -176,8 +176,12 @@ def readme(dataset: dict[str, Any], coverage: Coverage) -> str:
     size = "sizes of their own" if dataset["size"] is None else "{} x {} pixels".format(*dataset["size"])
     fields = "\n".join(f"| `{field.name}` | {field.unit or '-'} | {field.about} |" for field in FIELDS)
     first = next(iter(splits))
-    last = f"{splits[first]['shards'] - 1:06d}"
-    braces = f"{first}/{{000000..{last}}}.tar"
+    # A shard none of whose images could be read is not there.
+    numbers = [
+        shard["name"].removeprefix(f"{first}/").removesuffix(".tar") for shard in dataset["shards"] if shard["split"] == first
+    ]
+    gapless = int(numbers[-1]) - int(numbers[0]) < len(numbers)
+    braces = f"{first}/{{{f'{numbers[0]}..{numbers[-1]}' if gapless else ','.join(numbers)}}}.tar"
     return f"""---
 {front}---
 
@@ -193,7 +197,7 @@ standardized numeric and categorical features.
 {counts}
 
 {_coverage_lines(dataset, coverage)}
-{_LOADING.format(example=f"{first}/000000.tar", first=_hub_split(first), braces=braces)}
+{_LOADING.format(first=_hub_split(first), braces=braces)}
 ## Members of a sample
 
 `<key>.jpg` the chip, `.txt` the caption, `.json` the metadata of chip and scene, the window and the footprint; `.num.npy`,

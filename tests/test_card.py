@@ -97,11 +97,25 @@ def test_a_split_has_a_name_that_the_hub_takes(built: Path) -> None:
     """Its names are words of letters, digits and underscores; ours may hold hyphens."""
     dataset = json.loads((built / "dataset.json").read_text())
     dataset["splits"] = {"fold-1": dataset["splits"]["train"]}
+    dataset["shards"] = [{**dataset["shards"][0], "name": f"fold-1/{number:06d}.tar", "split": "fold-1"} for number in (0, 1)]
     text = card.readme(dataset, card.read_coverage(read_parquet((built / "index.parquet").read_bytes())))
     data_files = yaml.safe_load(text.split("---\n")[1])["configs"][0]["data_files"]
     assert data_files == [{"split": "fold_1", "path": "fold-1/*.tar"}]
     assert 'samples = datasets.load_dataset("path/to/this/folder", split="fold_1")' in text
     assert "fold-1/{000000..000001}.tar" in text
+
+
+def test_the_text_names_the_shards_that_are_there(built: Path) -> None:
+    dataset = json.loads((built / "dataset.json").read_text())
+    shard = dataset["shards"][0]
+    for numbers, braces in (
+        ((0,), "{000000..000000}"), ((1, 2), "{000001..000002}"), ((0, 2, 3), "{000000,000002,000003}"),
+    ):  # fmt: skip
+        shards = [{**shard, "name": f"train/{number:06d}.tar"} for number in numbers]
+        coverage = card.read_coverage(read_parquet((built / "index.parquet").read_bytes()))
+        text = card.readme({**dataset, "shards": shards}, coverage)
+        assert f'wds.WebDataset("train/{braces}.tar"' in text
+        assert f"--train-data 'train/{braces}.tar'" in text
 
 
 def test_croissant_names_every_file_with_its_hash(built: Path) -> None:
