@@ -105,13 +105,16 @@ def plan_build(request: BuildRequest, show: Show = no_show) -> Plan:
 
 
 def _nothing_found(request: BuildRequest, index: Index) -> str:
-    reasons = Counter(reject.reason for reject in index.rejects)
-    found = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common()) or "no item at all"
-    example = f" First: {index.rejects[0].path}: {index.rejects[0].message}." if index.rejects else ""
     return (
-        f"{request.root} must hold scenes of the source {request.source.name!r}, however: {found}.{example}\n"
+        f"{request.root} must hold scenes of the source {request.source.name!r}, however: {_reasons(index.rejects)}\n"
         "Name another folder, or another archive with --source."
     )
+
+
+def _reasons(rejects: tuple[Reject, ...]) -> str:
+    reasons = Counter(reject.reason for reject in rejects)
+    found = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common()) or "no item at all"
+    return f"{found}." + (f" First: {rejects[0].path}: {rejects[0].message}." if rejects else "")
 
 
 def build(request: BuildRequest, show: Show = no_show) -> dict[str, Any]:
@@ -120,7 +123,7 @@ def build(request: BuildRequest, show: Show = no_show) -> dict[str, Any]:
     Shards that are whole are not written again. Nothing of the result depends on the workers or on interruptions.
 
     Raises:
-        BuildError: nothing to build, something else in the folder, or too many rejects.
+        BuildError: nothing to build, something else in the folder, too many rejects, or nothing else.
         SelectionError: the selection cannot be made.
         EngineError: there is no such engine.
         LockedError: another process writes to the folder.
@@ -174,6 +177,11 @@ def _finish(request: BuildRequest, plan: Plan, out: Store, journal: Journal, sho
         raise BuildError(
             f"at most {request.max_rejects} rejects were allowed, however: {len(rejects)}. They are listed in "
             f"{out.path('rejects.parquet')}; mend the input and build with --retry-rejects, or with a larger --max-rejects."
+        )
+    if not any(record.samples for record in records):
+        out.write("rejects.parquet", parquet_bytes(rejects_table(rejects)))
+        raise BuildError(
+            f"one image at least must give a chip, however: {_reasons(rejects)}\nMend the input and build with --retry-rejects."
         )
     return _seal(request, plan, records, rejects, out, journal)
 

@@ -190,6 +190,21 @@ def test_bad_scenes_become_rejects_and_stop_nothing(tmp_path: Path) -> None:
     assert validate.validate(str(tmp_path / "out")).problems == ()
 
 
+def test_an_archive_without_one_readable_image_is_an_error_and_can_be_mended(tmp_path: Path) -> None:
+    """As one whose images are pointers of Git LFS."""
+    mend = {path: path.read_bytes() for path in write_fmow_tree(tmp_path / "fmow", places=2, images=2)}
+    for path in mend:
+        path.write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(BuildError, match=r"(?s)give a chip, however: 8 x image_unreadable\. First: .*build with --retry-rejects"):
+        build(request(tmp_path / "fmow", tmp_path / "out"))
+    assert len(pd.read_parquet(tmp_path / "out/rejects.parquet")) == 8
+    for path, data in mend.items():
+        path.write_bytes(data)
+    build(replace(request(tmp_path / "fmow", tmp_path / "out"), retry_rejects=True))
+    build(request(tmp_path / "fmow", tmp_path / "clean"))
+    assert contents(tmp_path / "out") == contents(tmp_path / "clean")
+
+
 def test_text_that_is_no_unicode_becomes_a_reject(tmp_path: Path) -> None:
     """JSON may hold half of a character, and names of files any bytes; neither can be written into a shard."""
     path = write_fmow_tree(tmp_path / "fmow")[0].with_suffix(".json")
