@@ -119,12 +119,30 @@ def _truth(table: pd.DataFrame, node: ast.expr) -> _Truth | None:
             return _combined([_truth(table, part) for part in parts], isinstance(op, ast.And))
         case ast.BinOp(op=ast.BitAnd() | ast.BitOr() as op, left=left, right=right):
             return _combined([_truth(table, part) for part in (left, right)], isinstance(op, ast.BitAnd))
-    value = table.eval(ast.unparse(node), engine="python")
+    expression, times = _with_times(node)
+    value = table.eval(expression, engine="python", local_dict=times)
     if not isinstance(value, pd.Series) or value.dtype != bool:
         return None
     names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} if isinstance(node, ast.Compare) else set()
     known = table[[name for name in table.columns if name in names]].notna().all(axis=1)
     return _Truth(value & known, ~value & known)
+
+
+def _with_times(node: ast.expr) -> tuple[str, dict[str, Any]]:
+    """Return a condition as `DataFrame.eval` takes it, and the times for the dates in it that are compared with `timestamp`.
+
+    For pandas 3 a date that is written as text equals no time, and one with a zone cannot be compared.
+    """
+    operands = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+    if not isinstance(node, ast.Compare) or "timestamp" not in map(ast.unparse, operands):
+        return ast.unparse(node), {}
+    times: dict[str, Any] = {}
+    for i, operand in enumerate(operands):
+        parts = operand.elts if isinstance(operand, ast.List | ast.Tuple) else [operand]
+        if all(isinstance(part, ast.Constant) and isinstance(part.value, str) for part in parts):
+            times[f"time{i}"] = pd.to_datetime(ast.literal_eval(operand), utc=True, format="mixed").tz_localize(None)
+            operands[i] = ast.Name(f"@time{i}")
+    return ast.unparse(ast.Compare(operands[0], node.ops, operands[1:])), times
 
 
 def _combined(parts: Sequence[_Truth | None], conjunction: bool) -> _Truth | None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -91,7 +92,31 @@ def test_what_is_not_known_neither_holds_nor_fails(tree: Path, tmp_path: Path, w
 
 
 @pytest.mark.parametrize(
-    "where", ["clouds < 30", "cloud_cover <", "cloud_cover + 1", "3", "country_code < 5", "cloud_cover.nothing()"]
+    ("where", "kept"),
+    [
+        ("timestamp == '{0}'", "first"),
+        ("'{0}' == timestamp", "first"),
+        ("timestamp in ['{0}']", "first"),
+        ("timestamp in ('{0}', '1900-01-01')", "first"),
+        ("timestamp != '{0}'", "others"),
+        ("not timestamp == '{0}'", "others"),
+        ("timestamp not in ['{0}', '1900-01-01']", "others"),
+        ("timestamp == '{0}Z'", "first"),
+        ("'1900-01-01T00:00:00+02:00' < timestamp <= '{0}'", "first"),
+        ("timestamp.dt.strftime('%Y') == '2014'", "first"),
+    ],
+)
+def test_a_date_equals_its_time(tree: Path, tmp_path: Path, where: str, kept: str) -> None:
+    samples = plan_build(request(tree, tmp_path / "out")).index.samples
+    times = [datetime(2014 + i, 2, 3, 4, 5, 6, tzinfo=UTC) for i in range(3)]
+    three = [replace(s, metadata=replace(s.metadata, datetime=t)) for s, t in zip(samples, times, strict=False)]
+    chosen, _ = select(three, Selection(where=where.format("2014-02-03T04:05:06")))
+    assert chosen == tuple({"first": three[:1], "others": three[1:]}[kept])
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["clouds < 30", "cloud_cover <", "cloud_cover + 1", "3", "country_code < 5", "cloud_cover.nothing()", "timestamp == 'x'"],
 )
 def test_a_wrong_condition_names_the_columns(tree: Path, tmp_path: Path, where: str) -> None:
     with pytest.raises(SelectionError, match=r"columns key, split, .*cloud_cover.*; however: "):
