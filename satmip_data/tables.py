@@ -21,10 +21,11 @@ _GEO = {
 }
 """GeoParquet's file metadata; without a `crs` the coordinates are longitude and latitude (OGC:CRS84)."""
 
+# Lists of two, and not of the fixed length 2: Arrow before version 26 cannot read a missing one of these.
 _TYPES = {
-    "gsd": pa.list_(pa.float64(), 2),
-    "pixel_size": pa.list_(pa.float64(), 2),
-    "location": pa.list_(pa.float64(), 2),
+    "gsd": pa.list_(pa.float64()),
+    "pixel_size": pa.list_(pa.float64()),
+    "location": pa.list_(pa.float64()),
     "timestamp": pa.timestamp("us", tz="UTC"),
     "wavelengths": pa.list_(pa.int64()),
     **{name: pa.string() for name in ("utm_zone", "country_code", "scan_direction", "sensor_platform")},

@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from satmip_data.tables import parquet_bytes, read_parquet
+from satmip_data.records import Metadata, Sample, Window
+from satmip_data.tables import index_table, parquet_bytes, read_parquet
 
 ROOT = Path(__file__).parent.parent
 TABLE = pa.table({"a": [1, 2], "b": ["x", None]})
@@ -21,6 +22,15 @@ def test_a_table_comes_back_whole_or_in_part() -> None:
         read_parquet(data, ["a", "c"])
     with pytest.raises(pa.ArrowException):
         read_parquet(data[:-20])
+
+
+def test_an_index_has_no_column_that_arrow_cannot_read() -> None:
+    """Before version 26, Arrow writes a missing list of fixed length and then refuses the file."""
+    nothing = Metadata()
+    sample = Sample("key", "train", "place", None, "path", 8, 8, Window(0, 0, 8, 8), nothing, nothing, None)
+    table = index_table([("train/000000.tar", sample)])
+    assert not [field.name for field in table.schema if pa.types.is_fixed_size_list(field.type)]
+    assert read_parquet(parquet_bytes(table)).equals(table)
 
 
 def test_reading_starts_no_thread() -> None:
