@@ -6,6 +6,7 @@ import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any, TypeVar, get_args, get_origin
 
 import click
@@ -237,7 +238,8 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
             with tracking.progress_bar() as bar, tracking.wandb_run(options["wandb_project"], config, bar) as show:
                 dataset = build.build(request, show)
     display.show_dataset(console, out, dataset)
-    click.echo(f"Next: satmip-data caption {out} --fields gsd,time,loc   or   satmip-train --shards {out}")
+    folder = quote(out)
+    click.echo(f"Next: satmip-data caption {folder} --fields gsd,time,loc   or   satmip-train --shards {folder}")
 
 
 def _build_request(root: str, out: str, source_name: str, options: dict[str, Any]) -> build.BuildRequest:
@@ -362,4 +364,4 @@ def demo_command(out: Path, seed: int, places: int, workers: int) -> None:
         raise click.ClickException(str(error)) from error
     counts = ", ".join(f"{count:,} {split}" for split, count in summary.images.items())
     click.echo(f"{out}: {counts} images of {summary.places} places, {len(summary.classes)} classes")
-    click.echo(f"Next: satmip-data build {out} out/shards")
+    click.echo(f"Next: satmip-data build {quote(str(out))} out/shards")

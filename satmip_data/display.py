@@ -27,7 +27,7 @@ from satmip_data.validate import Report
 def _table(*columns: str, title: str = "") -> Table:
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        table.add_column(column, justify="right" if column.startswith("#") else "left")
+        table.add_column(column, justify="right" if column.startswith("#") else "left", overflow="fold")
     return table
 
 
@@ -60,7 +60,8 @@ def show_captions(console: Console, out: str, dataset: dict[str, Any]) -> None:
     caption = dataset["caption"]
     longest = caption["longest"]
     length = "not counted: no CLIP tokenizer is installed" if longest is None else f"{longest['tokens']} tokens ({longest['key']})"
-    console.print(f"Captions: {', '.join(caption['fields'])}, {caption['style']}; the longest has {length}", highlight=False)
+    text = f"Captions: {', '.join(caption['fields'])}, {caption['style']}; the longest has {length}"
+    console.print(text, markup=False, highlight=False)
     if caption["empty"]:
         console.print(f"[yellow]{caption['empty']:,} captions are empty: their samples know none of these fields[/yellow]")
 
@@ -168,7 +169,7 @@ def _first_samples(out: str, dataset: dict[str, Any], count: int) -> list[tuple[
 def show_samples(console: Console, out: str, dataset: dict[str, Any], count: int) -> None:
     """Print key and caption of the first samples."""
     for key, members in _first_samples(out, dataset, count):
-        console.print(f"[bold]{key}[/bold]  {escape(members['txt'].decode())}", highlight=False)
+        console.print(f"[bold]{escape(key)}[/bold]  {escape(members['txt'].decode())}", highlight=False)
 
 
 def write_sheet(out: str, dataset: dict[str, Any], path: Path, count: int) -> None:
