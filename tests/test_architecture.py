@@ -3,8 +3,10 @@
 import ast
 import json
 import pickle
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,41 @@ def test_the_two_packages_meet_only_in_the_shards(path: Path) -> None:
     }[package]
     offending = {name for name in imports(path) if name.split(".")[0] in forbidden}
     assert not offending
+
+
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "open_clip": "open-clip-torch",
+    "pynvml": "nvidia-ml-py",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+"""Packages by the module in them, where their names differ."""
+
+NOT_NEEDED = {"huggingface_hub", "triton"}
+"""Imported only where they are installed; else the command says so, or does without."""
+
+
+def declared(extras: tuple[str, ...]) -> set[str]:
+    """Return the packages that come with an installation that names these extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    return {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines}
+
+
+@pytest.mark.parametrize(
+    ("package", "extras"),
+    [
+        ("satmip_data", ("fast", "h5", "ray", "wandb")),
+        ("satmip_train", ("train", "hf", "nvml", "wandb")),
+        ("schemas", ()),
+    ],
+)
+def test_what_is_imported_is_declared(package: str, extras: tuple[str, ...]) -> None:
+    modules = [path for path in MODULES if path.relative_to(ROOT).parts[0] == package]
+    names = {name.split(".")[0] for path in modules for name in imports(path)} - sys.stdlib_module_names - NOT_NEEDED
+    others = {name for name in names if not name.startswith("satmip_")}
+    assert not {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in others} - declared(extras)
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if p.name != "__main__.py"], ids=lambda p: str(p.relative_to(ROOT)))
