@@ -148,13 +148,13 @@ def push(run: Path, files: Sequence[Path], repository: str) -> str:
         HfApi().upload_folder(
             repo_id=repository, folder_path=run, allow_patterns=names, commit_message="Upload with satmip-train export"
         )
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise UsageError(f"the hub must accept the files, however: {error}. Run: hf auth login, or pass another --push") from error
     except Exception as error:
-        # The hub's client has changed the library that it speaks HTTP by, and does not translate all of its errors.
-        if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "requests", "aiohttp"):
+        # The hub's client has changed its HTTP library and does not translate all of its errors. Those of requests are OSErrors.
+        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests", "aiohttp"):
+            raise UsageError(f"the hub must be reached, however: {error}. Check the network and HF_ENDPOINT") from error
+        if not isinstance(error, (HfHubHTTPError, OSError, ValueError)):
             raise
-        raise UsageError(f"the hub must be reached, however: {error}. Check the network and HF_ENDPOINT") from error
+        raise UsageError(f"the hub must accept the files, however: {error}. Run: hf auth login, or pass another --push") from error
     return str(url)
 
 

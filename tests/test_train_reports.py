@@ -273,6 +273,15 @@ def test_a_hub_that_cannot_be_reached_is_told_from_one_that_refuses(run, monkeyp
         push(run, [run / "backbone.safetensors"], "me/satmip")
 
 
+def test_an_unreachable_hub_is_told_by_any_http_library(run, monkeypatch):
+    """As by requests, whose errors are OSErrors: huggingface_hub before 1.0 lets them through."""
+    failure = type("ConnectionError", (OSError,), {"__module__": "requests.exceptions"})
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda *args, **options: (_ for _ in ()).throw(failure("refused")))
+    with pytest.raises(UsageError, match="the hub must be reached, however: refused"):
+        push(run, [run / "backbone.safetensors"], "me/satmip")
+
+
 def test_bf16_trains_with_losses_in_float32(toy, tmp_path):
     for precision in ("bf16", "fp32"):
         train(settings_of(precision=precision, lr_base=1e-3, max_steps=2), toy, tmp_path / precision, CPU, QUIET)
