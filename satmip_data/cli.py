@@ -17,6 +17,7 @@ from satmip_data.build import BuildError
 from satmip_data.captions import STYLES
 from satmip_data.decoders import DECODERS, DecoderError
 from satmip_data.demo import write_demo
+from satmip_data.demo.world import CLASSES
 from satmip_data.engines import EngineError
 from satmip_data.selection import Selection, SelectionError
 from satmip_data.settings import BuildSettings
@@ -348,7 +349,13 @@ def fields_command() -> None:
 @main.command("demo")
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the world.")
-@click.option("--places", type=click.IntRange(1), default=320, show_default=True, help="Places on Earth, each seen several times.")
+@click.option(
+    "--places",
+    type=click.IntRange(2 * len(CLASSES)),
+    default=320,
+    show_default=True,
+    help="Places on Earth, each seen several times.",
+)
 @workers_option
 def demo_command(out: Path, seed: int, places: int, workers: int) -> None:
     """Write a small world to OUT: a made-up archive in fMoW's own form, whose pictures follow from their metadata.

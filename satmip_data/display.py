@@ -23,6 +23,8 @@ from satmip_data.storage import Store
 from satmip_data.tables import read_parquet
 from satmip_data.validate import Report
 
+_NOT_COUNTED = "their tokens are not counted: no CLIP tokenizer is installed"
+
 
 def _table(*columns: str, title: str = "") -> Table:
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -59,9 +61,8 @@ def show_captions(console: Console, out: str, dataset: dict[str, Any]) -> None:
     """Print fields, style and the longest caption."""
     caption = dataset["caption"]
     longest = caption["longest"]
-    length = "not counted: no CLIP tokenizer is installed" if longest is None else f"{longest['tokens']} tokens ({longest['key']})"
-    text = f"Captions: {', '.join(caption['fields'])}, {caption['style']}; the longest has {length}"
-    console.print(text, markup=False, highlight=False)
+    length = f"the longest has {longest['tokens']} tokens ({longest['key']})" if longest is not None else _NOT_COUNTED
+    console.print(f"Captions: {', '.join(caption['fields'])}, {caption['style']}; {length}", markup=False, highlight=False)
     if caption["empty"]:
         console.print(f"[yellow]{caption['empty']:,} captions are empty: their samples know none of these fields[/yellow]")
 

@@ -75,6 +75,12 @@ def test_a_narrow_table_leaves_nothing_out(monkeypatch: pytest.MonkeyPatch) -> N
     assert "…" not in output
 
 
+def test_a_demo_names_the_fewest_places(here: Path) -> None:
+    made = run("demo", "world", "--places", "23")
+    assert made.exit_code == 2
+    assert "'--places': 23 is not in the range x>=24" in made.output
+
+
 def test_inspect_of_a_damaged_index_gives_advice(here: Path) -> None:
     run("build", "../fmow", "--size", "32", "--workers", "1")
     index = here / "out/shards/index.parquet"
