@@ -1,6 +1,32 @@
-"""`python -m satmip_train` is `satmip-train`, for torchrun."""
+"""The commands `satmip-train`, also as `python -m satmip_train` for torchrun, and `satmip-eval`.
 
-import runpy
+They are imported only when they are run, so that one that lacks the extra `train` can say so.
+"""
+
+import sys
+from importlib import import_module
+
+
+def main() -> None:
+    """Run `satmip-train`."""
+    _run("satmip_train.cli")
+
+
+def evaluate() -> None:
+    """Run `satmip-eval`."""
+    _run("satmip_train.eval_cli")
+
+
+def _run(module: str) -> None:
+    try:
+        command = import_module(module).main
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("satmip_"):
+            raise
+        advice = "Type: pip install 'satmip[train]'"
+        sys.exit(f"Error: training and evaluation need the extra train, however: {error.name} is not installed. {advice}")
+    command()
+
 
 if __name__ == "__main__":
-    runpy.run_module("satmip_train.cli", run_name="__main__")
+    main()

@@ -161,3 +161,12 @@ def test_the_main_module_that_workers_import_again_imports_nothing() -> None:
     assert run.stdout.strip() == "{'satmip_data.__main__'}"
     run = subprocess.run([sys.executable, "-m", "satmip_data", "--version"], capture_output=True, text=True, check=True)
     assert "satmip" in run.stdout
+
+
+@pytest.mark.parametrize("command", ["main", "evaluate"])
+def test_without_the_extra_train_the_commands_say_so(command: str) -> None:
+    code = f"import sys; sys.modules['torch'] = None; from satmip_train.__main__ import {command} as run; run()"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: training and evaluation need the extra train, however: torch is not installed.")
+    assert result.stderr.endswith("pip install 'satmip[train]'\n")
