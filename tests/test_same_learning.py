@@ -32,12 +32,20 @@ def test_twenty_steps_by_the_fast_path_give_the_losses_of_the_reference(tmp_path
     assert np.abs(other - runs[0]).max() > 0.1
 
 
-def test_the_verdict_is_that_of_the_distance_and_the_spread() -> None:
-    runs = {"a": np.full(120, 1.0), "b": np.full(120, 1.5), same_learning.ROUNDED: np.full(120, 1.1)}
-    found = same_learning.verdict({**runs, same_learning.FASTEST: np.repeat([1.1, 0.7], 60)})
+def test_the_verdict_is_that_of_the_distances_and_the_deviation() -> None:
+    one, two = same_learning.REFERENCES, same_learning.FASTS
+    runs = {f"{one}0": np.full(120, 1.0), f"{one}1": np.full(120, 1.5), same_learning.ROUNDED: np.full(120, 1.1)}
+    runs[f"{two}0"] = np.repeat([1.1, 0.7], 60)
+    found = same_learning.verdict({**runs, f"{two}1": np.full(120, 1.6)})
+    second = 0.8 * -0.3 + 0.2 * 0.1
     assert found["spread"] == pytest.approx([0.5, 0.5])
-    assert found["difference"] == pytest.approx([0.1, 0.8 * -0.3 + 0.2 * 0.1])
+    assert found["drift"] == pytest.approx([0.1, (second + 0.1) / 2])
+    # The mean over marks of each seed, and how these differ.
+    assert found["mean_drift"] == pytest.approx(((0.1 + second) / 2 + 0.1) / 2)
+    assert found["its_standard_error"] == pytest.approx(abs((0.1 + second) / 2 - 0.1) / 2)
+    assert found["distance"] == pytest.approx(np.sqrt((3 * 0.1**2 + second**2) / 4))
     assert found["distance_by_rounding"] == pytest.approx(0.1)
     assert found["deviation_of_seeds"] == pytest.approx(np.std([1.0, 1.5], ddof=1))
-    assert (found["marks_within_spread"], found["within"]) == (2, True)
-    assert not same_learning.verdict({**runs, same_learning.FASTEST: np.full(120, 1.6)})["within"]
+    assert (found["marks_within_spread"], found["within"]) == (4, True)
+    far = same_learning.verdict({**runs, f"{two}1": np.full(120, 2.1)})
+    assert (far["marks_within_spread"], far["within"]) == (2, False)
