@@ -106,11 +106,16 @@ def trimmed_width(longest: int, context: int) -> int:
     return min(-(-longest // 8) * 8, context)
 
 
+def lengths(tokens: Tensor) -> Tensor:
+    """Return the places up to the last id of each row: a 0 before it is CLIP's id of "!" in "?!?". Shape: (B, L) -> (B,)."""
+    return torch.where(tokens != 0, torch.arange(1, tokens.shape[1] + 1), 0).amax(1)
+
+
 def _trimmed(batch: Batch) -> Batch:
     if "tokens" not in batch:
         return batch
     tokens = batch["tokens"]
-    width = trimmed_width(int((tokens != 0).sum(1).max()), tokens.shape[1])
+    width = trimmed_width(int(lengths(tokens).max()), tokens.shape[1])
     # Contiguous, since a copy to a GPU of anything else would be made dense in memory that is not pinned.
     return {**batch, "tokens": tokens[:, :width].contiguous()}
 
@@ -139,7 +144,7 @@ class Resident:
     def _keep(self, start: int, batch: Batch) -> None:
         if "tokens" in batch:
             # On the host, so that a batch is cut to its longest caption without asking the device.
-            self._lengths[start : start + len(batch["key"])] = (batch["tokens"] != 0).sum(1)
+            self._lengths[start : start + len(batch["key"])] = lengths(batch["tokens"])
         for name, value in batch.items():
             if not isinstance(value, Tensor):
                 self._values.setdefault(name, []).extend(value)

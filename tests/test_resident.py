@@ -62,6 +62,7 @@ def test_tokens_are_cut_to_the_longest_of_the_batch(toy):
     assert width % 8 == 0 or width == plan.shape.context
     assert (whole["tokens"][:, width:] == 0).all()
     assert torch.equal(whole["tokens"][:, :width], cut["tokens"])
+    assert resident.lengths(torch.tensor([[7, 0, 9, 0, 0], [7, 9, 0, 0, 0], [0, 0, 0, 0, 0]])).tolist() == [3, 2, 0]
     assert [resident.trimmed_width(n, 77) for n in (1, 8, 9, 72, 73, 77)] == [8, 8, 16, 72, 77, 77]
 
 
