@@ -48,7 +48,8 @@ class FieldList(click.ParamType[tuple[str, ...]]):
 
 def workers_option(command: Command) -> Command:
     """`--workers`, with one meaning everywhere."""
-    count = os.cpu_count() or 1
+    # Of a job that a scheduler binds to some cores, only these; not every system tells them.
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     option = click.option("--workers", type=click.IntRange(1), default=count, show_default="all cores", help="Processes.")
     return option(command)
 
@@ -367,7 +368,7 @@ def demo_command(out: Path, seed: int, places: int, workers: int) -> None:
     """
     try:
         summary = write_demo(out, seed=seed, places=places, workers=workers)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EngineError) as error:
         raise click.ClickException(str(error)) from error
     counts = ", ".join(f"{count:,} {split}" for split, count in summary.images.items())
     click.echo(f"{out}: {counts} images of {summary.places} places, {len(summary.classes)} classes")

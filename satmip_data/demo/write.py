@@ -2,11 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 from PIL import Image
@@ -14,6 +11,7 @@ from PIL import Image
 from satmip_data.demo.draw import boxes_in_pixels, draw, make_view
 from satmip_data.demo.layouts import make_plan
 from satmip_data.demo.world import CLASSES, Place, image_name, make_acquisitions, make_places, record
+from satmip_data.engines import Local
 
 MARKER = "world.json"
 """Says that a world is whole, and from what it was made."""
@@ -67,7 +65,7 @@ def write_demo(out: Path, seed: int = 0, places: int = 320, workers: int = 2) ->
         shutil.rmtree(partial_out)
     world = make_places(seed, places)
     images, boxes = {"train": 0, "val": 0}, 0
-    for place, (pictures, labelled) in zip(world, _write_all(partial_out, world, workers), strict=True):
+    for place, (pictures, labelled) in zip(world, Local(workers).ordered(partial(_write_place, partial_out), world), strict=True):
         images[place.split] += pictures
         boxes += labelled
     summary = DemoSummary(named, tuple(CLASSES), len(world), images, boxes)
@@ -92,15 +90,6 @@ def _already_there(out: Path, asked: dict[str, int]) -> DemoSummary | None:
             f"a world of {asked} is written into an empty directory, however: {out} holds {holds}. Choose another"
         )
     return DemoSummary(out, tuple(made["classes"]), made["places"], made["images"], made["boxes"])
-
-
-def _write_all(out: Path, world: tuple[Place, ...], workers: int) -> Iterator[tuple[int, int]]:
-    """Write every place, in order; yields the numbers of images and of boxes of each."""
-    if workers == 1:
-        yield from map(partial(_write_place, out), world)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(partial(_write_place, out), world, chunksize=8)
 
 
 def _write_place(out: Path, place: Place) -> tuple[int, int]:
