@@ -2,6 +2,7 @@
 
 import datetime as dt
 import io
+import json
 import math
 from decimal import Decimal
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 import geopandas
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pyproj import Geod
-from shapely.geometry import Polygon, box
+from shapely.geometry import MultiPolygon, Polygon, box
 
 from satmip_data import cli, validate
 from satmip_data.build import BuildRequest, build
@@ -25,6 +27,7 @@ from satmip_data.geometry import WGS84
 from satmip_data.index import Index, build_index
 from satmip_data.records import REASONS, Sample, Window
 from satmip_data.settings import BuildSettings
+from satmip_data.sources.archive import unsigned
 from satmip_data.sources.base import InvalidError, LayoutError
 from satmip_data.sources.columns import COLUMNS
 from satmip_data.sources.table import Table
@@ -107,6 +110,23 @@ def test_shapes_in_metres_or_of_another_datum_are_refused(root: Path, crs: int, 
         Table().list_items(str(root / "t.parquet"))
 
 
+def test_a_crs_that_is_none_is_refused(root: Path) -> None:
+    frame = geopandas.GeoDataFrame({"image": ["images/one.png"]}, geometry=[box(0, 0, 9, 9)], crs=4326)
+    frame.to_parquet(root / "t.parquet")
+    table = pq.read_table(root / "t.parquet")
+    geo = json.loads(table.schema.metadata[b"geo"])
+    geo["columns"]["geometry"]["crs"] = {"type": "no such"}
+    pq.write_table(table.replace_schema_metadata({b"geo": json.dumps(geo)}), root / "t.parquet")
+    with pytest.raises(LayoutError, match=r"geometry of t\.parquet must name a CRS that PROJ knows, however"):
+        Table().list_items(str(root / "t.parquet"))
+
+
+@pytest.mark.parametrize("shape", [box(7, 46, 7.001, 46.001), MultiPolygon([box(7, 46, 7.001, 46.001)])])
+def test_a_multipolygon_of_one_part_is_a_polygon(root: Path, shape: Any) -> None:
+    geopandas.GeoDataFrame({"image": ["images/one.png"]}, geometry=[shape], crs=4326).to_parquet(root / "t.parquet")
+    assert only(build_index(Table(), str(root / "t.parquet"), KEEP, Local())).metadata.location == pytest.approx((7.0005, 46.0005))
+
+
 @pytest.mark.parametrize("crs", ["EPSG:4326", "OGC:CRS84", "EPSG:4258", "EPSG:4269", "EPSG:7844", None])
 def test_shapes_within_metres_of_wgs_84_are_read(root: Path, crs: str | None) -> None:
     frame = geopandas.GeoDataFrame({"image": ["images/one.png"]}, geometry=[box(7, 46, 7.001, 46.001)], crs=crs)
@@ -148,7 +168,8 @@ def test_other_names_and_extra_columns(root: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "cell"),
     [
-        ("gsd", "big"), ("gsd", "0"), ("gsd", "inf"), ("datetime", "yesterday"), ("cloud_cover", "101"), ("off_nadir", "-1"),
+        ("gsd", "big"), ("gsd", "0"), ("gsd", "inf"), ("datetime", "yesterday"), ("datetime", "1577010212345"),
+        ("cloud_cover", "101"), ("off_nadir", "-1"),
         ("sun_elevation", "95"), ("lat", "91"), ("bbox", "1,2,3"), ("bbox", "1,2,1,2"), ("geometry", "POINT (1 2)"),
         ("bbox", "500000,4649000,500120,4649150"), ("bbox", "7,46,7.001,90.1"), ("bbox", "-361,46,7,46.001"),
         ("image_width", "3.5"), ("wavelengths", "red"), ("labels", "['sea', 'port']"),
@@ -279,6 +300,18 @@ def test_a_signed_url_names_a_raster_too(root: Path) -> None:
     assert sample.metadata.gsd == pytest.approx((10, 10), rel=1e-3)
     chip = Table().read_chip(str(root / "table.csv"), sample, (48, 32), 10**6)
     assert np.array_equal(np.asarray(chip), values.transpose(1, 2, 0))
+
+
+def test_what_signs_a_url_is_in_no_key_and_deals_no_split(root: Path) -> None:
+    urls = [f"https://host/{name}" for name in ("a.tif?sig=1", "a.tif?sig=2", "get?id=1", "get?id=2")]
+    size = {"image_width": [40] * 2, "image_height": [50] * 2}
+    found = []
+    for pair in (["https://host/a.jpg?sig=1", "https://host/b.jpg"], ["https://host/a.jpg?sig=2", "https://host/b.jpg?sig=2"]):
+        samples = read(root, {"image": pair, **size}, shares="train=50,val=50").samples
+        found.append([(sample.key, sample.place, sample.split) for sample in samples])
+    assert found[0] == found[1]
+    assert [key for key, _, _ in found[0]] == ["host_a", "host_b"]
+    assert [unsigned(url).rpartition("/")[2] for url in urls] == ["a.tif", "a.tif", "get?id=1", "get?id=2"]
 
 
 def test_places_stay_in_one_split(root: Path) -> None:

@@ -143,8 +143,17 @@ def _read(store: Store, name: str) -> bytes:
 
 
 def ends_with(path: str, suffixes: tuple[str, ...]) -> bool:
-    """Tell whether a path, or a URL that may be signed (`.../a.tif?token=...`), names a file with one of the endings."""
-    return (path.partition("?")[0] if "://" in path else path).lower().endswith(suffixes)
+    """Tell whether a path, or a URL that may be signed, names a file with one of the endings, some of `IMAGE_SUFFIXES`."""
+    return unsigned(path).lower().endswith(suffixes)
+
+
+def unsigned(path: str) -> str:
+    """Return a path, or the URL of an image without what signs it (`.../a.tif?token=...`), which differs from day to day.
+
+    A query that names the image, as `.../get?id=5`, stays.
+    """
+    bare = path.partition("?")[0]
+    return bare if "://" in path and bare.lower().endswith(IMAGE_SUFFIXES) else path
 
 
 def archive_url(root: str) -> str:

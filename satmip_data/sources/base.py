@@ -215,6 +215,8 @@ def parse_time(key: str, text: str) -> dt.datetime:
         InvalidError: `text`, the value of `key`, is no such time.
     """
     try:
+        if text.isdigit() and len(text) != len("YYYYMMDD"):  # 1577010212345 milliseconds would be 23:45 on a day of 1577
+            raise ValueError
         time = dt.datetime.fromisoformat(text)
         return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
     except (ValueError, OverflowError) as error:
@@ -233,6 +235,8 @@ def parse_ring(key: str, text: str) -> Ring:
         shape = from_wkt(text)
     except GEOSException as error:
         raise InvalidError(f"{key} must be a WKT polygon, however: {text!r}") from error
+    if shape.geom_type == "MultiPolygon" and len(shape.geoms) == 1:  # as some programs write every polygon
+        shape = shape.geoms[0]
     if shape.geom_type != "Polygon" or shape.is_empty:
         raise InvalidError(f"{key} must be a WKT polygon, however: {text!r}")
     ring = tuple((float(point[0]), float(point[1])) for point in shape.exterior.coords)

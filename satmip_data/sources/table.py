@@ -19,6 +19,7 @@ import pandas as pd
 from PIL import Image
 from pyarrow import ArrowException
 from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError
 from shapely import GEOSException, from_wkb
 
 from satmip_data import raster
@@ -26,7 +27,19 @@ from satmip_data.geometry import WGS84, distance, wrap_longitude
 from satmip_data.imagery import ImageError
 from satmip_data.raster import ScaleError
 from satmip_data.records import Aoi, Georeference, Metadata, Sample, Scene, Window
-from satmip_data.sources.archive import Archive, ImageHead, archive_url, dump, ends_with, failure, left_out, make_key, placed, stem
+from satmip_data.sources.archive import (
+    Archive,
+    ImageHead,
+    archive_url,
+    dump,
+    ends_with,
+    failure,
+    left_out,
+    make_key,
+    placed,
+    stem,
+    unsigned,
+)
 from satmip_data.sources.base import Found, InvalidError, Item, LayoutError
 from satmip_data.sources.columns import ALIASES, COLUMNS, fills, from_bounds
 from satmip_data.splits import name_split
@@ -85,7 +98,8 @@ class Table(Archive):
         images = [_cell(row, "image", "") for row in rows]
         shared = {image for image, count in Counter(images).items() if count > 1}
         # A user's lists name images; else a place stays in one split.
-        names = images if self.split_file else [_cell(row, "place", image) for row, image in zip(rows, images, strict=True)]
+        places = [_cell(row, "place", image) for row, image in zip(rows, map(unsigned, images), strict=True)]
+        names = images if self.split_file else places
         strata = {name: _cell(row, "category", "") for name, row in zip(names, rows, strict=True)}
         split = self.deal_splits(strata, {} if self.split_file else _named_splits(names, rows))
         return [
@@ -183,7 +197,7 @@ def _named_splits(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> di
 def _key(row: Mapping[str, Any], number: int | None) -> str:
     if row.get("key") is not None:
         return make_key(str(row["key"]))
-    image = _cell(row, "image", "row")
+    image = unsigned(_cell(row, "image", "row"))
     parts = [stem(image.partition("://")[2] or image)]
     return make_key(*parts, *([] if number is None else [f"{number:06d}"]))
 
@@ -204,7 +218,7 @@ def _scene(image: str, cells: Mapping[str, Any], head: ImageHead) -> Scene:
     x, y, width, height = box or (0, 0, head.width, head.height)
     aoi = Aoi(x, y, width, height, cells.get("category"), labels=cells.get("labels", ()))
     # As the user writes it: in a key's letters two places could become one.
-    place = cells.get("place", make_key(stem(image)))
+    place = cells.get("place", make_key(stem(unsigned(image))))
     return Scene(cells["key"], cells["split"], place, image, head.width, head.height, metadata, georeference, (aoi,))
 
 
@@ -296,7 +310,10 @@ def _check_crs(name: str, metadata: Mapping[bytes, bytes]) -> None:
     for column, entry in geo.get("columns", {}).items():
         if entry.get("crs") is None:
             continue
-        crs = CRS.from_user_input(entry["crs"])
+        try:
+            crs = CRS.from_user_input(entry["crs"])
+        except CRSError as error:
+            raise LayoutError(f"{column} of {name} must name a CRS that PROJ knows, however: {error}") from error
         if not crs.is_geographic or _shift(crs) > MOST_SHIFT:
             raise LayoutError(
                 f"{column} of {name} must hold longitudes and latitudes of WGS 84, however: it is in {crs.name}. "
