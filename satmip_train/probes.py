@@ -214,9 +214,7 @@ def linear(
     """
     present, targets = np.unique(train_labels, return_inverse=True)
     if len(present) < 2:
-        raise UsageError(
-            f"a linear probe needs two classes among the train labels, however: {present=}. Pass another --train-split"
-        )
+        raise UsageError(f"a linear probe needs two classes of train labels, however: {present=}. Pass another --train-split")
     x, y = _finite(train, "train", device), torch.from_numpy(targets).to(device)
     # Two classes have one column, for the second class: that is binary logistic regression.
     weights, fit = _fit(x, y, len(present) if len(present) > 2 else 1, max_iterations, tolerance)

@@ -287,7 +287,7 @@ def test_a_split_of_one_class_has_no_linear_probe(world: Path, tmp_path: Path) -
     )
     got = call("linear", runs(world)[0], "--shards", shards, "--random-seeds", "", "--out", tmp_path, *COMMON)
     assert got.exit_code == 1
-    assert "two classes among the train labels, however" in got.output
+    assert "two classes of train labels, however" in got.output
 
 
 @pytest.mark.parametrize("value", ["0", "1,two", "", "²"])
