@@ -47,7 +47,8 @@ def _create(settings: Settings, arguments: dict[str, Any]) -> nn.Module:
     # timm asserts that heads divide a width, and divides by what is 0.
     except (RuntimeError, TypeError, OSError, AssertionError, ArithmeticError) as error:
         raise ValueError(
-            f"backbone must be a timm model that takes backbone_args, however: {settings.backbone=}, {arguments=}: {error}"
+            f"backbone must be a timm model that takes backbone_args, however: {settings.backbone=}, {arguments=}: {error}. "
+            "Pass what it takes with --backbone-args"
         ) from error
     return model
 

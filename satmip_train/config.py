@@ -1,6 +1,7 @@
 """The settings of a training run, validated; recipes are TOML files of them, and flags win over the recipe."""
 
 import tomllib
+from functools import reduce
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from satmip_train.fields import expand_fields
 
+PAPERS_BACKBONE = "vit_small_patch16_224"
 _OURS = {"pretrained": "--init timm", "num_classes": "no classifier", "in_chans": "views of 3 channels"}
 """Arguments of timm's that are not for backbone_args, and what there is in their place."""
 GROUPS = {
@@ -37,10 +39,11 @@ class Settings(BaseModel):
     split: str = Field("train", description="split of the shards to learn from")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the weights, the order and the views")
 
-    backbone: str = Field("vit_small_patch16_224", description="any timm model by name")
+    backbone: str = Field(PAPERS_BACKBONE, description="any timm model by name")
     backbone_args: dict[str, Any] = Field(
         default_factory=lambda: {"num_heads": 12},
-        description="arguments for timm.create_model, as JSON (MoCo v3's ViT-S has 12 heads)",
+        description="arguments for timm.create_model, as JSON; none for another backbone than the paper's (MoCo v3's ViT-S, "
+        "12 heads)",
     )
     cls_token_std: float | None = Field(
         0.02, gt=0, description="deviation of the CLS token's init (SLIP's era of timm; timm today uses 1e-6)"
@@ -194,6 +197,11 @@ class Settings(BaseModel):
             raise ValueError(f"backbone_args must leave {', '.join(_OURS)} to us, however: {arguments}; {instead}")
         return arguments
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_arguments_of_another_network(cls, given: Any) -> Any:
+        return {"backbone_args": {}, **given} if isinstance(given, dict) and _backbone(given) != PAPERS_BACKBONE else given
+
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
         if self.lr_start > self.peak_lr:
@@ -257,7 +265,19 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
         following = chain[-1].pop("extends", None)
         if following is not None and following.endswith(".toml"):
             following = str(Path(names[-1]).parent / following)
-    return {name: value for recipe in reversed(chain) for name, value in recipe.items()}
+    return reduce(_laid_over, reversed(chain))
+
+
+def _laid_over(settings: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with others laid over them; arguments of a network end with it where these name another."""
+    kept = {**settings, **others}
+    if "backbone_args" not in others and _backbone(kept) != _backbone(settings):
+        kept.pop("backbone_args", None)
+    return kept
+
+
+def _backbone(settings: dict[str, Any]) -> str:
+    return str(settings.get("backbone", PAPERS_BACKBONE))
 
 
 def _read_recipe(name_or_path: str) -> dict[str, Any]:
@@ -277,4 +297,4 @@ def _read_recipe(name_or_path: str) -> dict[str, Any]:
 
 def resolve(recipe: str, flags: dict[str, Any]) -> Settings:
     """Return the settings of a recipe with the given flags laid over it (pydantic's ValidationError names what is wrong)."""
-    return Settings.model_validate({**load_recipe(recipe), **flags})
+    return Settings.model_validate(_laid_over(load_recipe(recipe), flags))

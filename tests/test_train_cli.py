@@ -94,6 +94,22 @@ def test_options_win_over_the_recipe(call):
     assert (settings.fields, settings.coupled, settings.backbone_args) == (("gsd", "timestamp"), False, {"depth": 2})
 
 
+def test_arguments_of_a_network_are_not_those_of_another(call, tmp_path):
+    def arguments(*words):
+        return json.loads(call("--print-config", *words).stdout)["backbone_args"]
+
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('extends = "tiny"\nbackbone = "resnet18"\n')
+    assert arguments("--recipe", "simclr") == {"num_heads": 12}
+    assert arguments("--recipe", "simclr", "--backbone", "resnet18") == {}
+    assert arguments("--recipe", "tiny", "--backbone", "resnet18") == arguments("--recipe", recipe) == {}
+    tiny = arguments("--recipe", "tiny")
+    assert tiny["depth"] == 4
+    assert arguments("--recipe", "tiny", "--backbone", "vit_small_patch16_224") == tiny
+    assert arguments("--recipe", "tiny", "--backbone", "resnet18", "--backbone-args", '{"drop_rate": 0.1}') == {"drop_rate": 0.1}
+    assert arguments("--recipe", "moco", "--backbone", "vit_small_patch16_224") == {"num_heads": 12}
+
+
 def test_auto_takes_the_papers_recipe_with_a_gpu(call, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     result = call("--print-config")
