@@ -190,8 +190,8 @@ def _show_dry_run(plan: Plan, console: Console) -> None:
     console.print(
         f"A step takes {estimate.step_seconds:.3f} s; making its batch {estimate.load_seconds:.3f} s in one process, of {workers}."
     )
-    total = plan.last_step * seconds / 3600
-    console.print(f"Estimate: {batch / seconds:.0f} samples/s, {plan.last_step} steps in {total:.2f} h.", soft_wrap=True)
+    total, rate = plan.last_step * seconds / 3600, batch / seconds
+    console.print(f"Estimate: {rate:.{0 if rate > 10 else 2}f} samples/s, {plan.last_step} steps in {total:.2f} h.", soft_wrap=True)
 
 
 @main.command()
