@@ -39,6 +39,9 @@ def test_the_verdict_is_that_of_the_distances_and_the_deviation() -> None:
     found = same_learning.verdict({**runs, f"{two}1": np.full(120, 1.6)})
     second = 0.8 * -0.3 + 0.2 * 0.1
     assert found["spread"] == pytest.approx([0.5, 0.5])
+    assert found["reference"] == pytest.approx([1.25, 1.25])
+    assert found["fast_path"] == pytest.approx([1.35, (1.0 + second + 1.6) / 2])
+    assert found["standard_error"] == pytest.approx([0.0, abs(second - 0.1) / 2], abs=1e-12)
     assert found["drift"] == pytest.approx([0.1, (second + 0.1) / 2])
     # The mean over marks of each seed, and how these differ.
     assert found["mean_drift"] == pytest.approx(((0.1 + second) / 2 + 0.1) / 2)
