@@ -123,7 +123,7 @@ def build(request: BuildRequest, show: Show = no_show) -> dict[str, Any]:
     Shards that are whole are not written again. Nothing of the result depends on the workers or on interruptions.
 
     Raises:
-        BuildError: nothing to build, something else in the folder, too many rejects, or nothing else.
+        BuildError: nothing to build, something else in the folder, too many rejects, or nothing but rejects.
         SelectionError: the selection cannot be made.
         EngineError: there is no such engine.
         LockedError: another process writes to the folder.

@@ -181,7 +181,8 @@ def readme(dataset: dict[str, Any], coverage: Coverage) -> str:
         shard["name"].removeprefix(f"{first}/").removesuffix(".tar") for shard in dataset["shards"] if shard["split"] == first
     ]
     gapless = int(numbers[-1]) - int(numbers[0]) < len(numbers)
-    braces = f"{first}/{{{f'{numbers[0]}..{numbers[-1]}' if gapless else ','.join(numbers)}}}.tar"
+    span = f"{numbers[0]}..{numbers[-1]}" if gapless else ",".join(numbers)
+    braces = f"{first}/{{{span}}}.tar"
     return f"""---
 {front}---
 

@@ -22,7 +22,7 @@ from satmip_train.metadata_encoders import MetadataShape, create_metadata_encode
 
 WEIGHTS, CONFIG = "backbone.safetensors", "backbone.json"
 BEST_WEIGHTS = "backbone-best.safetensors"
-METADATA_WEIGHTS, METADATA_CONFIG = "metadata.safetensors", "metadata.json"
+METADATA_WEIGHTS = "metadata.safetensors"
 CARD = "README.md"
 _BACKBONE, _ENCODER = "backbone.", "metadata_encoder."
 

@@ -312,6 +312,10 @@ def test_what_signs_a_url_is_in_no_key_and_deals_no_split(root: Path) -> None:
     assert found[0] == found[1]
     assert [key for key, _, _ in found[0]] == ["host_a", "host_b"]
     assert [unsigned(url).rpartition("/")[2] for url in urls] == ["a.tif", "a.tif", "get?id=1", "get?id=2"]
+    # Where nothing else tells two images apart, it does.
+    samples = read(root, {"image": [f"https://host/map.png?x={n}" for n in (1, 2)], **size}).samples
+    assert [sample.key for sample in samples] == ["host_map_png_x_1", "host_map_png_x_2"]
+    assert len({sample.place for sample in samples}) == 2
 
 
 def test_places_stay_in_one_split(root: Path) -> None:

@@ -255,5 +255,8 @@ def cut(whole: Scene, tile: int, measure: Callable[[Window], Metadata]) -> Itera
 
 
 def stem(path: str) -> str:
-    """Return a path without the ending of its file."""
-    return str(PurePosixPath(path).with_suffix(""))
+    """Return a path, or a URL without a query, without the ending of its file."""
+    scheme, mark, rest = path.rpartition("://")
+    if (mark and "?" in rest) or not PurePosixPath(rest).name:
+        return path
+    return f"{scheme}{mark}{PurePosixPath(rest).with_suffix('')}"

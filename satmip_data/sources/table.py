@@ -10,7 +10,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, ClassVar, Literal
@@ -96,16 +96,21 @@ class Table(Archive):
         folder, name = self._split_root(root)
         rows = self._named(name, _read_rows(Store(archive_url(folder)), name))
         images = [_cell(row, "image", "") for row in rows]
+        called = _without_signatures(images)
         shared = {image for image, count in Counter(images).items() if count > 1}
         # A user's lists name images; else a place stays in one split.
-        places = [_cell(row, "place", image) for row, image in zip(rows, map(unsigned, images), strict=True)]
+        places = [_cell(row, "place", called[image]) for row, image in zip(rows, images, strict=True)]
         names = images if self.split_file else places
         strata = {name: _cell(row, "category", "") for name, row in zip(names, rows, strict=True)}
         split = self.deal_splits(strata, {} if self.split_file else _named_splits(names, rows))
-        return [
-            Item("", image, dump({**row, "split": split[name], "key": _key(row, number if image in shared else None)}))
-            for number, (row, image, name) in enumerate(zip(rows, images, names, strict=True))
-        ]
+        items = []
+        for number, (row, image, name) in enumerate(zip(rows, images, names, strict=True)):
+            path = stem(called[image] or "row")
+            key = _key(row, path, number if image in shared else None)
+            # As the user writes it: in a key's letters two places could become one.
+            place = _cell(row, "place", make_key(path))
+            items.append(Item("", image, dump({**row, "split": split[name], "key": key, "place": place})))
+        return items
 
     def _split_root(self, root: str) -> tuple[str, str]:
         """Return the folder of the table, to which the paths of images are relative, and its name."""
@@ -194,12 +199,17 @@ def _named_splits(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> di
     return splits
 
 
-def _key(row: Mapping[str, Any], number: int | None) -> str:
+def _without_signatures(images: Iterable[str]) -> dict[str, str]:
+    """Return what keys, places and splits call each image: a URL without what signs it, unless only that tells it from another."""
+    bare = {image: unsigned(image) for image in images}
+    counts = Counter(bare.values())
+    return {image: name if counts[name] == 1 else image for image, name in bare.items()}
+
+
+def _key(row: Mapping[str, Any], path: str, number: int | None) -> str:
     if row.get("key") is not None:
         return make_key(str(row["key"]))
-    image = unsigned(_cell(row, "image", "row"))
-    parts = [stem(image.partition("://")[2] or image)]
-    return make_key(*parts, *([] if number is None else [f"{number:06d}"]))
+    return make_key(path.partition("://")[2] or path, *([] if number is None else [f"{number:06d}"]))
 
 
 def _scene(image: str, cells: Mapping[str, Any], head: ImageHead) -> Scene:
@@ -217,9 +227,7 @@ def _scene(image: str, cells: Mapping[str, Any], head: ImageHead) -> Scene:
         metadata = Metadata(**known, gsd=gsd, location=centre)
     x, y, width, height = box or (0, 0, head.width, head.height)
     aoi = Aoi(x, y, width, height, cells.get("category"), labels=cells.get("labels", ()))
-    # As the user writes it: in a key's letters two places could become one.
-    place = cells.get("place", make_key(stem(unsigned(image))))
-    return Scene(cells["key"], cells["split"], place, image, head.width, head.height, metadata, georeference, (aoi,))
+    return Scene(cells["key"], cells["split"], cells["place"], image, head.width, head.height, metadata, georeference, (aoi,))
 
 
 def _gsd(cells: Mapping[str, Any]) -> tuple[float, float] | None:
