@@ -48,7 +48,7 @@ def _create(settings: Settings, arguments: dict[str, Any]) -> nn.Module:
     except (RuntimeError, TypeError, OSError, AssertionError, ArithmeticError) as error:
         raise ValueError(
             f"backbone must be a timm model that takes backbone_args, however: {settings.backbone=}, {arguments=}: {error}. "
-            "Pass what it takes with --backbone-args"
+            "Pass another --backbone, or with --backbone-args what it takes"
         ) from error
     return model
 
