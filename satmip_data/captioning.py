@@ -17,7 +17,8 @@ JOURNAL = ".caption"
 class _Task:
     out: Store
     name: str
-    samples: int
+    sha256: str
+    standing: CaptionRewrite
     rewrite: CaptionRewrite
 
 
@@ -28,7 +29,8 @@ def recaption(out: str, rewrite: CaptionRewrite, workers: int = 1, show: Show = 
     again finishes the work, also with another choice of fields.
 
     Raises:
-        BuildError: there is no finished build, or a shard holds other samples than `dataset.json` says.
+        BuildError: there is no finished build.
+        ShardError: a shard is damaged: it is not the one of `dataset.json`.
         LockedError: another process writes to the folder.
     """
     store = Store(out)
@@ -88,7 +90,8 @@ def _rewrite(
 ) -> list[ShardRecord]:
     records = journal.finished()
     shards = dataset["shards"]
-    tasks = [_Task(store, s["name"], s["samples"], rewrite) for s in shards if s["name"] not in records]
+    standing = CaptionRewrite(tuple(dataset["caption"]["fields"]), dataset["caption"]["style"])
+    tasks = [_Task(store, s["name"], s["sha256"], standing, rewrite) for s in shards if s["name"] not in records]
 
     def report() -> None:
         done = records.values()
@@ -103,4 +106,4 @@ def _rewrite(
 
 
 def _run(task: _Task) -> ShardRecord:
-    return recaption_shard(task.out, task.name, task.samples, task.rewrite)
+    return recaption_shard(task.out, task.name, task.sha256, task.standing, task.rewrite)

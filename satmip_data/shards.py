@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -307,21 +308,50 @@ class ShardError(Exception):
     """A shard does not hold what `dataset.json` says."""
 
 
-def recaption_shard(out: Store, name: str, samples: int, rewrite: CaptionRewrite) -> ShardRecord:
+def recaption_shard(out: Store, name: str, sha256: str, standing: CaptionRewrite, rewrite: CaptionRewrite) -> ShardRecord:
     """Write a shard again with other captions and everything else unchanged, byte for byte.
 
+    Args:
+        out: the shard directory.
+        name: of the shard.
+        sha256: its hash in `dataset.json`.
+        standing: the captions of `dataset.json`.
+        rewrite: the captions to write.
+
     Raises:
-        ShardError: it holds another number of samples than `samples`; the shard is left as it was.
+        ShardError: it is neither the shard of `dataset.json` nor that shard with other captions, as a rewriting that was stopped
+            leaves it; it stays as it is.
     """
-    counts, count = CaptionCount(), 0
+    data, counts, count = out.read(name), CaptionCount(), 0
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256 and _hash_with(data, standing) != sha256:
+        raise ShardError(
+            f"{name} must hash to {sha256}, as dataset.json says, however: {found}. It is damaged. See what is lost with: "
+            f"satmip-data validate {quote(out.url)}   and build again into another folder"
+        )
     with out.staging(name) as staged:
         with tarfile.open(staged, "w|") as tar:
-            for key, members in read_samples(out.read(name)):
-                text = caption(metadata_from_json(json.loads(members["json"])["metadata"]), rewrite.fields, rewrite.style)
-                _add(tar, key, {**members, "txt": text.encode()})
-                counts.add(key, text)
+            for key, members in _recaptioned(data, rewrite):
+                _add(tar, key, members)
+                counts.add(key, members["txt"].decode())
                 count += 1
-        if count != samples:
-            raise ShardError(f"{name} must hold {samples} samples, however: {count}. Run: satmip-data validate {out.url}")
         size, digest = staged.stat().st_size, file_sha256(staged)
     return ShardRecord(name, name.partition("/")[0], count, size, digest, counts, ChannelSums(), ())
+
+
+def _recaptioned(data: bytes, rewrite: CaptionRewrite) -> Iterator[tuple[str, Members]]:
+    for key, members in read_samples(data):
+        text = caption(metadata_from_json(json.loads(members["json"])["metadata"]), rewrite.fields, rewrite.style)
+        yield key, {**members, "txt": text.encode()}
+
+
+def _hash_with(data: bytes, rewrite: CaptionRewrite) -> str | None:
+    """Return the SHA-256 that a shard would have with other captions; None where it cannot be read."""
+    stream = io.BytesIO()
+    try:
+        with tarfile.open(fileobj=stream, mode="w|") as tar:
+            for key, members in _recaptioned(data, rewrite):
+                _add(tar, key, members)
+    except Exception:  # whatever a damaged archive provokes
+        return None
+    return hashlib.sha256(stream.getbuffer()).hexdigest()

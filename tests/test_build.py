@@ -305,15 +305,28 @@ def test_records_are_forgotten_before_what_they_are_records_of(tmp_path: Path, m
     assert removed == [".caption/records", ".caption"]
 
 
-def test_caption_refuses_a_damaged_shard(built: Path) -> None:
+@pytest.mark.parametrize("how", ["flipped byte", "cut between members", "cut short"])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_caption_refuses_a_damaged_shard(built: Path, how: str, stopped: bool) -> None:
+    """Also one that a rewriting has written already, which was stopped before its record was."""
+    if stopped:
+
+        def stop(journal: Journal, record: object) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Journal, "add", stop)
+            with pytest.raises(KeyboardInterrupt):
+                captioning.recaption(str(built), CaptionRewrite(("gsd",), "key-value"))
     shard = built / "train/000000.tar"
-    data = shard.read_bytes()
-    with tarfile.open(shard) as tar:
-        cut = tar.getmembers()[7].offset
-    shard.write_bytes(data[:cut])
-    with pytest.raises(ShardError, match="must hold 4 samples, however: 1"):
-        captioning.recaption(str(built), CaptionRewrite(("gsd",), "key-value"))
-    assert shard.read_bytes() == data[:cut]
+    if how == "cut short":
+        shard.write_bytes(shard.read_bytes()[:700])
+    else:
+        damage(built, how)
+    before = shard.read_bytes()
+    with pytest.raises(ShardError, match=r"train/000000.tar must hash to .*damaged.*satmip-data validate .*build again"):
+        captioning.recaption(str(built), CaptionRewrite(("location",), "key-value"))
+    assert shard.read_bytes() == before
 
 
 def damage(built: Path, how: str) -> str:
