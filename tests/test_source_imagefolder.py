@@ -20,6 +20,7 @@ from satmip_data.shards import read_samples
 from satmip_data.sources import SOURCES
 from satmip_data.sources.archive import MAX_KEY, make_key
 from satmip_data.sources.base import LayoutError, Source
+from satmip_data.sources.geotiff import GeoTiff
 from satmip_data.sources.imagefolder import ImageFolder, match_class
 from satmip_data.splits import SplitFileError
 from tests.data.archives.make import pixels, write_class_folders, write_raster, zip_folder
@@ -133,6 +134,21 @@ def test_what_is_wrong_becomes_a_reject(tmp_path: Path) -> None:
         "River/River_7.jpg": "image_unreadable", "Rivers/Rivers_0.jpg": "metadata_invalid", "preview.png": "metadata_invalid",
     }  # fmt: skip
     assert len(index.samples) == 4
+
+
+@pytest.mark.parametrize("source", [ImageFolder(), GeoTiff()], ids=lambda source: source.name)
+def test_files_that_a_source_does_not_read_are_counted(source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Images of a kind that is not read may be among them."""
+    write_raster(tmp_path / "sea/a.TIF", np.full((3, 8, 8), 9, np.uint8))
+    assert len(index_of(source, tmp_path).samples) == 1
+    assert not caplog.records
+    for name in ("sea/a.GIF", "sea/b.gif", "sea/a.tfw", "LICENSE", ".DS_Store", "__MACOSX/sea/c.gif"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert len(index_of(source, tmp_path).samples) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "Files that this source does not read: 2 .gif, 1 .tfw, 1 without an ending"
+    ]
 
 
 def test_an_archive_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -133,6 +133,32 @@ def test_a_folder_of_items_is_the_same_as_their_collection(root: Path) -> None:
     assert index.samples == expected
 
 
+@pytest.mark.parametrize("other", [{"type": "Style"}, {"version": 8}, [], None, 1])
+def test_json_that_is_no_item_is_a_reject_and_a_catalog_is_none(root: Path, other: Any) -> None:
+    (root / "a").mkdir()
+    (root / "a/0.json").write_text(json.dumps(stac_item(1, {**ASSET, "href": "../images/scene.tif"})))
+    (root / "a/1.json").write_text(json.dumps({"type": "Catalog", "links": []}))
+    (root / "a/2.json").write_text(json.dumps(other))
+    (root / "a/3.json").write_text(json.dumps({"type": "FeatureCollection", "features": [other]}))
+    index = build_index(Stac(), str(root), KEEP, Local())
+    assert [(reject.path, reject.reason) for reject in index.rejects] == [
+        ("a/2.json", "metadata_invalid"), ("a/3.json", "metadata_invalid"),
+    ]  # fmt: skip
+    assert [sample.key for sample in index.samples] == ["scene-1"]
+    assert [reject.reason for reject in read(root, stac_item(1, ASSET), other).rejects] == ["metadata_invalid"]
+
+
+@pytest.mark.parametrize("place", ["relative", "absolute", "file://"])
+def test_a_reference_may_have_percent_signs_for_other_signs(root: Path, place: str) -> None:
+    """What a file is really called goes first."""
+    (root / "images/scene.tif").rename(root / "images/my scène.tif")
+    start = {"relative": "images/", "absolute": f"{root}/images/", "file://": f"file://{root}/images/"}[place]
+    item = stac_item(1, {"href": f"{start}my%20sc%C3%A8ne.tif"})
+    assert only(read(root, item)).path == f"{start}my scène.tif"
+    (root / "images/my scène.tif").rename(root / "images/my%20sc%C3%A8ne.tif")
+    assert only(read(root, item)).path == f"{start}my%20sc%C3%A8ne.tif"
+
+
 def test_wavelengths_are_those_of_the_bands_that_are_read(root: Path) -> None:
     bands = [{"name": "red", "center_wavelength": 0.665}, {"center_wavelength": 0.56}, {"center_wavelength": 0.49}]
     assert only(read(root, stac_item(1, {**ASSET, "eo:bands": bands}))).metadata.wavelengths == (665, 560, 490)

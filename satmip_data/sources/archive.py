@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import logging
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
@@ -19,6 +21,8 @@ from satmip_data.storage import Store
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", *raster.SUFFIXES)
 MAX_KEY = 64
 """Longest key of a scene, which leaves room for the name of a box."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,19 @@ def _read(store: Store, name: str) -> bytes:
         return store.read(name)
     except OSError as error:
         raise imagery.ImageError("image_unreadable", f"an image must be readable, however: {name}: {error}") from error
+
+
+def note_others(paths: Iterable[str]) -> None:
+    """Say how many files of a folder a source does not read, by their endings: images of another kind may be among them."""
+    endings = Counter(PurePosixPath(path).suffix.lower() or "without an ending" for path in paths if not hidden(path))
+    if endings:
+        counts = sorted((-count, ending) for ending, count in endings.items())
+        _log.warning("Files that this source does not read: %s", ", ".join(f"{-count:,} {ending}" for count, ending in counts))
+
+
+def hidden(path: str) -> bool:
+    """Tell whether a system or an archiver put a file beside the user's own, as .DS_Store."""
+    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(path).parts)
 
 
 def ends_with(path: str, suffixes: tuple[str, ...]) -> bool:

@@ -15,7 +15,19 @@ from typing import Any, ClassVar
 from satmip_data.imagery import ImageError
 from satmip_data.raster import SUFFIXES, ScaleError
 from satmip_data.records import Metadata, Scene
-from satmip_data.sources.archive import Archive, ImageHead, archive_url, cut, dump, failure, left_out, make_key, placed, stem
+from satmip_data.sources.archive import (
+    Archive,
+    ImageHead,
+    archive_url,
+    cut,
+    dump,
+    failure,
+    left_out,
+    make_key,
+    note_others,
+    placed,
+    stem,
+)
 from satmip_data.sources.base import Found, InvalidError, Item, LayoutError, list_files, parse_time, reject
 from satmip_data.splits import folder_split
 
@@ -62,9 +74,11 @@ class GeoTiff(Archive):
         Raises:
             FileNotFoundError: there is none.
         """
-        paths = sorted(path for path in list_files(archive_url(root)) if path.lower().endswith(SUFFIXES))
+        files = list_files(archive_url(root))
+        paths = sorted(path for path in files if path.lower().endswith(SUFFIXES))
         if not paths:
             raise LayoutError(f"a folder of rasters needs files that end with {', '.join(SUFFIXES)}, however: {root!r} has none")
+        note_others(path for path in files if not path.lower().endswith(SUFFIXES))
         split = self.deal_splits(dict.fromkeys(paths, ""), {path: folder_split(path) for path in paths})
         return [Item("", path, dump({"split": split[path]})) for path in paths]
 

@@ -10,7 +10,18 @@ from typing import Any, ClassVar
 from satmip_data.imagery import ImageError
 from satmip_data.raster import ScaleError
 from satmip_data.records import Aoi, Scene, Window
-from satmip_data.sources.archive import IMAGE_SUFFIXES, Archive, archive_url, dump, failure, left_out, make_key, placed
+from satmip_data.sources.archive import (
+    IMAGE_SUFFIXES,
+    Archive,
+    archive_url,
+    dump,
+    failure,
+    hidden,
+    left_out,
+    make_key,
+    note_others,
+    placed,
+)
 from satmip_data.sources.base import Found, Item, LayoutError, list_files, reject
 from satmip_data.splits import folder_split
 
@@ -37,7 +48,8 @@ class ImageFolder(Archive):
         Raises:
             FileNotFoundError: there is none.
         """
-        paths = sorted(path for path in list_files(archive_url(root)) if _is_image(path))
+        files = list_files(archive_url(root))
+        paths = sorted(path for path in files if _is_image(path))
         folders = {path: _folder_split(path) for path in paths}
         categories = {path: self._category(path) for path in paths}
         if any(folders.values()):  # an image that lies in the folder of a split itself has no class
@@ -45,6 +57,7 @@ class ImageFolder(Archive):
         if not any(categories.values()):
             wanted = f", the class being one of {', '.join(self.classes)}" if self.classes else ""
             raise LayoutError(f"{self.name} needs images at .../<class>/<image> below its root{wanted}; however: {root!r} has none")
+        note_others(path for path in files if not _is_image(path))
         known = {path: category for path, category in categories.items() if category}
         short = {path: f"{category}/{PurePosixPath(path).name}" for path, category in known.items()}
         split = self.deal_splits(known, {path: folders[path] for path in known}, short)
@@ -76,8 +89,7 @@ class ImageFolder(Archive):
 
 
 def _is_image(path: str) -> bool:
-    hidden = any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(path).parts)
-    return path.lower().endswith(IMAGE_SUFFIXES) and not hidden
+    return path.lower().endswith(IMAGE_SUFFIXES) and not hidden(path)
 
 
 def _begins(stem: str, folder: str) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
+from urllib.parse import unquote
 
 from PIL import Image
 from pyproj import CRS
@@ -29,6 +30,7 @@ from satmip_data.sources.archive import (
     ends_with,
     failure,
     left_out,
+    locate,
     make_key,
     placed,
 )
@@ -82,9 +84,7 @@ class Stac(Archive):
         else:
             features = _features(_read(folder, name))
             # Items of two collections may share an id: each is an item of its own, and both stand in one split.
-            found = [
-                (str(feature.get("id") or number), Item(name, name, json.dumps(feature))) for number, feature in enumerate(features)
-            ]
+            found = [(_id(feature) or str(number), Item(name, name, json.dumps(feature))) for number, feature in enumerate(features)]
             folders = dict.fromkeys(dict(found))
         if not found:
             raise LayoutError(f"stac needs a JSON file of an item collection, or a folder of items, however: {root!r} has none")
@@ -100,14 +100,17 @@ class Stac(Archive):
             return [reject(item, "metadata_unreadable", f"an item must be readable JSON, however: {error}")]
         return [found for feature in features for found in self._found(folder, item, record["split"], feature)]
 
-    def _found(self, folder: str, item: Item, split: str | None, feature: Mapping[str, Any]) -> list[Found]:
+    def _found(self, folder: str, item: Item, split: str | None, feature: Any) -> list[Found]:
+        if not isinstance(feature, dict) or feature.get("type", "Feature") != "Feature":
+            found = f"type {feature['type']!r}" if isinstance(feature, dict) else repr(feature)[:40]
+            return [reject(item, "metadata_invalid", f"an item must be a GeoJSON Feature, however: {found}")]
         names = (feature.get("collection"), feature.get("id", item.metadata))  # an id is unique in its collection only
         key = make_key(*(str(name) for name in names if name is not None))
         if split is None:
             return [left_out(item, key)]
         try:
             asset = self._asset(feature)
-            path = _resolve(item.metadata, str(asset["href"]))
+            path = _on_disk(folder, _resolve(item.metadata, str(asset["href"])))
             head = self.read_image(folder, path)
             return list(self._scenes(key, split, path, head, feature, asset))
         except (ImageError, ScaleError) as error:
@@ -167,8 +170,8 @@ def _read(folder: str, name: str) -> Any:
         raise LayoutError(f"an item collection must be readable JSON, however: {name}: {error}") from error
 
 
-def _features(value: Any) -> list[dict[str, Any]]:
-    """Return the items of a JSON value; none of what is no item, such as a catalog.
+def _features(value: Any) -> list[Any]:
+    """Return what must be the items of a JSON value; none where it is a catalog or a collection, which hold links alone.
 
     Raises:
         LayoutError: it is an item collection without a list of items.
@@ -176,13 +179,28 @@ def _features(value: Any) -> list[dict[str, Any]]:
     if isinstance(value, dict) and value.get("type") == "FeatureCollection":
         if not isinstance(found := value.get("features"), list):
             raise LayoutError(f"an item collection must have a list of features, however: {found!r}")
-        return [feature for feature in found if isinstance(feature, dict)]
-    return [value] if isinstance(value, dict) and value.get("type") == "Feature" else []
+        return found
+    return [] if isinstance(value, dict) and value.get("type") in ("Catalog", "Collection") else [value]
+
+
+def _id(feature: Any) -> str:
+    return str(feature.get("id") or "") if isinstance(feature, dict) else ""
 
 
 def _resolve(item: str, href: str) -> str:
     """Return where an asset lies: relative to its item's file, unless it is a URL or an absolute path."""
     return href if "://" in href or href.startswith("/") else posixpath.normpath(posixpath.join(posixpath.dirname(item), href))
+
+
+def _on_disk(folder: str, path: str) -> str:
+    """Return the path of a file whose reference, as that of a URI, may have %20 for a space.
+
+    A file of the very name goes first, because many write paths where STAC has references. URLs stay as they are.
+    """
+    if "%" not in path or "://" in path.removeprefix("file://"):
+        return path
+    store, name = locate(folder, path)
+    return path if store.exists(name) else unquote(path)
 
 
 def _known(properties: Mapping[str, Any]) -> dict[str, Any]:
