@@ -20,6 +20,13 @@ WGS84 = Geod(ellps="WGS84")
 MOST_STEP = 2.0
 """Degrees of longitude between neighbours of a footprint, at most, where its side is no straight line on the map."""
 
+WIDE = 10.0
+"""Degrees of longitude between the middle of a window and its sides beyond which its rows are no shortest lines on the ground; at 80
+degrees of latitude they are half a percent longer."""
+
+PARTS = 64
+"""Pieces in which the rows and columns of a wide window are measured."""
+
 MOST_LONGITUDE = 1080.0
 """Degrees, three turns, that a longitude may count to; what is farther is none."""
 
@@ -146,10 +153,28 @@ def _outline(georeference: Georeference, window: Window) -> list[Point]:
     """Return the window's corners on the ground and what is needed between them, once around."""
     x0, y0, x1, y1 = window.x, window.y, window.x + window.width, window.y + window.height
     corners = [((col, row), lonlat(georeference, col, row)) for col, row in ((x0, y1), (x1, y1), (x1, y0), (x0, y0))]
+    middle = lonlat(georeference, (x0 + x1) / 2, (y0 + y1) / 2)
+    wide = georeference.crs != "EPSG:4326" and any(abs(wrap_longitude(place[0] - middle[0])) > 90.0 for _, place in corners)
     points = []
     for (start, first), (end, last) in zip(corners, corners[1:] + corners[:1], strict=True):
-        points += [first, *_between(georeference, start, end, first, last)]
+        around = _around(georeference, start, end, first, last) if wide else None
+        points += [first, *(_between(georeference, start, end, first, last) if around is None else around)]
     return points
+
+
+def _around(georeference: Georeference, start: Point, end: Point, first: Point, last: Point) -> list[Point] | None:
+    """Return points on the ground between the ends of a side that goes around the whole Earth; None where it does not.
+
+    Its ends lie at one place, and only what is between them tells it from a side that has no length. See `_between`.
+    """
+    ends = [(start[0] + (end[0] - start[0]) * i / 4, start[1] + (end[1] - start[1]) * i / 4) for i in range(5)]
+    places = [first, *(lonlat(georeference, *point) for point in ends[1:4]), last]
+    if abs(wrap_longitude(last[0] - first[0])) > MOST_STEP or abs(wrap_longitude(places[1][0] - first[0])) <= MOST_STEP:
+        return None
+    points = []
+    for i in range(4):
+        points += [places[i], *_between(georeference, ends[i], ends[i + 1], places[i], places[i + 1])]
+    return points[1:]
 
 
 def _between(georeference: Georeference, start: Point, end: Point, first: Point, last: Point, halvings: int = 12) -> list[Point]:
@@ -265,9 +290,21 @@ def _counter_clockwise(ring: Ring) -> Ring:
 def ground_gsd(georeference: Georeference, window: Window, size: tuple[int, int]) -> Point:
     """Return the true metres a pixel along x and y of a chip of `size` pixels, on WGS84 through the window's centre."""
     middle_col, middle_row = window.x + window.width / 2, window.y + window.height / 2
-    west, east = (lonlat(georeference, col, middle_row) for col in (window.x, window.x + window.width))
-    north, south = (lonlat(georeference, middle_col, row) for row in (window.y, window.y + window.height))
+    row = (window.x, middle_row), (window.x + window.width, middle_row)
+    column = (middle_col, window.y), (middle_col, window.y + window.height)
+    west, east, north, south = (lonlat(georeference, *point) for point in (*row, *column))
+    if max(abs(wrap_longitude(side[0] - end[0])) for side in (west, east) for end in (north, south)) > WIDE:
+        return _length(georeference, *row) / size[0], _length(georeference, *column) / size[1]
     return distance(west, east) / size[0], distance(north, south) / size[1]
+
+
+def _length(georeference: Georeference, start: Point, end: Point) -> float:
+    """Return the metres on the ground of a line of the image: of the whole equator 40,075 km, though its ends lie at one place."""
+    shares = [i / PARTS for i in range(PARTS + 1)]
+    places = [
+        lonlat(georeference, start[0] + (end[0] - start[0]) * share, start[1] + (end[1] - start[1]) * share) for share in shares
+    ]
+    return sum(map(distance, places, places[1:]))
 
 
 def distance(start: Point, end: Point) -> float:

@@ -359,6 +359,38 @@ def test_a_window_of_half_the_earth_or_more_keeps_its_width() -> None:
         assert sorted(set(ring)) == [(-180.0, -90.0), (-180.0, 90.0), (width - 180.0, -90.0), (width - 180.0, 90.0)]
 
 
+@pytest.mark.parametrize(
+    ("crs", "west", "width", "top"),
+    [
+        ("EPSG:3857", -180.0, 360.0, 20037508.342789244),
+        ("EPSG:3857", 0.0, 360.0, 20037508.342789244),
+        ("EPSG:3857", -179.5, 359.0, 20037508.342789244),
+        ("EPSG:6933", -180.0, 360.0, 7314540.83),
+        ("EPSG:4087", -180.0, 360.0, 10018754.171394622),
+        ("EPSG:4269", -180.0, 360.0, 90.0),
+        ("EPSG:4326", -180.0, 360.0, 90.0),
+    ],
+)
+def test_a_window_of_the_whole_world_is_as_large_as_that(crs: str, west: float, width: float, top: float) -> None:
+    """Its left and right side lie at one place."""
+    degree = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(1.0, 0.0)[0]
+    georeference = Georeference((degree * width / 720, 0.0, degree * west, 0.0, -top / 180, top), crs)
+    window = Window(0, 0, 720, 360)
+    ring = geometry.footprint(georeference, window)
+    latitude = geometry.lonlat(georeference, 0, 0)[1]
+    assert geometry.signed_area(ring) == pytest.approx(2 * latitude * width)
+    assert sum(map(geometry.signed_area, geometry.split_ring(ring))) == pytest.approx(2 * latitude * width)
+    equator = 2 * math.pi * 6378137.0 * width / 360
+    assert geometry.ground_gsd(georeference, window, (720, 360))[0] == pytest.approx(equator / 720)
+
+
+def test_the_gsd_of_a_wide_window_is_that_of_its_rows() -> None:
+    """At 60 degrees of latitude the shortest line from west to east lies far in the north of them."""
+    georeference = Georeference((1.0, 0.0, -45.0, 0.0, -1.0, 60.5))
+    parallel = math.pi / 2 * 6378137.0 * math.cos(math.radians(60)) / math.sqrt(1 - 0.00669438 * math.sin(math.radians(60)) ** 2)
+    assert geometry.ground_gsd(georeference, Window(0, 0, 90, 1), (90, 1))[0] == pytest.approx(parallel / 90, rel=1e-4)
+
+
 def test_a_sliver_beyond_the_antimeridian_is_no_part() -> None:
     """The intersection of what is narrower than the digits hold is a polygon without points."""
     georeference = Georeference((6.123233995736766e-16, 10.0, 0.0, 10.0, -6.123233995736766e-16, -86.01814494480462), "EPSG:3995")

@@ -84,7 +84,7 @@ class Stac(Archive):
         else:
             features = _features(_read(folder, name))
             # Items of two collections may share an id: each is an item of its own, and both stand in one split.
-            found = [(_id(feature) or str(number), Item(name, name, json.dumps(feature))) for number, feature in enumerate(features)]
+            found = [(_id(feature, str(number)), Item(name, name, json.dumps(feature))) for number, feature in enumerate(features)]
             folders = dict.fromkeys(dict(found))
         if not found:
             raise LayoutError(f"stac needs a JSON file of an item collection, or a folder of items, however: {root!r} has none")
@@ -183,8 +183,8 @@ def _features(value: Any) -> list[Any]:
     return [] if isinstance(value, dict) and value.get("type") in ("Catalog", "Collection") else [value]
 
 
-def _id(feature: Any) -> str:
-    return str(feature.get("id") or "") if isinstance(feature, dict) else ""
+def _id(feature: Any, default: str) -> str:
+    return str(feature.get("id") or default) if isinstance(feature, dict) else default
 
 
 def _resolve(item: str, href: str) -> str:
