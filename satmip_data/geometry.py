@@ -21,8 +21,8 @@ MOST_STEP = 2.0
 """Degrees of longitude between neighbours of a footprint, at most, where its side is no straight line on the map."""
 
 WIDE = 10.0
-"""Degrees of longitude between the middle of a window and its sides beyond which its rows are no shortest lines on the ground; at 80
-degrees of latitude they are half a percent longer."""
+"""Degrees of longitude between the middle of a window and its sides beyond which its rows are no shortest lines on the ground; at
+80 degrees of latitude they are half a percent longer."""
 
 PARTS = 64
 """Pieces in which the rows and columns of a wide window are measured."""

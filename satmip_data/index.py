@@ -162,10 +162,10 @@ def _without_duplicates(found: Iterable[Sample | Reject]) -> Index:
     rejects: list[Reject] = []
     for item in found:
         if isinstance(item, Reject):
-            rejects.append(item)
+            rejects.append(item.unsigned())
         elif item.key in samples:
             message = f"keys must be unique, however: {item.key!r} is also {samples[item.key].path}"
-            rejects.append(Reject(item.path, "index", "duplicate_key", message, key=item.key))
+            rejects.append(Reject(item.path, "index", "duplicate_key", message, key=item.key).unsigned())
         else:
             samples[item.key] = item
     return Index(tuple(samples.values()), tuple(rejects))

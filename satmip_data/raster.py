@@ -16,9 +16,6 @@ from satmip_data.imagery import ImageError
 from satmip_data.records import Georeference, Window
 from satmip_data.storage import Store
 
-SUFFIXES = (".tif", ".tiff", ".jp2")
-"""Endings of the files that are read here; all others are read by Pillow."""
-
 SENTINEL2_COUNTS = (12, 13)
 """Bands of a Sentinel-2 product, without and with B10; red, green and blue are the fourth, third and second of both."""
 

@@ -5,10 +5,12 @@
 
 import datetime as dt
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from operator import attrgetter
 from typing import Any, get_args, get_origin
+
+from satmip_data.names import unsigned, without_signatures
 
 Point = tuple[float, float]
 Ring = tuple[Point, ...]
@@ -139,7 +141,7 @@ class Scene:
     place: str
     """One spot on Earth seen at several times; scenes of one place share it."""
     path: str
-    """The image, relative to the source's root."""
+    """The image, relative to the source's root; a URL may be signed, and is written down without that."""
     width: int
     height: int
     """Size of the image in pixels, as its metadata says."""
@@ -162,6 +164,10 @@ class Reject:
     """A code of `REASONS`."""
     message: str
     key: str = ""
+
+    def unsigned(self) -> "Reject":
+        """Return the same without what signs the URL of its image, to be written down."""
+        return replace(self, path=unsigned(self.path), message=without_signatures(self.message))
 
 
 REASONS = {

@@ -4,6 +4,7 @@ import datetime as dt
 from typing import Any
 
 from satmip_data.fields import FIELDS
+from satmip_data.names import unsigned
 from satmip_data.records import Metadata, Sample, Window
 
 
@@ -56,7 +57,7 @@ def sample_to_json(sample: Sample) -> dict[str, Any]:
         "labels": list(sample.labels),
         "metadata": metadata_to_json(sample.metadata),
         "scene": {
-            "path": sample.path,
+            "path": unsigned(sample.path),
             "width": sample.scene_width,
             "height": sample.scene_height,
             "metadata": metadata_to_json(sample.scene_metadata),

@@ -208,7 +208,7 @@ def encode_samples(task: PackTask, traffic: Traffic) -> Iterator[tuple[Sample, E
             with decoders.using(task.decoder):
                 image = read_chip(size, settings.max_pixels)
         except imagery.ImageError as error:
-            yield sample, Reject(sample.path, "pack", error.reason, str(error), key=sample.key)
+            yield sample, Reject(sample.path, "pack", error.reason, str(error), key=sample.key).unsigned()
             continue
         yield sample, _encode(sample, image, task)
 

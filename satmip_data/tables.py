@@ -12,6 +12,7 @@ from shapely.geometry import MultiPolygon, Polygon
 
 from satmip_data.fields import FIELDS
 from satmip_data.geometry import split_ring
+from satmip_data.names import unsigned
 from satmip_data.records import Metadata, Reject, Ring, Sample
 
 _GEO = {
@@ -59,7 +60,7 @@ def index_table(rows: Iterable[tuple[str, Sample]]) -> pa.Table:
         "category": pa.array([s.category for s in samples], pa.string()),
         "labels": pa.array([list(s.labels) for s in samples], pa.list_(pa.string())),
         "flags": pa.array([list(s.flags) for s in samples], pa.list_(pa.string())),
-        "path": pa.array([s.path for s in samples], pa.string()),
+        "path": pa.array([unsigned(s.path) for s in samples], pa.string()),
         "scene_width": pa.array([s.scene_width for s in samples], pa.int32()),
         "scene_height": pa.array([s.scene_height for s in samples], pa.int32()),
         **{f"window_{n}": pa.array([getattr(s.window, n) for s in samples], pa.int32()) for n in ("x", "y", "width", "height")},

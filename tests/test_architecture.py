@@ -23,7 +23,8 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted(path for package in ("satmip_data", "satmip_train", "schemas") for path in (ROOT / package).rglob("*.py"))
 PURE = {
     "satmip_data": (
-        "records", "fields", "geometry", "captions", "tabular", "plan", "serialize", "jpeg", "sample_checks", "checks", "sun",
+        "records", "names", "fields", "geometry", "captions", "tabular", "plan", "serialize", "jpeg", "sample_checks", "checks",
+        "sun",
     ),
     "satmip_train": ("losses", "probes", "optim", "heads"),
 }  # fmt: skip

@@ -359,19 +359,12 @@ def test_a_window_of_half_the_earth_or_more_keeps_its_width() -> None:
         assert sorted(set(ring)) == [(-180.0, -90.0), (-180.0, 90.0), (width - 180.0, -90.0), (width - 180.0, 90.0)]
 
 
-@pytest.mark.parametrize(
-    ("crs", "west", "width", "top"),
-    [
-        ("EPSG:3857", -180.0, 360.0, 20037508.342789244),
-        ("EPSG:3857", 0.0, 360.0, 20037508.342789244),
-        ("EPSG:3857", -179.5, 359.0, 20037508.342789244),
-        ("EPSG:6933", -180.0, 360.0, 7314540.83),
-        ("EPSG:4087", -180.0, 360.0, 10018754.171394622),
-        ("EPSG:4269", -180.0, 360.0, 90.0),
-        ("EPSG:4326", -180.0, 360.0, 90.0),
-    ],
-)
-def test_a_window_of_the_whole_world_is_as_large_as_that(crs: str, west: float, width: float, top: float) -> None:
+WORLDS = [("EPSG:3857", 20037508.342789244), ("EPSG:6933", 7314540.83), ("EPSG:4087", 10018754.171394622), ("EPSG:4269", 90.0)]
+
+
+@pytest.mark.parametrize(("crs", "top"), [*WORLDS, ("EPSG:4326", 90.0)])
+@pytest.mark.parametrize(("west", "width"), [(-180.0, 360.0), (-179.5, 359.0)])
+def test_a_window_of_the_whole_world_is_as_large_as_that(crs: str, top: float, west: float, width: float) -> None:
     """Its left and right side lie at one place."""
     degree = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(1.0, 0.0)[0]
     georeference = Georeference((degree * width / 720, 0.0, degree * west, 0.0, -top / 180, top), crs)

@@ -21,17 +21,18 @@ from pyproj import Geod
 from shapely.geometry import MultiPolygon, Polygon, box
 
 from satmip_data import cli, validate
-from satmip_data.build import BuildRequest, build
+from satmip_data.build import BuildError, BuildRequest, build
 from satmip_data.engines import Local
 from satmip_data.geometry import WGS84
 from satmip_data.index import Index, build_index
+from satmip_data.names import unsigned
 from satmip_data.records import REASONS, Sample, Window
 from satmip_data.settings import BuildSettings
-from satmip_data.sources.archive import unsigned
 from satmip_data.sources.base import InvalidError, LayoutError
 from satmip_data.sources.columns import COLUMNS
 from satmip_data.sources.table import Table
 from satmip_data.storage import Store
+from satmip_data.tables import read_parquet
 from tests.data.archives.make import pixels, table_rows, write_raster, write_table_images
 
 KEEP = BuildSettings(size=None)
@@ -300,6 +301,33 @@ def test_a_signed_url_names_a_raster_too(root: Path) -> None:
     assert sample.metadata.gsd == pytest.approx((10, 10), rel=1e-3)
     chip = Table().read_chip(str(root / "table.csv"), sample, (48, 32), 10**6)
     assert np.array_equal(np.asarray(chip), values.transpose(1, 2, 0))
+
+
+def test_what_signs_a_url_is_written_nowhere_and_may_change_until_a_build_is_finished(root: Path) -> None:
+    write_raster(root / "a.tif", pixels(np.random.default_rng(0), 32, 48, 3, 1, 255).astype(np.uint8))
+    write_raster(root / "black.tif", np.zeros((3, 32, 48), np.uint8))
+    out = root / "out"
+    for day, most in (("1", 0), ("2", None)):
+        query = f"?expires={day}&signature=SE%2FCRET"
+        for name in ("a.tif", "black.tif"):
+            Store("memory://signed").write(name + query, (root / name).read_bytes())
+        urls = [f"memory://signed/{name}{query}" for name in ("a.tif", "black.tif", "none.tif", "a.tif")]
+        pd.DataFrame({"image": urls, "key": list("abca"), "place": list("abca"), "split": "train"}).to_csv(root / "table.csv")
+        request = BuildRequest(
+            Table(extra_columns="ignore"), str(root / "table.csv"), str(out), BuildSettings(size=32), max_rejects=most
+        )
+        if most is not None:
+            with pytest.raises(BuildError, match="at most 0 rejects"):
+                build(request)
+        else:
+            assert build(request)["rejects"] == {"duplicate_key": 1, "image_empty": 1, "image_unreadable": 1}
+        for path in filter(Path.is_file, out.rglob("*")):
+            data = path.read_bytes()
+            text = str(read_parquet(data).to_pylist()).encode() if path.suffix == ".parquet" else data
+            assert b"signature" not in text, path
+            assert b"CRET" not in text, path
+    assert validate.validate(str(out)).problems == ()
+    assert [row["path"] for row in read_parquet((out / "index.parquet").read_bytes()).to_pylist()] == ["memory://signed/a.tif"]
 
 
 def test_what_signs_a_url_is_in_no_key_and_deals_no_split(root: Path) -> None:

@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from satmip_data import geometry, imagery, raster, splits
+from satmip_data.names import RASTERS, ends_with
 from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scene, Window
 from satmip_data.sources.base import Found, ImageFiles, InvalidError, Item, reject
 from satmip_data.storage import Store
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", *raster.SUFFIXES)
 MAX_KEY = 64
 """Longest key of a scene, which leaves room for the name of a box."""
 
@@ -107,7 +107,7 @@ class Archive(DealtSplits, ImageFiles):
             raster.ScaleError: the image is a raster that needs `bands` or `stretch`.
         """
         store, name = locate(root, path)
-        if not ends_with(path, raster.SUFFIXES):
+        if not ends_with(path, RASTERS):
             width, height = imagery.image_size(store.path(name) if store.local else store.read(name))
             return ImageHead(width, height, None, {}, None)
         header = raster.read_header(store, name)
@@ -119,7 +119,7 @@ class Archive(DealtSplits, ImageFiles):
         """Read the window of a raster alone, and of any other image the whole. See `Source.read_chip`."""
         store, name = locate(root, sample.path)
         expected, window = (sample.scene_width, sample.scene_height), sample.window
-        if not ends_with(sample.path, raster.SUFFIXES):
+        if not ends_with(sample.path, RASTERS):
             return imagery.read_chip(_read(store, name), window, size, expected, max_pixels)
         if window.width * window.height > max_pixels:
             message = f"a window must have at most {max_pixels} pixels, however: {window!r}"
@@ -157,20 +157,6 @@ def note_others(paths: Iterable[str]) -> None:
 def hidden(path: str) -> bool:
     """Tell whether a system or an archiver put a file beside the user's own, as .DS_Store."""
     return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(path).parts)
-
-
-def ends_with(path: str, suffixes: tuple[str, ...]) -> bool:
-    """Tell whether a path, or a URL that may be signed, names a file with one of the endings, some of `IMAGE_SUFFIXES`."""
-    return unsigned(path).lower().endswith(suffixes)
-
-
-def unsigned(path: str) -> str:
-    """Return a path, or the URL of an image without what signs it (`.../a.tif?token=...`), which differs from day to day.
-
-    A query that names the image, as `.../get?id=5`, stays.
-    """
-    bare = path.partition("?")[0]
-    return bare if "://" in path and bare.lower().endswith(IMAGE_SUFFIXES) else path
 
 
 def archive_url(root: str) -> str:

@@ -13,7 +13,8 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 from satmip_data.imagery import ImageError
-from satmip_data.raster import SUFFIXES, ScaleError
+from satmip_data.names import RASTERS
+from satmip_data.raster import ScaleError
 from satmip_data.records import Metadata, Scene
 from satmip_data.sources.archive import (
     Archive,
@@ -75,10 +76,10 @@ class GeoTiff(Archive):
             FileNotFoundError: there is none.
         """
         files = list_files(archive_url(root))
-        paths = sorted(path for path in files if path.lower().endswith(SUFFIXES))
+        paths = sorted(path for path in files if path.lower().endswith(RASTERS))
         if not paths:
-            raise LayoutError(f"a folder of rasters needs files that end with {', '.join(SUFFIXES)}, however: {root!r} has none")
-        note_others(path for path in files if not path.lower().endswith(SUFFIXES))
+            raise LayoutError(f"a folder of rasters needs files that end with {', '.join(RASTERS)}, however: {root!r} has none")
+        note_others(path for path in files if not path.lower().endswith(RASTERS))
         split = self.deal_splits(dict.fromkeys(paths, ""), {path: folder_split(path) for path in paths})
         return [Item("", path, dump({"split": split[path]})) for path in paths]
 

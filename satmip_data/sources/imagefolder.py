@@ -8,10 +8,10 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 from satmip_data.imagery import ImageError
+from satmip_data.names import IMAGES
 from satmip_data.raster import ScaleError
 from satmip_data.records import Aoi, Scene, Window
 from satmip_data.sources.archive import (
-    IMAGE_SUFFIXES,
     Archive,
     archive_url,
     dump,
@@ -89,7 +89,7 @@ class ImageFolder(Archive):
 
 
 def _is_image(path: str) -> bool:
-    return path.lower().endswith(IMAGE_SUFFIXES) and not hidden(path)
+    return path.lower().endswith(IMAGES) and not hidden(path)
 
 
 def _begins(stem: str, folder: str) -> bool:

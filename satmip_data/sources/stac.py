@@ -19,15 +19,14 @@ from shapely import GEOSException, to_wkt
 from shapely.geometry import shape
 
 from satmip_data.imagery import ImageError
+from satmip_data.names import IMAGES, ends_with
 from satmip_data.raster import ScaleError
 from satmip_data.records import Georeference, Metadata, Sample, Scene, Window
 from satmip_data.sources.archive import (
-    IMAGE_SUFFIXES,
     Archive,
     ImageHead,
     cut,
     dump,
-    ends_with,
     failure,
     left_out,
     locate,
@@ -127,7 +126,7 @@ class Stac(Archive):
 
     def _asset(self, feature: Mapping[str, Any]) -> Mapping[str, Any]:
         assets: Mapping[str, Mapping[str, Any]] = feature.get("assets") or {}
-        images = [key for key, asset in assets.items() if ends_with(asset["href"], IMAGE_SUFFIXES)]
+        images = [key for key, asset in assets.items() if ends_with(asset["href"], IMAGES)]
         data = [key for key in images if not {"thumbnail", "overview"} & set(assets[key].get("roles") or ())]
         chosen = [self.asset] if self.asset else data
         if len(chosen) != 1 or chosen[0] not in assets:

@@ -22,9 +22,9 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 from shapely import GEOSException, from_wkb
 
-from satmip_data import raster
 from satmip_data.geometry import WGS84, distance, wrap_longitude
 from satmip_data.imagery import ImageError
+from satmip_data.names import RASTERS, ends_with, unsigned
 from satmip_data.raster import ScaleError
 from satmip_data.records import Aoi, Georeference, Metadata, Sample, Scene, Window
 from satmip_data.sources.archive import (
@@ -32,13 +32,11 @@ from satmip_data.sources.archive import (
     ImageHead,
     archive_url,
     dump,
-    ends_with,
     failure,
     left_out,
     make_key,
     placed,
     stem,
-    unsigned,
 )
 from satmip_data.sources.base import Found, InvalidError, Item, LayoutError
 from satmip_data.sources.columns import ALIASES, COLUMNS, fills, from_bounds
@@ -165,7 +163,7 @@ class Table(Archive):
 
     def _head(self, folder: str, image: str, cells: Mapping[str, Any]) -> ImageHead:
         # A raster may place itself, and must say whether its values fit.
-        if {"image_width", "image_height"} <= cells.keys() and not ends_with(image, raster.SUFFIXES):
+        if {"image_width", "image_height"} <= cells.keys() and not ends_with(image, RASTERS):
             return ImageHead(cells["image_width"], cells["image_height"], None, {}, None)
         return self.read_image(folder, image)
 
