@@ -363,7 +363,7 @@ WORLDS = [("EPSG:3857", 20037508.342789244), ("EPSG:6933", 7314540.83), ("EPSG:4
 
 
 @pytest.mark.parametrize(("crs", "top"), [*WORLDS, ("EPSG:4326", 90.0)])
-@pytest.mark.parametrize(("west", "width"), [(-180.0, 360.0), (-179.5, 359.0)])
+@pytest.mark.parametrize(("west", "width"), [(-180.0, 360.0), (0.0, 360.0), (-179.5, 359.0)])
 def test_a_window_of_the_whole_world_is_as_large_as_that(crs: str, top: float, west: float, width: float) -> None:
     """Its left and right side lie at one place."""
     degree = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(1.0, 0.0)[0]

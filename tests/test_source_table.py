@@ -11,6 +11,7 @@ from typing import Any
 import geopandas
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -109,6 +110,21 @@ def test_shapes_in_metres_or_of_another_datum_are_refused(root: Path, crs: int, 
     frame.to_parquet(root / "t.parquet")
     with pytest.raises(LayoutError, match=f"WGS 84, however: it is in .*{name}"):
         Table().list_items(str(root / "t.parquet"))
+
+
+def test_shapes_in_geoarrow_are_told_as_such(root: Path) -> None:
+    """GeoParquet may hold them, and a Parquet of GeoArrow's types; WKB in these is read, with the CRS of its type."""
+    frame = geopandas.GeoDataFrame({"image": ["images/one.png"]}, geometry=[box(7, 46, 8, 47)], crs=4326)
+    frame.to_parquet(root / "a.parquet", geometry_encoding="geoarrow", schema_version="1.1.0")
+    pq.write_table(pa.table(frame.to_arrow(geometry_encoding="geoarrow", index=False)), root / "b.parquet")
+    for name in ("a.parquet", "b.parquet"):
+        with pytest.raises(LayoutError, match=r"be WKB or WKT, however: it is GeoArrow's 'polygon'\. Write it .*geometry_encoding"):
+            Table().list_items(str(root / name))
+    pq.write_table(pa.table(frame.to_arrow(index=False)), root / "c.parquet")
+    assert only(build_index(Table(), str(root / "c.parquet"), KEEP, Local())).metadata.location == pytest.approx((7.5, 46.5))
+    pq.write_table(pa.table(frame.to_crs(4267).to_arrow(index=False)), root / "d.parquet")
+    with pytest.raises(LayoutError, match="NAD27"):
+        Table().list_items(str(root / "d.parquet"))
 
 
 def test_a_crs_that_is_none_is_refused(root: Path) -> None:

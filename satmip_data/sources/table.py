@@ -10,12 +10,13 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
+import pyarrow as pa
 from PIL import Image
 from pyarrow import ArrowException
 from pyproj import CRS, Transformer
@@ -270,7 +271,7 @@ def _read_rows(store: Store, name: str) -> list[dict[str, Any]]:
             rows: list[dict[Any, Any]] = frame.to_dict("records")
         else:
             table = read_parquet(data)
-            _check_crs(name, table.schema.metadata or {})
+            _check_shapes(name, table.schema)
             rows = table.to_pylist()
     except (ValueError, ArrowException, EOFError) as error:
         raise LayoutError(f"a table must be CSV or Parquet, however: {name}: {error}") from error
@@ -310,14 +311,18 @@ def _text(column: str, value: bytes) -> str:
             ) from error
 
 
-def _check_crs(name: str, metadata: Mapping[bytes, bytes]) -> None:
-    """Refuse a GeoParquet whose shapes are not longitudes and latitudes of WGS 84, or of what lies within `MOST_SHIFT` of it."""
-    geo = json.loads(metadata.get(b"geo", b"{}"))
-    for column, entry in geo.get("columns", {}).items():
-        if entry.get("crs") is None:
+def _check_shapes(name: str, schema: pa.Schema) -> None:
+    """Refuse shapes that are not WKB or WKT, or not longitudes and latitudes of WGS 84 or of what lies within `MOST_SHIFT` of it."""
+    for column, encoding, given in _shapes(schema):
+        if encoding.lower() not in ("wkb", "wkt"):
+            raise LayoutError(
+                f"{column} of {name} must be WKB or WKT, however: it is GeoArrow's {encoding!r}. Write it with geopandas' "
+                "to_parquet(..., geometry_encoding='WKB'), or leave it out"
+            )
+        if given is None:
             continue
         try:
-            crs = CRS.from_user_input(entry["crs"])
+            crs = CRS.from_user_input(given)
         except CRSError as error:
             raise LayoutError(f"{column} of {name} must name a CRS that PROJ knows, however: {error}") from error
         if not crs.is_geographic or _shift(crs) > MOST_SHIFT:
@@ -325,6 +330,17 @@ def _check_crs(name: str, metadata: Mapping[bytes, bytes]) -> None:
                 f"{column} of {name} must hold longitudes and latitudes of WGS 84, however: it is in {crs.name}. "
                 "Write it with geopandas' to_crs(4326)"
             )
+
+
+def _shapes(schema: pa.Schema) -> Iterator[tuple[str, str, Any]]:
+    """Yield name, encoding and CRS of each column that GeoParquet or, in the type of a column, GeoArrow calls one of shapes."""
+    for name, entry in json.loads((schema.metadata or {}).get(b"geo", b"{}")).get("columns", {}).items():
+        yield name, str(entry.get("encoding", "WKB")), entry.get("crs")
+    for column in schema:
+        known = column.metadata or {}
+        kind, _, encoding = known.get(b"ARROW:extension:name", b"").decode().partition(".")
+        if kind == "geoarrow":
+            yield column.name, encoding, json.loads(known.get(b"ARROW:extension:metadata") or b"{}").get("crs")
 
 
 def _shift(crs: CRS) -> float:
