@@ -5,6 +5,7 @@ Tasks and results are small picklable values.
 
 import logging
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from threading import Thread
+from types import FrameType
 from typing import Any, TypeVar
 
 Task = TypeVar("Task")
@@ -66,10 +68,11 @@ class Local:
 
 
 def _end_with_parent() -> None:
-    """End this process as soon as the one that started it is killed.
+    """End this process as soon as the one that started it is killed, and without a traceback where both are interrupted.
 
     It would go on with the tasks that it was sent, beside the processes of the next run in the same folder, and then wait for ever.
     """
+    signal.signal(signal.SIGINT, _leave)
     parent = parent_process()
     assert parent is not None
 
@@ -78,6 +81,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     Thread(target=follow, daemon=True).start()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 They are imported only when they are run, so that one that lacks the extra `train` can say so.
 """
 
+import signal
 import sys
 from importlib import import_module
 
@@ -18,6 +19,10 @@ def evaluate() -> None:
 
 
 def _run(module: str) -> None:
+    interrupted = signal.getsignal(signal.SIGINT)
+    if interrupted is signal.default_int_handler:
+        # An exception in the middle of an import shows lines of others' code; there is nothing yet that it should end in order.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         command = import_module(module).main
     except ModuleNotFoundError as error:
@@ -25,6 +30,7 @@ def _run(module: str) -> None:
             raise
         advice = "Type: pip install 'satmip[train]'"
         sys.exit(f"Error: training and evaluation need the extra train, however: {error.name} is not installed. {advice}")
+    signal.signal(signal.SIGINT, interrupted)
     command()
 
 

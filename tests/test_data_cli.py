@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from shlex import quote
@@ -248,3 +250,39 @@ def test_a_missing_wandb_is_advice(here: Path, monkeypatch: pytest.MonkeyPatch) 
     assert result.exit_code == 1
     assert "pip install 'satmip[wandb]'" in result.output
     assert not list(here.iterdir())
+
+
+INTERRUPTED = """
+import os, signal, sys, types
+_, command, module, when = sys.argv
+class Import:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+if when == "during":
+    sys.meta_path.insert(0, Import())
+else:
+    sys.modules[module] = types.ModuleType(module)
+    sys.modules[module].main = lambda: print(repr(signal.getsignal(signal.SIGINT)))
+signal.signal(signal.SIGINT, signal.SIG_IGN if when == "ignored" else signal.default_int_handler)
+from satmip_data import __main__ as data
+from satmip_train import __main__ as train
+{"satmip-data": data.main, "satmip-train": train.main, "satmip-eval": train.evaluate}[command]()
+"""
+"""Runs a command that is interrupted while it is imported, or one that only tells what an interrupt would do once it is."""
+
+
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [("satmip-data", "satmip_data.cli"), ("satmip-train", "satmip_train.cli"), ("satmip-eval", "satmip_train.eval_cli")],
+)
+def test_an_interrupt_before_the_command_line_is_there_shows_no_traceback(command: str, module: str) -> None:
+    runs = {
+        when: subprocess.run(
+            [sys.executable, "-c", INTERRUPTED, command, module, when], capture_output=True, text=True, check=False
+        )
+        for when in ("during", "after", "ignored")
+    }
+    assert (runs["during"].returncode, runs["during"].stderr) == (-signal.SIGINT, "")  # a shell calls it 130
+    assert "default_int_handler" in runs["after"].stdout
+    assert "SIG_IGN" in runs["ignored"].stdout  # as in a job in the background

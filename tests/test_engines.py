@@ -59,6 +59,12 @@ def test_workers_end_with_a_killed_parent() -> None:
     assert ended.returncode == -9
 
 
+def test_an_interrupted_worker_exits_without_a_traceback() -> None:
+    """A terminal interrupts every process of a command; the first one speaks for all. Other exceptions of a worker are shown."""
+    with pytest.raises(SystemExit, match="130"):
+        list(Local(2).ordered(eval, ["__import__('os').kill(__import__('os').getpid(), 2)"] * 2))
+
+
 def test_an_error_drops_the_tasks_that_wait() -> None:
     start = time.monotonic()
     with pytest.raises(TypeError):

@@ -312,7 +312,7 @@ def _text(column: str, value: bytes) -> str:
 
 
 def _check_shapes(name: str, schema: pa.Schema) -> None:
-    """Refuse shapes that are not WKB or WKT, or not longitudes and latitudes of WGS 84 or of what lies within `MOST_SHIFT` of it."""
+    """Refuse shapes that are not WKB or WKT, or whose CRS is not longitude and latitude within `MOST_SHIFT` of WGS 84."""
     for column, encoding, given in _shapes(schema):
         if encoding.lower() not in ("wkb", "wkt"):
             raise LayoutError(
