@@ -3,6 +3,7 @@
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
 
 from satmip_train.class_token import read_class_token_alone
@@ -19,7 +20,7 @@ def create_backbone(settings: Settings, *, pretrained: bool = False, any_size: b
         any_size: do not check that the backbone takes views of `view_size`
 
     Raises:
-        ValueError: timm has no such model, it does not take the arguments, or it wants another size of views.
+        ValueError: timm has no such model, it does not take the arguments, or makes no features of views of that size.
     """
     backbone = _create(settings, {**settings.backbone_args, "pretrained": pretrained})
     # A ViT that averages by default has its last norm elsewhere, so it is built anew rather than switched.
@@ -29,9 +30,10 @@ def create_backbone(settings: Settings, *, pretrained: bool = False, any_size: b
     # NOTE[DIFF] timm starts the CLS token with deviation 1e-6 today; when SLIP was written it was 0.02.
     if isinstance(cls_token, Tensor) and settings.cls_token_std is not None and not pretrained:
         nn.init.trunc_normal_(cls_token, std=settings.cls_token_std)
+    read_class_token_alone(backbone)
     if not any_size:
         _check_view_size(backbone, settings.view_size)
-    read_class_token_alone(backbone)
+        _check_features(backbone, settings)
     return backbone
 
 
@@ -44,10 +46,9 @@ def feature_dim(backbone: nn.Module) -> int:
 def _create(settings: Settings, arguments: dict[str, Any]) -> nn.Module:
     try:
         model: nn.Module = timm.create_model(settings.backbone, num_classes=0, **arguments)
-    # timm asserts that heads divide a width, and divides by what is 0.
-    except (RuntimeError, TypeError, OSError, AssertionError, ArithmeticError) as error:
+    except Exception as error:  # timm raises many kinds for arguments that it does not understand
         raise ValueError(
-            f"backbone must be a timm model that takes backbone_args, however: {settings.backbone=}, {arguments=}: {error}. "
+            f"backbone must be a timm model that takes backbone_args, however: {settings.backbone=}, {arguments=}: {error!r}. "
             "Pass another --backbone, or with --backbone-args what it takes"
         ) from error
     return model
@@ -61,3 +62,21 @@ def _check_view_size(backbone: nn.Module, view_size: int) -> None:
             f"view_size must be what the backbone expects, {expected} pixels, however: {view_size=}; "
             'give backbone_args an "img_size" to change the backbone'
         )
+
+
+def _check_features(backbone: nn.Module, settings: Settings) -> None:
+    """Look at one black view: timm builds much that can take none, as a ViT with patches larger than its images."""
+    side = settings.view_size
+    try:
+        with torch.no_grad():
+            shape = tuple(backbone.eval()(torch.zeros(1, 3, side, side)).shape)
+        fits = shape == (1, feature_dim(backbone))
+        evidence = f"a view becomes {shape}"
+    except Exception as error:  # whatever stands in the way inside the network
+        fits, evidence = False, repr(error)
+    if not fits:
+        raise ValueError(
+            f"a backbone must make one row of features of a view, however: {settings.backbone=}, {settings.backbone_args=}, "
+            f"{settings.view_size=}: {evidence}. Pass another --view-size or --backbone, or other --backbone-args"
+        )
+    backbone.train()

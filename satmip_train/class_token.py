@@ -54,7 +54,11 @@ def _attend(attn: Any, known: Tensor) -> Tensor:
 
 
 def read_class_token_alone(backbone: nn.Module) -> None:
-    """Make a `ClassTokenViT` of timm's ViT, where its features are made of the class token alone; else change nothing."""
+    """Make a `ClassTokenViT` of timm's ViT, where its features are made of the class token alone; else change nothing.
+
+    Raises:
+        ValueError: the ViT has no blocks, so that its class token knows nothing of an image.
+    """
     if _reads_it_alone(backbone):
         backbone.__class__ = ClassTokenViT
 
@@ -63,6 +67,8 @@ def _reads_it_alone(backbone: Any) -> bool:
     # Variants of timm's ViT, and of its block and attention, compute something else.
     if type(backbone) is not vit.VisionTransformer or backbone.cls_token is None or backbone.global_pool != "token":
         return False
+    if not len(backbone.blocks):
+        raise ValueError("a ViT must have a block, however: depth is 0 in backbone_args. Pass 1 or more")
     block = backbone.blocks[-1]
     if type(block) is not vit.Block or type(block.attn) is not vit.Attention:  # type: ignore[attr-defined]
         return False

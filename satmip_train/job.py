@@ -93,9 +93,10 @@ def _device(name: str, local: int) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(f"cuda:{local}" if name == "cuda" else name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device must be a device of this machine, however: {name!r}: {error}") from error
+        torch.zeros(1, device=device).item()  # "meta" holds no numbers
+    except Exception as error:  # torch raises many kinds for devices that are not there, some with pages of its tables
+        evidence = next(iter(str(error).splitlines()), repr(error))
+        raise UsageError(f"--device must be a device of this machine, however: {name!r}: {evidence}. Pass auto or cpu") from error
     return device
 
 

@@ -1,6 +1,7 @@
 """Backbones from timm: what they give, how they start, and what is refused."""
 
 import pytest
+import timm
 import torch
 from tiny_networks import tiny_settings
 
@@ -102,3 +103,40 @@ def test_a_backbone_that_takes_any_size_is_not_refused() -> None:
     arguments = {**tiny_settings().backbone_args, "dynamic_img_size": True}
     backbone = create_backbone(tiny_settings(backbone_args=arguments, view_size=32))
     assert backbone(torch.randn(1, 3, 32, 32)).shape == (1, 32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "evidence"),
+    [
+        ({"depth": 0}, "a ViT must have a block, however: depth is 0"),
+        ({"patch_size": 32}, r"one row of features of a view, however: .*Kernel size can't be greater"),
+        ({"num_heads": -2}, "one row of features of a view, however: .*-2"),
+        ({"global_pool": ""}, r"one row of features of a view, however: .*a view becomes \(1, 5, 32\)"),
+        ({"act_layer": "magic"}, r"must be a timm model that takes backbone_args, however: .*KeyError\('magic'\)"),
+        ({"norm_layer": 5}, "must be a timm model that takes backbone_args, however: .*AssertionError"),
+        ({"drop_rate": 2}, "must be a timm model that takes backbone_args, however: .*between 0 and 1"),
+    ],
+)
+def test_arguments_that_make_no_network_for_a_view_are_refused(changes: dict[str, object], evidence: str) -> None:
+    """Once these were tracebacks, of timm or at the first step."""
+    with pytest.raises(ValueError, match=evidence):
+        create_backbone(tiny_settings(backbone_args={**tiny_settings().backbone_args, **changes}))
+
+
+def test_views_too_small_for_a_convolutional_network_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"however: settings.backbone='convnext_atto', .*settings.view_size=16: .*Pass another --view-size"
+    ):
+        create_backbone(tiny_settings(backbone="convnext_atto", backbone_args={}, view_size=16))
+
+
+def test_the_look_at_a_view_changes_neither_the_network_nor_the_draws() -> None:
+    torch.manual_seed(0)
+    backbone = create_backbone(tiny_settings(backbone="test_resnet", backbone_args={}, view_size=64))
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    plain = timm.create_model("test_resnet", num_classes=0)
+    assert torch.equal(drawn, torch.rand(1))
+    assert all(module.training for module in backbone.modules())
+    for one, two in zip(backbone.state_dict().values(), plain.state_dict().values(), strict=True):
+        assert torch.equal(one, two)

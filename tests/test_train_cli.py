@@ -137,6 +137,8 @@ def test_auto_takes_the_papers_recipe_with_a_gpu(call, monkeypatch):
         (1, ["--shards", "TOY", "--batch-size", "8", "--text-heads", "5"], "Pass another --text-heads"),
         (1, ["--shards", "TOY", "--split", "test"], "the split must be one of ['train']"),
         (1, ["--shards", "TOY", "--device", "magic"], "--device must be a device"),
+        (1, ["--shards", "TOY", "--device", "meta"], "--device must be a device of this machine, however: 'meta': "),
+        (1, ["--shards", "TOY", "--device", "hpu"], "--device must be a device of this machine, however: 'hpu': "),
         (1, ["export", "."], "Train first"),
         (1, ["curves", "."], "Train first"),
     ],
