@@ -10,7 +10,7 @@ from satmip_train import eval_commands, paper_cli, report, tables
 from satmip_train import eval_options as common
 from satmip_train.classifiers import Knn, Linear, Probe
 from satmip_train.eval_options import options
-from satmip_train.evaluate import evaluate, write_result
+from satmip_train.evaluate import check_result, evaluate, result_path, write_result
 from satmip_train.models import Modality
 from satmip_train.shards import open_dataset
 
@@ -78,6 +78,7 @@ def linear(runs: tuple[Path, ...], max_iterations: int, standardize: bool | None
 def _evaluate(runs: tuple[Path, ...], probe: Probe, *, out: Path, per_class: bool, **others: Any) -> None:
     names, files, size = (others.pop(name) for name in ("externals", "weights", "external_size"))
     with common.errors(), common.make_protocol(**others, folder=out) as protocol:
+        check_result(result_path(out, type(probe).__name__.lower(), protocol.modality), **protocol.described)
         runs = (*runs, *common.install_externals(names, files, size, out))
         with common.show_progress(common.samples_of(protocol)) as progress:
             result = evaluate(runs, protocol, probe, progress)
@@ -113,6 +114,7 @@ def report_command(
         dataset = open_dataset(others["shards"])
         if chosen and dataset.classes:
             with common.make_protocol(**others) as protocol:
+                check_result(result_path(out, "knn"), **protocol.described)
                 with common.show_progress(common.samples_of(protocol)) as progress:
                     result = evaluate(chosen, protocol, Knn(ks, fixed_k, temperature), progress)
                 write_result(result, out)

@@ -14,7 +14,7 @@ from satmip_train import finetune, neighbours, retrieval, segment, tables
 from satmip_train.classifiers import Result
 from satmip_train.errors import UsageError
 from satmip_train.eval_options import options
-from satmip_train.evaluate import write_result
+from satmip_train.evaluate import check_result, describe_split, result_path, write_result
 from satmip_train.image_files import parse_rendering
 from satmip_train.models import image_features, load_model
 from satmip_train.shards import open_dataset
@@ -55,6 +55,7 @@ def finetune_command(
     """
     recipe = finetune.Recipe(epochs, others["batch_size"], lr, weight_decay, seed=seed)
     with common.errors(), common.make_protocol(**others, folder=out) as protocol:
+        check_result(result_path(out, "finetune"), **protocol.described)
         with common.show_progress(epochs * protocol.train.splits[protocol.train_split], "fine-tuning of") as progress:
             result = finetune.finetune(runs, protocol, recipe, out, progress)
         path = write_result(result, out)
@@ -89,8 +90,10 @@ def segment_command(
     """
     recipe = segment.Recipe(others.pop("epochs"), lr=others.pop("lr"), seed=others.pop("seed"))
     with common.errors(), common.make_running(**others) as running:
+        folders = segment.read_folders(train, test)
+        check_result(result_path(out, "segment"), **folders.described)
         with common.show_progress(None) as progress:
-            result = segment.segment(runs, train, test, recipe, running, random_seeds, progress)
+            result = segment.segment(runs, folders, recipe, running, random_seeds, progress)
         path = write_result(result, out)
     _show(result, per_class, path)
 
@@ -120,6 +123,7 @@ def retrieve_command(runs: tuple[Path, ...], shards: str, split: str, out: Path,
     with common.errors(), common.make_running(**others) as running:
         dataset = open_dataset(shards)
         dataset.split(split)
+        check_result(result_path(out, "retrieval"), test=describe_split(dataset, split))
         with common.show_progress(2 * dataset.splits[split]) as progress:
             result = retrieval.retrieve(runs, dataset, split, running, progress)
         path = write_result(result, out)

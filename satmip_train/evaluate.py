@@ -73,6 +73,11 @@ class Protocol:
         """Shards and split to learn from, and those to test on."""
         return (self.train, self.train_split), (self.test, self.test_split)
 
+    @property
+    def described(self) -> dict[str, Result]:
+        """What says which samples the probe learns from, and on which it is tested."""
+        return {"train": describe_split(self.train, self.train_split), "test": describe_split(self.test, self.test_split)}
+
 
 def protocol_models(runs: Sequence[Path], protocol: Protocol) -> list[Model]:
     """Return the models of the runs and their controls.
@@ -187,8 +192,7 @@ def assemble(
         "modality": protocol.modality,
         "metric": metric,
         "settings": {**settings, "precision": protocol.precision},
-        "train": describe_split(protocol.train, protocol.train_split),
-        "test": describe_split(protocol.test, protocol.test_split),
+        **protocol.described,
         "classes": len(protocol.train.classes),
         "models": results,
         "summaries": summarise(results),
@@ -256,10 +260,42 @@ def _summary(group: Sequence[Result]) -> Result:
     }
 
 
+def result_path(folder: Path, probe: str, modality: str = "image") -> Path:
+    """Return where a result is written in a folder, as `knn.json`, `linear.json` or `linear-metadata.json`."""
+    return folder / f"{probe}{'' if modality == 'image' else f'-{modality}'}.json"
+
+
+def check_result(path: Path, **parts: Result) -> None:
+    """Check before anything is computed that no result on other samples is written over.
+
+    Args:
+        path: where the result will be written
+        parts: "train" and "test" as the result will hold them, see `describe_split`
+
+    Raises:
+        UsageError: the file holds a result on another split, or on shards that lie elsewhere and are others.
+    """
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        others = [(there[name], part) for name, part in parts.items() if not _same_samples(there[name], part)]
+    except (OSError, KeyError, TypeError, ValueError):
+        return  # there is none, or it is damaged
+    for then, now in others:
+        name = now["split"] if then["shards"] == now["shards"] else Path(now["shards"]).name
+        raise UsageError(
+            f"a result on one set must not be written over that on another, however: {path} was measured on {then['split']!r} of "
+            f"{then['shards']}, and this is {now['split']!r} of {now['shards']}. Pass another --out, such as {path.parent / name}"
+        )
+
+
+def _same_samples(one: Result, other: Result) -> bool:
+    """Whether two descriptions are of one split, also where its shards were built again or moved."""
+    return bool(one["split"] == other["split"] and any(one[key] == other[key] for key in ("fingerprint", "shards")))
+
+
 def write_result(result: Result, folder: Path) -> Path:
-    """Write a result into a folder, as `knn.json`, `linear.json` or `linear-metadata.json`, and return its path."""
-    modality = result.get("modality", "image")
-    path = folder / f"{result['probe']}{'' if modality == 'image' else f'-{modality}'}.json"
+    """Write a result into a folder and return its path, see `result_path`."""
+    path = result_path(folder, result["probe"], result.get("modality", "image"))
     content = json.dumps(result, indent=1).encode()
     write_atomically(path, lambda file: file.write(content))
     return path

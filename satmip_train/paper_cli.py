@@ -281,6 +281,8 @@ def _execute(command: Command, launcher: tuple[str, ...], place: str) -> None:
         click.echo(f"{place} done: {shown}")
         return
     click.echo(f"{place} {shown}")
+    if command.program == "satmip-eval":
+        command.output.unlink(missing_ok=True)  # of other shards or of networks that have changed; an evaluation keeps other sets'
     words = _words(command, launcher)
     status = _wait(
         words if launcher and command.program == "satmip-train" else [sys.executable, "-m", _MODULES[words[0]], *words[1:]]

@@ -42,6 +42,16 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Folders:
+    """Pairs to learn from, and others to test on."""
+
+    train: list[Pair]
+    test: list[Pair]
+    described: dict[str, Result]
+    """What says which they are, of "train" and "test"."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How the linear classifier is fitted."""
 
@@ -63,6 +73,25 @@ def find_pairs(folder: Path) -> list[Pair]:
     if missing := [pair for pair in pairs if not pair.mask.is_file()]:
         raise UsageError(f"every image must have a mask, however: {len(missing)} have none, such as {missing[0].mask}. Add it")
     return pairs
+
+
+def read_folders(train: Path, test: Path) -> Folders:
+    """Find what is learned from and what is tested on.
+
+    Raises:
+        UsageError: one of the folders holds no pairs, or an image is in both.
+    """
+    pairs, tested = find_pairs(train), find_pairs(test)
+    described = {"train": _describe(train, pairs), "test": _describe(test, tested)}
+    # A copy of the whole folder is none either; single images may be equal, as those without data are.
+    copied = described["train"]["fingerprint"] == described["test"]["fingerprint"]
+    shared = {pair.image.resolve() for pair in pairs} & {pair.image.resolve() for pair in tested}
+    if shared or copied:
+        raise UsageError(
+            f"a classifier is tested on what it has not seen, however: {len(tested) if copied else len(shared)} images of {test} "
+            f"are in {train} too. Pass another --test"
+        )
+    return Folders(pairs, tested, described)
 
 
 def read_mask(path: Path) -> Mask:
@@ -100,8 +129,7 @@ def patch_features(backbone: nn.Module, views: Tensor) -> Tensor:
 
 def segment(
     runs: Sequence[Path],
-    train: Path,
-    test: Path,
+    folders: Folders,
     recipe: Recipe,
     running: Running,
     random_seeds: Sequence[int],
@@ -110,11 +138,12 @@ def segment(
     """Fit and test a linear classifier of patch features for each run, and for its architecture with random weights.
 
     Raises:
-        UsageError: the folders hold no pairs, or a run cannot be loaded.
+        UsageError: the masks hold too few classes or cannot be read, or a run cannot be loaded.
     """
-    pairs, tested = find_pairs(train), find_pairs(test)
+    pairs, tested = folders.train, folders.test
     learned, asked = _classes(pairs), _classes(tested)
     if len(learned) < 2 or not asked:
+        train, test = (folders.described[part]["shards"] for part in ("train", "test"))
         raise UsageError(
             "masks to learn from must hold two classes at least, those to test on one, however: "
             f"{train} holds {sorted(learned)} and {test} {sorted(asked)}. Class numbers are 0 to 254, 255 is ignored"
@@ -133,8 +162,7 @@ def segment(
         "modality": "image",
         "metric": "miou",
         "settings": {**asdict(recipe), "precision": running.precision, "mean": statistics[0], "std": statistics[1]},
-        "train": _describe(train, pairs),
-        "test": _describe(test, tested),
+        **folders.described,
         "classes": len(values),
         "models": results,
         "summaries": summarise(results),

@@ -295,6 +295,19 @@ def test_a_table_is_filled_and_a_second_run_has_nothing_to_do(
     assert printed.output.count("# done: satmip-") == 6
 
 
+def test_evaluations_of_other_shards_take_the_place_of_the_old_ones(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paper_cli, "_wait", in_process)
+    assert reproduce(shards, tmp_path / "out", "--run").exit_code == 0
+    other = write_toy_shards(tmp_path / "other", {"train": 32, "val": 12}, seed=1)
+    got = reproduce(shards, tmp_path / "out", "--run", "--eval-shards", f"fmow={other}")
+    assert got.exit_code == 0, got.output
+    assert got.output.count("] done: ") == 2
+    found = [json.loads(path.read_text())["test"]["shards"] for path in (tmp_path / "out").rglob("linear*.json")]
+    assert found == [str(other)] * 4
+
+
 def test_it_stops_at_the_first_failure_and_shows_the_command(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
 

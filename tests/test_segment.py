@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,25 @@ def test_masks_that_tell_nothing_are_refused(world: Path, tmp_path: Path, side: 
     got = call("segment", world / "run", "--train", train, "--test", test, "--out", tmp_path, *COMMON)
     assert got.exit_code == 1
     assert re.search(r"two classes at least, .*however: .*holds \[.*255 is ignored", got.output.replace("\n", " "))
+
+
+@pytest.mark.parametrize("how", ["the same", "inside", "a copy"])
+def test_the_images_that_were_learned_from_are_not_tested_on(world: Path, tmp_path: Path, how: str) -> None:
+    train = test = world / "train"
+    if how == "inside":
+        train, test = tmp_path / "some", world / "train"
+        for kind in ("images", "masks"):
+            shutil.copytree(paint(tmp_path / "more", 2, seed=5) / kind, train / kind)
+            (train / kind / "linked").mkdir()
+            for path in sorted((test / kind).rglob("tile_0.*")):
+                (train / kind / "linked" / path.name).symlink_to(path)
+    if how == "a copy":
+        test = shutil.copytree(train, tmp_path / "copy")
+    got = call("segment", world / "run", "--train", train, "--test", test, "--out", tmp_path, *COMMON)
+    count = 1 if how == "inside" else 12
+    assert got.exit_code == 1
+    found = " ".join(got.output.split())
+    assert f"tested on what it has not seen, however: {count} images of {test} are in {train} too. Pass another --test" in found
 
 
 def test_what_is_no_pair_of_image_and_mask_is_refused(world: Path, tmp_path: Path) -> None:

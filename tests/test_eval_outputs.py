@@ -1,0 +1,73 @@
+"""What satmip-eval finds where it is to write."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from eval_world import COMMON, call, write_run
+from test_segment import paint
+from toy_shards import write_toy_shards
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    write_run(root / "run", write_toy_shards(root / "shards", {"train": 20, "val": 12}))
+    return root
+
+
+OWN = {
+    "knn": ["RUN", "--random-seeds", ""],
+    "linear": ["RUN", "--random-seeds", "", "--modality", "both"],
+    "report": ["--runs", "RUN", "--random-seeds", ""],
+    "finetune": ["RUN", "--epochs", "1", "--batch-size", "8"],
+    "retrieve": ["RUN"],
+}
+
+
+@pytest.mark.parametrize("command", list(OWN))
+def test_a_result_on_one_set_is_not_written_over_that_on_another(world: Path, tmp_path: Path, command: str) -> None:
+    """Once the second of two sets evaluated into out/eval, the default, took the place of the first without a word."""
+    other = write_toy_shards(tmp_path / "eurosat", {"train": 20, "val": 8, "test": 8}, seed=5)
+    own = [str(world / "run") if word == "RUN" else word for word in OWN[command]]
+    asked = [command, *own, "--out", tmp_path / "eval", *COMMON]
+    assert call(*asked, "--shards", other).exit_code == 0
+    written = {path: path.read_bytes() for path in (tmp_path / "eval").iterdir() if path.is_file()}
+    got = call(*asked, "--shards", world / "shards")
+    assert got.exit_code == 1
+    found = " ".join(got.output.split())
+    assert re.search(rf"on '(\w+)' of {other}, and this is '\1' of {world}/shards. Pass another .* {tmp_path}/eval/shards$", found)
+    got = call(*asked, "--shards", other, "--split" if command == "retrieve" else "--test-split", "test")
+    assert got.exit_code == 1
+    found = " ".join(got.output.split())
+    assert re.search(rf"on 'val' of {other}, and this is 'test' of {other}. Pass another .* {tmp_path}/eval/test$", found)
+    assert written == {path: path.read_bytes() for path in written}
+
+
+def test_a_set_that_was_moved_or_built_again_is_the_same_set(world: Path, tmp_path: Path) -> None:
+    asked = ["knn", world / "run", "--random-seeds", "", "--out", tmp_path, *COMMON, "--shards"]
+    assert call(*asked, world / "shards").exit_code == 0
+    moved = shutil.copytree(world / "shards", tmp_path / "moved")
+    assert call(*asked, moved).exit_code == 0
+    write_toy_shards(moved, {"train": 20, "val": 12}, seed=6)
+    assert call(*asked, moved).exit_code == 0
+
+
+def test_segmentation_of_one_set_is_not_written_over_that_of_another(world: Path, tmp_path: Path) -> None:
+    folders = [
+        paint(tmp_path / name / part, 2, seed) for seed, (name, part) in enumerate([("a", "val"), ("a", "train"), ("b", "val")])
+    ]
+    asked = ["segment", world / "run", "--train", folders[1], "--random-seeds", "", "--epochs", "1", "--out", tmp_path, *COMMON]
+    assert call(*asked, "--test", folders[0]).exit_code == 0
+    got = call(*asked, "--test", folders[2])
+    assert got.exit_code == 1
+    assert f"on 'val' of {folders[0]}, and this is 'val' of {folders[2]}" in " ".join(got.output.split())
+
+
+def test_a_damaged_result_is_written_anew(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "knn.json").write_text('{"train": 5')
+    got = call("knn", world / "run", "--shards", world / "shards", "--random-seeds", "", "--out", tmp_path, *COMMON)
+    assert got.exit_code == 0, got.output
+    assert json.loads((tmp_path / "knn.json").read_text())["test"]["samples"] == 12
