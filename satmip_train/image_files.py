@@ -8,13 +8,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import rasterio
-import rasterio.warp
 from PIL import Image, UnidentifiedImageError
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from shapely import Polygon
 
 from satmip_train.errors import UsageError
+from satmip_train.outline import outline
 
 RASTERS = (".tif", ".tiff", ".jp2")
 """Endings of the files that rasterio reads; Pillow reads the others."""
@@ -157,9 +157,4 @@ def _stretched(values: Any, rendering: Rendering) -> npt.NDArray[np.uint8]:
 def _footprint(dataset: Any) -> Polygon | None:
     if dataset.crs is None or dataset.transform.is_identity:
         return None
-    corners = [(0, 0), (0, dataset.height), (dataset.width, dataset.height), (dataset.width, 0)]
-    x, y = zip(*(dataset.transform @ corner for corner in corners), strict=True)
-    longitudes, latitudes = rasterio.warp.transform(dataset.crs, "EPSG:4326", x, y)
-    # Across the date line the corners follow on, rather than jump to the other side of the map.
-    continuous = np.unwrap(longitudes, period=360)
-    return Polygon(zip(continuous, latitudes, strict=True))
+    return outline(dataset.crs, dataset.transform, dataset.width, dataset.height)
