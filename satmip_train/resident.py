@@ -3,7 +3,6 @@
 Both give the same samples in the same order with the same views, so a run may change from one to the other when it goes on.
 """
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,6 +16,7 @@ from torch import Tensor
 from satmip_train import transfer
 from satmip_train.errors import UsageError
 from satmip_train.job import Job
+from satmip_train.memory import available_memory
 from satmip_train.places import Places, read_places
 from satmip_train.plan import Plan
 from satmip_train.shards import Readers
@@ -68,19 +68,10 @@ def choose(plan: Plan, step: int) -> DataPath:
 
 
 def free_memory(job: Job) -> int:
-    """Return the free bytes of the GPU, or this rank's part of the machine's memory that can be had without swapping."""
+    """Return the free bytes of the GPU, or this rank's part of the memory that its machine, or its container, can still give."""
     if job.device.type == "cuda":
         return int(torch.cuda.mem_get_info(job.device)[0])
-    return _available_memory() // job.ranks_on_machine
-
-
-def _available_memory() -> int:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            kib = {name: int(value.split()[0]) for name, value in (line.split(":") for line in file)}
-        return kib["MemAvailable"] * 1024
-    except FileNotFoundError:  # no Linux: half of what is built in
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return available_memory() // job.ranks_on_machine
 
 
 def batches(plan: Plan, keys: frozenset[str], steps: range, path: DataPath, progress: Callable[[int], None]) -> Iterable[Batch]:
