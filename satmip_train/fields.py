@@ -1,4 +1,4 @@
-"""The names of the metadata fields, as settings write them. Which columns a field has is in `dataset.json`."""
+"""The names of the metadata fields, as settings and captions write them. Which columns a field has is in `dataset.json`."""
 
 from collections.abc import Iterable
 
@@ -7,6 +7,25 @@ FIELDS = (
     "wavelengths", "target_azimuth_angle", "sun_azimuth_angle", "sun_elevation_angle", "off_nadir_angle", "sensor_platform",
 )  # fmt: skip
 """The 15 fields in the order of the authors' poster."""
+
+OPENINGS: dict[str, str] = {
+    "gsd": "Each pixel covers",
+    "multispectral_gsd": "The multispectral ground sample distance is",
+    "pixel_size": "A pixel spans",
+    "timestamp": "The image was taken on",
+    "location": "It is centred at",
+    "utm_zone": "It lies in UTM zone",
+    "country_code": "The country code is",
+    "cloud_cover": "Clouds cover",
+    "scan_direction": "The scan direction is",
+    "wavelengths": "The bands are centred at",
+    "target_azimuth_angle": "The target azimuth is",
+    "sun_azimuth_angle": "The sun stands at azimuth",
+    "sun_elevation_angle": "The sun's elevation is",
+    "off_nadir_angle": "The view is off nadir by",
+    "sensor_platform": "The sensor is",
+}
+"""How the sentence of each field begins in captions of the style "sentence": the same as `satmip-data` writes."""
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "msgsd": ("multispectral_gsd",),

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from satmip_train.errors import UsageError
+from satmip_train.fields import OPENINGS
 from satmip_train.shards import Dataset, Readers
 
 
@@ -73,20 +74,28 @@ class CaptionReader:
             hidden: for each of these fields whether it is left out; of sentences, whether the first is left out, the second ...
 
         Raises:
-            UsageError: the caption does not start with a field's name.
+            UsageError: the caption does not start with a field's name, or as a field's sentence does.
         """
         out = {name for name, hide in zip(self.keep, hidden, strict=False) if hide}
         if (self.keep == self.stored and not out) or not caption:
             return caption
         if self.sentences:
-            # A sentence does not name its field, but fields are hidden all alike. Inside a sentence no capital follows a full stop.
-            sentences = re.split(r"(?<=\.) (?=[A-Z])", caption)
-            return " ".join(sentence for sentence, hide in zip(sentences, hidden, strict=False) if not hide)
-        # Values hold commas and colons of their own, so the cut is at the known names only.
-        parts = re.split(rf"(?:^|, )(?=(?:{'|'.join(map(re.escape, self.stored))}): )", caption)
-        if parts[0]:
-            raise UsageError(f"a caption must read `field: value, field: value` with fields of {self.stored}, however: {caption!r}")
-        return ", ".join(part for part in parts[1:] if (name := part.split(": ", 1)[0]) in self.keep and name not in out)
+            # Which sentences are left out follows from their order: fields are hidden all alike.
+            parts = self._parts(caption, r"(?<=\.) ", [f"{OPENINGS[name]} " for name in self.stored])
+            return " ".join(part for part, hide in zip(parts, hidden, strict=False) if not hide)
+        parts = self._parts(caption, ", ", [f"{name}: " for name in self.stored])
+        return ", ".join(part for part in parts if (name := part.split(": ", 1)[0]) in self.keep and name not in out)
+
+    @staticmethod
+    def _parts(caption: str, between: str, openings: Sequence[str]) -> list[str]:
+        """Return what a caption says of each of its fields. Values hold commas, colons and full stops of their own."""
+        first, *parts = re.split(rf"(?:^|{between})(?=(?:{'|'.join(map(re.escape, openings))}))", caption)
+        if first:
+            raise UsageError(
+                f"a caption must read what begins with some of {openings}, one after the other, however: {caption!r}. "
+                "Write captions anew: satmip-data caption SHARDS"
+            )
+        return parts
 
     def tokens(self, caption: str, hidden: Sequence[bool] = ()) -> npt.NDArray[np.int64]:
         """Return the token ids of a caption without its hidden fields (see `text`), padded with 0 to (context,) int64.

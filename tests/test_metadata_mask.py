@@ -72,6 +72,23 @@ def test_hidden_sentences_are_cut_out_of_the_caption() -> None:
     assert reader.text(text, [True] * len(ALL)) == ""
 
 
+def test_a_value_with_full_stops_stays_in_its_sentence() -> None:
+    """Once "St. X" was two sentences: half of it was hidden, and what came after it was lost in every step."""
+    known = replace(POSTER, platform="St. Lucia. Mk. II", country_code="e.g. U.S. Virgin")
+    sentences = [field.sentence(field.value(known)) for field in FIELDS]
+    text, reader = caption(known, ALL, "sentence"), CaptionReader(ALL, ALL, 999, sentences=True)
+    for hidden in range(len(ALL)):
+        kept = [sentence for i, sentence in enumerate(sentences) if i != hidden]
+        assert reader.text(text, [i == hidden for i in range(len(ALL))]) == " ".join(kept)
+
+
+def test_sentences_of_nobody_are_refused() -> None:
+    with pytest.raises(
+        UsageError, match=r"begins with some of .*'Each pixel covers '.*however: 'Taken in May.'.*satmip-data caption"
+    ):
+        CaptionReader(ALL, ALL, 999, sentences=True).text("Taken in May.", [True])
+
+
 def test_the_columns_of_a_hidden_field_are_missing_together() -> None:
     mask = MetadataMask(0.5, ("gsd", "location", "country_code"), ("gsd", "gsd", "location", "location"), ("country_code",))
     batch = {"mask": torch.tensor([[True, True, True, False]] * 3), "categorical": torch.tensor([[4], [5], [6]]), "numeric": "kept"}

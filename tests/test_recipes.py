@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from test_fields_captions import POSTER
 
 from satmip_data import fields as data_fields
 from satmip_train import fields
@@ -122,6 +123,10 @@ def test_a_circle_and_an_unknown_recipe_are_refused(tmp_path: Path) -> None:
 
 def test_fields_and_aliases_are_those_of_the_data_side() -> None:
     assert tuple(field.name for field in data_fields.FIELDS) == fields.FIELDS
+    assert list(fields.OPENINGS) == list(fields.FIELDS)
+    for field in data_fields.FIELDS:
+        sentence = field.sentence(field.value(POSTER))
+        assert [name for name, opening in fields.OPENINGS.items() if sentence.startswith(f"{opening} ")] == [field.name]
     assert {name: stands for name, stands in data_fields.ALIASES.items() if name not in fields.FIELDS} == fields.ALIASES
 
 
