@@ -1,5 +1,6 @@
 """Image backbones, from timm."""
 
+from copy import deepcopy
 from typing import Any
 
 import timm
@@ -35,6 +36,23 @@ def create_backbone(settings: Settings, *, pretrained: bool = False, any_size: b
         _check_view_size(backbone, settings.view_size)
         _check_features(backbone, settings)
     return backbone
+
+
+def at_size(backbone: nn.Module, size: int) -> nn.Module:
+    """Return a copy of a backbone that takes images of another side; learned positions are resampled (timm's `set_input_size`).
+
+    Raises:
+        ValueError: the backbone is made for one size of images and cannot change it.
+    """
+    resized = deepcopy(backbone)
+    try:
+        _check_view_size(resized, size)
+    except ValueError as error:
+        if not hasattr(resized, "set_input_size"):
+            name = type(backbone).__name__
+            raise ValueError(f"the backbone must take images of {size} pixels, however: {name} is made for one size") from error
+        resized.set_input_size(img_size=(size, size))  # type: ignore[operator]
+    return resized
 
 
 def feature_dim(backbone: nn.Module) -> int:

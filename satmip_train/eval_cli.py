@@ -29,7 +29,8 @@ def main() -> None:
 
 @main.command()
 @click.argument("runs", metavar="[RUN]...", nargs=-1, type=common.RUN)
-@options(*common.PROTOCOL, common.BACKBONES, *common.EXTERNAL, *common.KNN, common.PER_CLASS, common.out_folder("out/eval"))
+@options(*common.PROTOCOL, common.BACKBONES, *common.EXTERNAL, common.LARGER_IMAGES, *common.KNN)
+@options(common.PER_CLASS, common.out_folder("out/eval"))
 def knn(runs: tuple[Path, ...], ks: tuple[int, ...], fixed_k: int, temperature: float, **others: Any) -> None:
     """Classify by the nearest neighbours: macro-F1 and top-1 (mAP in multi-label sets) of each RUN, a folder of satmip-train.
 
@@ -45,7 +46,7 @@ def knn(runs: tuple[Path, ...], ks: tuple[int, ...], fixed_k: int, temperature: 
 
 @main.command()
 @click.argument("runs", metavar="[RUN]...", nargs=-1, type=common.RUN)
-@options(*common.PROTOCOL, common.BACKBONES, *common.EXTERNAL)
+@options(*common.PROTOCOL, common.BACKBONES, *common.EXTERNAL, common.LARGER_IMAGES)
 @click.option(
     "--modality",
     type=click.Choice(get_args(Modality)),

@@ -15,6 +15,7 @@ from satmip_train.external import EXTERNALS, install
 from satmip_train.features import Precision
 from satmip_train.job import join_job
 from satmip_train.metadata_features import Running
+from satmip_train.models import Larger
 from satmip_train.shards import open_dataset
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -96,6 +97,13 @@ KNN = [
         "--temperature", type=click.FloatRange(0, min_open=True), default=0.07, show_default=True, help="Of a neighbour's weight."
     ),
 ]
+LARGER_IMAGES = click.option(
+    "--larger-images",
+    type=click.Choice(get_args(Larger)),
+    default="resize",
+    show_default=True,
+    help="Resize images larger than a view to one, or keep their size, as the paper; a ViT's positions are resampled.",
+)
 PER_CLASS = click.option("--per-class", is_flag=True, help="Print a table of single classes too.")
 
 

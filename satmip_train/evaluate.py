@@ -16,7 +16,7 @@ from satmip_train.classifiers import Probe, Result, primary_metric
 from satmip_train.errors import UsageError
 from satmip_train.features import Features, Precision
 from satmip_train.metadata_features import Running
-from satmip_train.models import Modality, Model, image_features, load_model, metadata_features_of, models, random_model
+from satmip_train.models import Larger, Modality, Model, image_features, load_model, metadata_features_of, models, random_model
 from satmip_train.shards import Dataset
 
 __all__ = ["Model", "Protocol", "Result", "evaluate", "load_model", "models", "random_model", "split_features", "write_result"]
@@ -43,6 +43,8 @@ class Protocol:
     """Controls without a run, see `models.control`."""
     folder: Path = Path(".")
     """Below it the features of these are kept."""
+    larger_images: Larger = "resize"
+    """Whether images larger than a view keep their size, see `models.evaluated_size`."""
 
     def __post_init__(self) -> None:
         """Check that a probe can be tested on these splits.
@@ -149,7 +151,7 @@ def check_labels(protocol: Protocol, *labels: npt.NDArray[Any]) -> None:
 def _features(model: Model, protocol: Protocol, shards: Dataset, split: str, progress: Callable[[int], None]) -> Features:
     running, parts = Running(protocol.precision, protocol.batch_size, protocol.workers, protocol.device, progress), []
     if protocol.modality != "metadata":
-        parts.append(image_features(model, shards, split, running, protocol.train))
+        parts.append(image_features(model, shards, split, running, protocol.train, protocol.larger_images))
     if protocol.modality != "image":
         parts.append(metadata_features_of(model, shards, split, running, protocol.train))
     return Features(np.concatenate([part.vectors for part in parts], axis=1), parts[0].labels, parts[0].keys)
@@ -191,7 +193,7 @@ def assemble(
         "probe": probe,
         "modality": protocol.modality,
         "metric": metric,
-        "settings": {**settings, "precision": protocol.precision},
+        "settings": {**settings, "precision": protocol.precision, "larger_images": protocol.larger_images},
         **protocol.described,
         "classes": len(protocol.train.classes),
         "models": results,

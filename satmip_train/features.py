@@ -83,7 +83,8 @@ def extract(
 
     The backbone is moved to the device and used in evaluation mode; its mode is restored. `progress` is told of samples done.
 
-    NOTE[DIFF] The paper keeps images larger than a view at their own size; here all are resized to one size, as batches need.
+    NOTE[DIFF] The paper keeps every image larger than a view at its own size; here all images of a set have one, as batches need:
+    a view's or, with `--larger-images keep`, that of larger chips, where all of them share it.
 
     Raises:
         UsageError: there is no such split, or a chip cannot be read.

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from satmip_train import features, metadata_features
-from satmip_train.backbones import create_backbone
+from satmip_train.backbones import at_size, create_backbone
 from satmip_train.config import Settings, load_recipe
 from satmip_train.errors import UsageError
 from satmip_train.export import load_backbone
+from satmip_train.external import EXTERNALS
 from satmip_train.features import Features, Input
 from satmip_train.metadata_features import MetadataModel, Running
 from satmip_train.shards import Dataset
@@ -24,6 +25,8 @@ PIXELS = "pixels"
 PIXELS_SIDE = 32
 
 Modality = Literal["image", "metadata", "both"]
+Larger = Literal["resize", "keep"]
+"""What becomes of images larger than a view: they are resized to one, or keep their size."""
 Kind = Literal["run", "random", "pixels", "identity"]
 
 
@@ -113,19 +116,47 @@ def random_model(like: Model, seed: int, name: str = "random weights") -> Model:
     return replace(like, name=name, kind="random", settings=settings, backbone=backbone, metadata=metadata, trained=None)
 
 
-def image_features(model: Model, dataset: Dataset, split: str, running: Running, normalized_by: Dataset | None = None) -> Features:
+def image_features(
+    model: Model,
+    dataset: Dataset,
+    split: str,
+    running: Running,
+    normalized_by: Dataset | None = None,
+    larger: Larger = "resize",
+) -> Features:
     """Return a model's features of the images of a split, from its cache where they were computed before.
 
-    Images are normalised with the channel statistics of `normalized_by`, by default those of `dataset` (supplement B).
+    Images are normalised with the channel statistics of `normalized_by`, by default those of `dataset` (supplement A).
+
+    Args:
+        larger: what becomes of images larger than a view; the paper keeps their size (supplement A), see `evaluated_size`
 
     Raises:
-        UsageError: there is no such split, or the shards cannot be read.
+        UsageError: there is no such split, the shards cannot be read, or the backbone cannot take images of their size.
     """
     statistics = normalized_by or dataset
-    how = Input(model.settings.view_size, statistics.mean, statistics.std, running.precision)
+    size = evaluated_size(model, dataset) if larger == "keep" else model.settings.view_size
+    try:
+        backbone = model.backbone if size == model.settings.view_size else at_size(model.backbone, size)
+    except ValueError as error:
+        raise UsageError(f"{error}. Pass --larger-images resize") from error
+    how = Input(size, statistics.mean, statistics.std, running.precision)
     options: dict[str, Any] = {"batch_size": running.batch_size, "workers": running.workers}
     options |= {"device": running.device, "progress": running.progress}
-    return features.cached(model.cache, model.backbone, model.backbone_architecture, dataset, split, how, **options)
+    return features.cached(model.cache, backbone, model.backbone_architecture, dataset, split, how, **options)
+
+
+def evaluated_size(model: Model, dataset: Dataset) -> int:
+    """Return the side of the images that a model sees where larger ones keep their size: the chips' own, or at least a view's.
+
+    Pixels as they are and Scale-MAE stay at their size, the latter as in the paper. So do images of different sizes, which make
+    no batch, and of unequal sides.
+    """
+    known = EXTERNALS.get(model.settings.objective)
+    if model.kind == "pixels" or (known is not None and known.scaled_positions) or dataset.size is None:
+        return model.settings.view_size
+    width, height = dataset.size
+    return max(width, model.settings.view_size) if width == height else model.settings.view_size
 
 
 def metadata_features_of(

@@ -14,11 +14,23 @@ import click
 from satmip_train import eval_options as common
 from satmip_train import figures
 from satmip_train.checkpoint import write_atomically
+from satmip_train.config import load_recipe
 from satmip_train.errors import UsageError
 from satmip_train.eval_options import options
 from satmip_train.paper_tables import Budget, Filled, fill
-from satmip_train.published import FIGURE_3, FULL_EPOCHS, TABLES, evaluation_sets, set_named, table_layout
-from satmip_train.reproduce import TARGETS, TINY_EPOCHS, Command, Plan, Request, check_request, is_done, keep_request, plan_table
+from satmip_train.published import FIGURE_3, FULL_EPOCHS, FULL_VIEW, TABLES, evaluation_sets, set_named, table_layout
+from satmip_train.reproduce import (
+    TARGETS,
+    TINY_EPOCHS,
+    Command,
+    Plan,
+    Request,
+    check_request,
+    is_done,
+    keep_request,
+    option_of,
+    plan_table,
+)
 from satmip_train.results import read_budget, read_scores, read_trainings
 from satmip_train.shards import open_dataset
 from satmip_train.table_formats import FORMATS, as_text, trace
@@ -240,14 +252,25 @@ def _request(
     if "fmow" not in evaluation and open_dataset(shards).classes:
         evaluation = {"fmow": shards, **evaluation}
     tiny = budget is None
+    recipe = recipe_base or ("tiny" if tiny else None)
     return Request(
         shards=shards,
         evaluation=evaluation,
         budget=Budget(TINY_EPOCHS if budget is None else budget),
-        recipe=recipe_base or ("tiny" if tiny else None),
+        recipe=recipe,
         external=_pairs(external, "--external"),
+        # Beside views smaller than the paper's nearly all images are larger, and would show objects at another scale.
+        larger_images="keep" if _view_size(recipe, others["train_options"]) == FULL_VIEW else "resize",
         **others,
     )
+
+
+def _view_size(recipe: str | None, train_options: tuple[str, ...]) -> int:
+    """Return the side of the views of every training; UsageError where there is no such recipe."""
+    try:
+        return int(option_of(train_options, "--view-size") or load_recipe(recipe or "simclr").get("view_size", FULL_VIEW))
+    except ValueError as error:
+        raise UsageError(f"--recipe-base and --view-size must say how trainings are made, however: {error}") from error
 
 
 def _announce(plan: Plan, request: Request, rate: float | None) -> None:

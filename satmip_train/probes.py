@@ -1,4 +1,4 @@
-"""Probes: classifiers of frozen features, as pure functions of feature matrices (paper, section 4.2 and supplement C)."""
+"""Probes: classifiers of frozen features, as pure functions of feature matrices (paper, section 4.2, supplements C and D)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -203,7 +203,7 @@ def linear(
     tolerance: float = 1e-4,
     device: torch.device | str = "cpu",
 ) -> LinearFit:
-    """Fit multinomial logistic regression without regularisation by L-BFGS and predict (supplement C).
+    """Fit multinomial logistic regression without regularisation by L-BFGS and predict (supplement D).
 
     A fit that stops after 200 iterations may not have converged, so all that its answer depends on is fixed here: zero start, mean
     loss, float64, features as they are. It is scikit-learn's LogisticRegression(C=inf), iterate for iterate.

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from satmip_train.checkpoint import FREE_SETTINGS, write_atomically
 from satmip_train.errors import UsageError
 from satmip_train.export import CONFIG, WEIGHTS
+from satmip_train.models import Larger
 from satmip_train.paper_tables import DEFAULTS, Budget, identity
 from satmip_train.published import COST_KINDS, FIGURE_3, TABLES, Column, Row, TableLayout, evaluation_sets, table_layout
 from satmip_train.results import BUDGET, read_kept
@@ -54,6 +55,8 @@ class Request:
     """Further options of every satmip-train."""
     eval_options: tuple[str, ...] = ()
     """Further options of every satmip-eval."""
+    larger_images: Larger = "keep"
+    """What evaluations make of images larger than a view; the paper keeps their size (supplement A)."""
 
 
 @dataclass(frozen=True)
@@ -155,10 +158,10 @@ class _Planner:
 
     def _read(self, arguments: Sequence[str], split: str, *roots: str) -> tuple[str, str]:
         """Return fingerprint and split of the shards that the first option named among `roots` stands for."""
-        root = next(value for name in roots if (value := _option(arguments, name)) is not None)
+        root = next(value for name in roots if (value := option_of(arguments, name)) is not None)
         if root not in self._fingerprints:
             self._fingerprints[root] = open_dataset(root).fingerprint
-        return self._fingerprints[root], _option(arguments, f"--{split}") or "train"
+        return self._fingerprints[root], option_of(arguments, f"--{split}") or "train"
 
     def _scores(self, row: Row, epochs: float) -> Iterator[dict[str, Any]]:
         """Give the cells that are measured, at one number of epochs, where their shards are at hand."""
@@ -190,7 +193,7 @@ class _Planner:
         folder = request.out / "eval" / name / dataset
         file = folder / f"{cell['probe']}{'' if modality == 'image' else f'-{modality}'}.json"
         arguments += ["--shards", request.evaluation[dataset], "--test-split", self._splits[dataset], "--out", str(folder)]
-        arguments += request.eval_options
+        arguments += ["--larger-images", request.larger_images, *request.eval_options]
         reads = {
             "train": self._read(arguments, "train-split", "--shards"),
             "test": self._read(arguments, "test-split", "--test-shards", "--shards"),
@@ -248,7 +251,7 @@ def _listed(seeds: Sequence[int]) -> str:
     return ",".join(map(str, seeds))
 
 
-def _option(arguments: Sequence[str], name: str) -> str | None:
+def option_of(arguments: Sequence[str], name: str) -> str | None:
     """Return the value of an option among the words of a command, the last where there are several; None where there is none."""
     found = None
     for word, following in pairwise((*arguments, "")):
@@ -294,7 +297,7 @@ def _is_trained(command: Command) -> bool:
             f"{run} must be the run it is named after, however: it has another {', '.join(different)}. Pass another --out"
         )
     # Which weights: what a row tells is only whether there are any.
-    if (first := _option(command.arguments, "--init")) is not None and settings["init"] != first:
+    if (first := option_of(command.arguments, "--init")) is not None and settings["init"] != first:
         raise UsageError(
             f"a run must have started from the weights it is asked for, however: {run} started from {settings['init']!r} and not "
             f"from {first!r}. Pass another --out"
@@ -320,11 +323,13 @@ def _is_evaluated(command: Command) -> bool:
         return False  # damaged
     if any((result[part]["fingerprint"], result[part]["split"]) != shards for part, shards in command.reads.items()):
         return False
+    if result["settings"].get("larger_images", "resize") != option_of(command.arguments, "--larger-images"):
+        return False
     models = result["models"]
     there = {Path(model["run"]) for model in models if model["run"]}
     wanted = {path.parent for path in command.inputs if path.name == WEIGHTS}
     seeds = {str(model["seed"]) for model in models}
-    asked = _option(command.arguments, "--random-seeds") or ""
+    asked = option_of(command.arguments, "--random-seeds") or ""
     return wanted <= there and set(filter(None, asked.split(","))) <= seeds
 
 

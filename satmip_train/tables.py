@@ -103,6 +103,8 @@ def _notes(result: Result) -> tuple[str, ...]:
         f"{test['split']} ({test['shards']}), {result['classes']} classes; in percent."
     ]
     notes += _PROTOCOLS[result["probe"]](settings)
+    if settings.get("larger_images") == "keep":
+        notes.append("Images larger than a view keep their size, as in the paper.")
     if result["summaries"]:
         notes.append("±: standard deviation over seeds (n - 1); the interval is Student's, for the mean of runs with other seeds.")
     return (*notes, *result["notes"])

@@ -3,9 +3,10 @@
 import pytest
 import timm
 import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
 from tiny_networks import tiny_settings
 
-from satmip_train.backbones import create_backbone, feature_dim
+from satmip_train.backbones import at_size, create_backbone, feature_dim
 from satmip_train.config import Settings
 from satmip_train.heads import linear_projection, ssl_head
 
@@ -53,6 +54,30 @@ def test_a_vit_that_averages_by_default_gives_its_cls_token_after_the_last_norm(
     views = torch.randn(2, 3, 28, 28)
     torch.testing.assert_close(backbone(views), backbone.forward_features(views)[:, 0])  # type: ignore[operator]
     torch.testing.assert_close(backbone(views).mean(dim=1), torch.zeros(2), atol=1e-5, rtol=0)
+
+
+def test_a_vit_at_another_size_has_its_positions_resampled_and_nothing_else() -> None:
+    backbone = create_backbone(tiny_settings()).eval()
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    larger = at_size(backbone, 48)
+    assert larger(torch.randn(2, 3, 48, 48)).shape == (2, 32)
+    assert type(larger) is type(backbone)
+    for name, tensor in larger.state_dict().items():
+        expected = resample_abs_pos_embed(before[name], new_size=[6, 6]) if name == "pos_embed" else before[name]
+        assert torch.equal(tensor, expected), name
+    assert all(torch.equal(before[name], tensor) for name, tensor in backbone.state_dict().items())
+
+
+def test_a_network_that_takes_any_size_is_the_same_at_another_one() -> None:
+    backbone = create_backbone(Settings(backbone="resnet10t", view_size=64)).eval()
+    images = torch.randn(1, 3, 96, 96)
+    assert torch.equal(at_size(backbone, 96)(images), backbone(images))
+
+
+def test_a_network_made_for_one_size_is_refused_at_another_one() -> None:
+    backbone = create_backbone(Settings(backbone="cait_xxs24_224", backbone_args={"depth": 1}))
+    with pytest.raises(ValueError, match=r"must take images of 256 pixels, however: Cait is made for one size"):
+        at_size(backbone, 256)
 
 
 def test_pooling_that_is_asked_for_is_kept() -> None:

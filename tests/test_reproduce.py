@@ -105,6 +105,28 @@ def test_an_external_backbone_is_evaluated_from_its_file(shards: Path, tmp_path:
     assert command.output == tmp_path / "eval" / "satmaepp" / "fmow" / "knn.json"
 
 
+def test_larger_images_keep_their_size_beside_the_papers_views_alone(shards: Path) -> None:
+    """Supplement A: images are resized to the views' size, or keep theirs if that is larger."""
+    for given, larger in (((), "keep"), (("--budget", "tiny"), "resize"), (("--train", "--view-size 64"), "resize")):
+        got = CliRunner().invoke(eval_cli.main, ["reproduce", "2", "--shards", str(shards), "--seeds", "0", *given])
+        evaluations = [shlex.split(line) for line in got.output.splitlines() if line.startswith("satmip-eval")]
+        assert len(evaluations) == 7
+        assert all(words[words.index("--larger-images") + 1] == larger for words in evaluations)
+    got = CliRunner().invoke(eval_cli.main, ["reproduce", "2", "--shards", str(shards), "--recipe-base", "none"])
+    assert got.exit_code == 1
+    assert "--recipe-base and --view-size must say how trainings are made" in got.output
+
+
+def test_an_evaluation_of_resized_images_is_made_again(shards: Path, tmp_path: Path) -> None:
+    plan = plan_table("2", request_for(shards, tmp_path / "out", seeds=(0,)))
+    command = next(c for c in plan.commands if c.arguments[:2] == ("knn", "--backbone"))
+    command.output.parent.mkdir(parents=True)
+    result = result_of(command, [{"run": None, "seed": 0}])
+    for settings, done in (({"larger_images": "keep"}, True), ({"larger_images": "resize"}, False), ({}, False)):
+        command.output.write_text(json.dumps({**result, "settings": settings}))
+        assert is_done(command) is done
+
+
 def test_a_budget_shortens_every_run_and_its_warm_up(shards: Path, tmp_path: Path) -> None:
     plan = plan_table("s6", request_for(shards, tmp_path, seeds=(0,), budget=Budget(16)))
     found = {(o["epochs"], o.get("warmup_epochs")) for c in plan.commands if c.program == "satmip-train" for o in [options_of(c)]}
@@ -152,7 +174,7 @@ def test_a_run_that_started_from_other_weights_is_refused(shards: Path, tmp_path
 def result_of(command: Command, models: list[dict[str, Any]]) -> dict[str, Any]:
     """What an evaluation writes, as far as it is read."""
     reads = {part: {"fingerprint": fingerprint, "split": split} for part, (fingerprint, split) in command.reads.items()}
-    return {"models": models, **reads}
+    return {"models": models, "settings": {"larger_images": "keep"}, **reads}
 
 
 def test_what_is_damaged_is_made_again(shards: Path, tmp_path: Path) -> None:

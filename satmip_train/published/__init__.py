@@ -16,6 +16,8 @@ FIGURE_3 = "figure3"
 """The points of Figure 3 as a table."""
 FULL_EPOCHS = 200
 """Epochs of the paper's longest runs."""
+FULL_VIEW = 224
+"""Side of its views in pixels."""
 
 ColumnKind = Literal[
     "score", "difference", "mean_gain", "mean_of_sets",
