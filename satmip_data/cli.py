@@ -19,6 +19,7 @@ from satmip_data.decoders import DECODERS, DecoderError
 from satmip_data.demo import write_demo
 from satmip_data.demo.world import CLASSES
 from satmip_data.engines import EngineError
+from satmip_data.geometry import Context
 from satmip_data.selection import Selection, SelectionError
 from satmip_data.settings import BuildSettings
 from satmip_data.shards import CaptionRewrite, ShardError
@@ -171,7 +172,13 @@ def main() -> None:
     metavar="PIXELS|keep",
     help="Side of a chip; keep leaves windows as they are. Default: 224, and keep for sets of small labelled images.",
 )
-@click.option("--context", type=float, default=0.0, show_default=True, help="Share of the box's side added on each of its sides.")
+@click.option(
+    "--context",
+    metavar="SHARE|fmow",
+    default="0",
+    show_default=True,
+    help="Share of the box's side added on each of its sides; fmow: as the challenge's baseline, more for small boxes.",
+)
 @click.option(
     "--fit",
     type=click.Choice(["stretch", "square"]),
@@ -250,7 +257,8 @@ def _build_request(root: str, out: str, source_name: str, options: dict[str, Any
     size = _chip_size(options["size"], source)
     chosen = {f.name: options[f.name] for f in dataclasses.fields(BuildSettings) if f.name in options}
     try:
-        settings = BuildSettings(**{**chosen, "size": size, "fields": options["caption_fields"]})
+        own = {"size": size, "context": _context(options["context"]), "fields": options["caption_fields"]}
+        settings = BuildSettings(**{**chosen, **own})
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if options["ray_address"] and options["engine"] != "ray":
@@ -270,6 +278,15 @@ def _chip_size(text: str | None, source: Source) -> int | None:
     if text != "keep" and not text.isdigit():
         raise click.BadParameter(f"must be a number of pixels or keep, however: {text!r}", param_hint="--size")
     return None if text == "keep" else int(text)
+
+
+def _context(text: str) -> Context:
+    if text == "fmow":
+        return "fmow"
+    try:
+        return float(text)
+    except ValueError as error:
+        raise click.BadParameter(f"must be a share such as 0.1, or fmow, however: {text!r}", param_hint="--context") from error
 
 
 @main.command("caption")

@@ -14,6 +14,8 @@ from satmip_data.records import Aoi, Georeference, Metadata, Point, Ring, Window
 
 Fit = Literal["stretch", "square"]
 GsdMode = Literal["nominal", "ground"]
+Context = float | Literal["fmow"]
+"""Share of a box's side that its window adds on each of its sides, or the rule of `fmow_context`."""
 
 WGS84 = Geod(ellps="WGS84")
 
@@ -39,14 +41,15 @@ class OffEarthError(ValueError):
     """A point of the image lies nowhere on Earth, as the corners of a picture of the whole disc do."""
 
 
-def window_from_aoi(aoi: Aoi, width: int, height: int, context: float = 0.0, fit: Fit = "stretch") -> Window:
+def window_from_aoi(aoi: Aoi, width: int, height: int, context: Context = 0.0, fit: Fit = "stretch") -> Window:
     """Return the whole-pixel window over `aoi` in a scene of `width` x `height` pixels.
 
     Args:
         aoi: the annotated box; it may cross the border of the scene, and is then clipped to it.
         width: columns of the scene.
         height: rows of the scene.
-        context: share of the box's side added on each of its sides; 0 reads the box itself (the paper).
+        context: share of the box's side added on each of its sides; 0 reads the box itself. "fmow": see `fmow_context`.
+            NOTE[DIFF] the paper crops "around" the box by "the standard method" and does not say with how much context.
         fit: "stretch" keeps the box, whose x and y are later scaled apart (the paper). "square" widens the shorter side about the
             box's centre, moving the window back into the scene where it would leave it. Where the scene is too small to hold the
             square, the window ends at the border and x and y are scaled apart by what remains.
@@ -54,8 +57,8 @@ def window_from_aoi(aoi: Aoi, width: int, height: int, context: float = 0.0, fit
     Raises:
         OutsideError: the box and the scene do not meet.
     """
-    left, right = _span(aoi.x, aoi.width, context)
-    top, bottom = _span(aoi.y, aoi.height, context)
+    left, right = _span(aoi.x, aoi.width, fmow_context(aoi.width, width) if context == "fmow" else context)
+    top, bottom = _span(aoi.y, aoi.height, fmow_context(aoi.height, height) if context == "fmow" else context)
     if not (_meets(aoi.x, aoi.width, width) and _meets(aoi.y, aoi.height, height)):
         raise OutsideError(f"a box must share pixels with its scene of {width} x {height}, however: {aoi!r}")
     left, right, top, bottom = max(left, 0), min(right, width), max(top, 0), min(bottom, height)
@@ -64,6 +67,20 @@ def window_from_aoi(aoi: Aoi, width: int, height: int, context: float = 0.0, fit
         left, right = _widen(left, right, side, width)
         top, bottom = _widen(top, bottom, side, height)
     return Window(left, top, right - left, bottom - top)
+
+
+def fmow_context(side: float, limit: int) -> float:
+    """Return the context of a box's side in a scene's side of `limit` pixels as the baseline of the fMoW challenge takes it.
+
+    The smaller the box in its scene, the more of it: a window is 1.15 to 3 times as long as its box. The baseline compares the
+    box's width with the scene's height and its height with the width, a slip that is not repeated here.
+    """
+    share = side / limit
+    return next((both / 2 for below, both in _FMOW_CONTEXT if share < below), 0.15 / 2)
+
+
+_FMOW_CONTEXT = ((0.1, 2.0), (0.2, 1.0), (0.3, 0.5), (0.4, 0.3), (0.5, 0.2))
+"""Share of a scene's side below which a box lies, and what its window adds on both sides together, as a share of the box's."""
 
 
 def grid(width: int, height: int, tile: int) -> tuple[tuple[str, Window], ...]:

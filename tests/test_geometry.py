@@ -95,6 +95,16 @@ def test_context_widens_each_side_by_its_share() -> None:
 
 
 @pytest.mark.parametrize(
+    ("side", "length"), [(98, 294), (100, 200), (198, 396), (200, 300), (300, 390), (400, 480), (520, 598), (800, 920)]
+)
+def test_the_context_of_fmows_baseline_is_larger_for_smaller_boxes(side: int, length: int) -> None:
+    """fMoW's baseline adds 2, 1, 0.5, 0.3, 0.2 or 0.15 of a box's side, for boxes below 0.1, 0.2 ... 0.5 of their image's."""
+    window = geometry.window_from_aoi(Aoi((1000 - side) / 2, 480, side, 40), 1000, 1000, "fmow")
+    assert (window.x, window.width) == ((1000 - length) // 2, length)
+    assert (window.y, window.height) == (440, 120)
+
+
+@pytest.mark.parametrize(
     "aoi", [Aoi(10, 0, 5, 5), Aoi(-5, 0, 5, 5), Aoi(0, 10, 5, 5), Aoi(0, -5, 5, 5), Aoi(2, 2, 0, 5), Aoi(2, 2, 5, -1)]
 )
 @pytest.mark.parametrize("context", [0.0, 1.0])
