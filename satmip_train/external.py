@@ -195,7 +195,7 @@ def gsd_ratio(size: int) -> float:
     """Return g/G of Scale-MAE (its eq. 2) for images of this side: a whole image on fewer pixels has larger ones.
 
     NOTE[DIFF] the paper does not say which GSD it gave Scale-MAE. Here an image of 224 pixels has the reference GSD on every set,
-    as in Scale-MAE's own kNN evaluation.
+    as in Scale-MAE's own kNN evaluation with --eval_gsd.
     """
     return 224 / size
 
