@@ -67,7 +67,7 @@ def draw_convergence(filled: Filled, folder: Path) -> list[Path]:
             last_row = number + wide >= len(shown)
             axes[number].set_xlabel("relative training time" if last_row else "")
         handles, labels = _legend(axes[: len(shown)])
-        figure.legend(handles, labels, loc="outside upper center", ncols=6 if wide > 2 else 3)
+        figure.legend(handles, labels, loc="outside upper center", ncols=6 if wide > 3 else 3)
 
     return _save(draw, (max(2.6 * wide, 4.6), 2.5 * tall + 0.6), folder / "figure-3")
 

@@ -68,6 +68,19 @@ def check_files(paths: list[Path]) -> None:
     assert paths[1].read_text().count("<svg") == 1
 
 
+@pytest.mark.parametrize("sets", [1, 2, 3, 4, 7])
+def test_the_legend_lies_within_the_figure(sets: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, filled = drawn(monkeypatch), points()
+    names = [column.id for column in filled.layout.columns if column.kind == "score"][:sets]
+    cells = {(row, id): cell for (row, _), cell in filled.cells.items() for id in ("time", *names)}
+    figures.draw_convergence(Filled(filled.layout, cells, ()), tmp_path)
+    (figure, *_) = saved
+    assert sum(axis.get_visible() for axis in figure.axes) == sets
+    box = figure.legends[0].get_window_extent()
+    assert 0 <= box.x0
+    assert box.x1 <= figure.bbox.width
+
+
 def test_convergence_shows_ours_and_the_papers_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = drawn(monkeypatch)
     check_files(figures.draw_convergence(points(), tmp_path))
