@@ -77,7 +77,7 @@ def test_the_legend_lies_within_the_figure(sets: int, tmp_path: Path, monkeypatc
     (figure, *_) = saved
     assert sum(axis.get_visible() for axis in figure.axes) == sets
     box = figure.legends[0].get_window_extent()
-    assert 0 <= box.x0
+    assert box.x0 >= 0
     assert box.x1 <= figure.bbox.width
 
 
