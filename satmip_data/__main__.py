@@ -3,11 +3,16 @@
 Worker processes import the main module again, so that this one imports the rest only when it is run.
 """
 
+import io
 import signal
+import sys
 
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without some signs, and names that are no Unicode, end no command
+            stream.reconfigure(errors="backslashreplace")
     interrupted = signal.getsignal(signal.SIGINT)
     if interrupted is signal.default_int_handler:
         # An exception in the middle of an import shows lines of others' code; there is nothing yet that it should end in order.

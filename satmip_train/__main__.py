@@ -3,6 +3,7 @@
 They are imported only when they are run, so that one that lacks the extra `train` can say so.
 """
 
+import io
 import signal
 import sys
 from importlib import import_module
@@ -19,6 +20,9 @@ def evaluate() -> None:
 
 
 def _run(module: str) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without some signs, and names that are no Unicode, end no command
+            stream.reconfigure(errors="backslashreplace")
     interrupted = signal.getsignal(signal.SIGINT)
     if interrupted is signal.default_int_handler:
         # An exception in the middle of an import shows lines of others' code; there is nothing yet that it should end in order.

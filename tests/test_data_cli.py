@@ -1,6 +1,7 @@
 """The commands as typed: examples in every help, advice in every error, the tour in an empty folder."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -264,19 +265,28 @@ if when == "during":
     sys.meta_path.insert(0, Import())
 else:
     sys.modules[module] = types.ModuleType(module)
-    sys.modules[module].main = lambda: print(repr(signal.getsignal(signal.SIGINT)))
+    sys.modules[module].main = lambda: print(repr(signal.getsignal(signal.SIGINT)), os.fsdecode(b"\\xff"), chr(0x444))
 signal.signal(signal.SIGINT, signal.SIG_IGN if when == "ignored" else signal.default_int_handler)
 from satmip_data import __main__ as data
 from satmip_train import __main__ as train
 {"satmip-data": data.main, "satmip-train": train.main, "satmip-eval": train.evaluate}[command]()
 """
-"""Runs a command that is interrupted while it is imported, or one that only tells what an interrupt would do once it is."""
+"""Runs a command that is interrupted while it is imported, or one that only prints what an interrupt would do once it is."""
 
 
-@pytest.mark.parametrize(
-    ("command", "module"),
-    [("satmip-data", "satmip_data.cli"), ("satmip-train", "satmip_train.cli"), ("satmip-eval", "satmip_train.eval_cli")],
-)
+COMMANDS = [("satmip-data", "satmip_data.cli"), ("satmip-train", "satmip_train.cli"), ("satmip-eval", "satmip_train.eval_cli")]
+
+
+@pytest.mark.parametrize(("command", "module"), COMMANDS)
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_no_sign_ends_a_command_that_prints_it(command: str, module: str, encoding: str) -> None:
+    """There are terminals of ASCII alone, and names of files that are no Unicode."""
+    words, environment = [sys.executable, "-c", INTERRUPTED, command, module, "after"], {**os.environ, "PYTHONIOENCODING": encoding}
+    run = subprocess.run(words, capture_output=True, env=environment, check=True)
+    assert run.stdout.split()[-2:] == [rb"\udcff", "\u0444".encode(encoding, "backslashreplace")]
+
+
+@pytest.mark.parametrize(("command", "module"), COMMANDS)
 def test_an_interrupt_before_the_command_line_is_there_shows_no_traceback(command: str, module: str) -> None:
     runs = {
         when: subprocess.run(
