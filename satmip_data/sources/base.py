@@ -152,7 +152,7 @@ def pair(metadata: Mapping[str, str], images: Mapping[str, str]) -> list[Item]:
 def list_files(root: str, folder: str = "") -> list[str]:
     """Return the paths of all files below `folder` of `root`, relative to `root`, with "/" between parts; unsorted.
 
-    The list is empty where there is no such folder. Symbolic links are followed.
+    The list is empty where there is no such folder. Symbolic links are followed, but for those that lead back.
 
     Raises:
         OSError: a folder cannot be read.
@@ -188,10 +188,24 @@ def _list_local(base: str, folder: str) -> list[str]:
     if not os.path.isdir(top):
         return []
     paths = []
-    for parent, _, names in os.walk(top, onerror=refuse, followlinks=True):
+    for parent, folders, names in os.walk(top, onerror=refuse, followlinks=True):
+        folders[:] = [name for name in folders if not _leads_back(top, os.path.join(parent, name))]
         inner = os.path.relpath(parent, base).replace(os.sep, "/")
         paths += names if inner == "." else [f"{inner}/{name}" for name in names]
     return paths
+
+
+def _leads_back(top: str, folder: str) -> bool:
+    """Tell whether a folder below `top` is a link to one that it lies in: it would give all files of that once more, and so on."""
+    if not os.path.islink(folder):
+        return False
+    target, parent = os.path.realpath(folder), os.path.dirname(folder)
+    while True:
+        if os.path.join(os.path.realpath(parent), "").startswith(os.path.join(target, "")):
+            return True
+        if len(parent) <= len(top):
+            return False
+        parent = os.path.dirname(parent)
 
 
 def read_json(root: str, path: str) -> Any:
