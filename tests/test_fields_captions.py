@@ -70,6 +70,15 @@ def test_sentences_say_the_same_record_in_words() -> None:
     )
 
 
+def test_the_four_quarters_of_the_earth_have_their_words() -> None:
+    words = [caption(Metadata(location=(lon, lat)), ("location",), "sentence") for lon, lat in ((8.5, 47.0), (-8.5, -47.0), (0, 0))]
+    assert words == [
+        "It is centred at latitude 47.0000 degrees north and longitude 8.5000 degrees east.",
+        "It is centred at latitude 47.0000 degrees south and longitude 8.5000 degrees west.",
+        "It is centred at latitude 0.0000 degrees north and longitude 0.0000 degrees east.",
+    ]
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_a_missing_field_is_left_out_and_changes_no_other(style: str) -> None:
     for field in FIELDS:
@@ -110,6 +119,18 @@ def test_a_location_is_written_to_a_tenth_of_a_metre(lon: float, lat: float) -> 
     numbers = caption(Metadata(location=(lon, lat)), ("location",)).removeprefix("location: [").removesuffix("]").split(", ")
     assert [float(number) for number in numbers] == pytest.approx([lon, lat], abs=0.50001e-6)
     assert all(len(number.split(".")[1]) == 6 for number in numbers)
+
+
+def test_every_column_reads_its_own_number_of_the_posters_record() -> None:
+    values = {column.name: column.read(field.value(POSTER)) for field in FIELDS for column in field.columns}
+    assert values == {
+        "gsd_x": 11.4546, "gsd_y": 9.1344, "multispectral_gsd": 41.1896, "pixel_size_x": 1.03e-04, "pixel_size_y": 8.23e-05,
+        "year": 2015, "month": 9, "day": 21, "hour": 15, "weekday": 0, "longitude": -73.310776, "latitude": -3.785814,
+        "cloud_cover": 14, "target_azimuth_angle": 39.12, "sun_azimuth_angle": 77.28, "sun_elevation_angle": 70.44,
+        "off_nadir_angle": 27.70,
+        "utm_zone": "18M", "country_code": "PER", "scan_direction": "Reverse", "wavelengths": "661-545-477",
+        "sensor_platform": "GEOEYE01",
+    }  # fmt: skip
 
 
 def test_every_field_is_complete_and_every_name_means_one_thing() -> None:

@@ -272,7 +272,11 @@ KNOWN_ZONES = {
     "Quito": (-78.5, -0.2, "17M"),
     "Stavanger, widened 32V": (5.73, 58.97, "32V"),
     "west of Norway": (2.9, 58.97, "31V"),
+    "where 32V begins": (3.0, 56.0, "32V"),
+    "where 32V ends": (12.0, 58.97, "33V"),
     "south of the exception": (5.73, 55.9, "31U"),
+    "where X begins, and its 31": (0.0, 72.0, "31X"),
+    "west of Svalbard": (-0.1, 78.0, "30X"),
     "Svalbard 31": (8.9, 78.0, "31X"),
     "Svalbard 33 west": (9.0, 78.0, "33X"),
     "Svalbard 33 east": (20.9, 78.0, "33X"),
@@ -361,6 +365,12 @@ def test_a_footprint_with_a_pole_on_it_or_beside_it_is_the_window(crs: str, west
         for row in (-40, -2, 2, 150, 298, 302, 340):
             lon, lat = geometry.lonlat(georeference, col, row)
             assert parts.covers(Point(geometry.wrap_longitude(lon), lat)) == (0 < col < 100 and 0 < row < 300), (col, row)
+
+
+def test_a_pole_beside_a_window_is_no_point_of_its_footprint() -> None:
+    """It lies a 300th of the side away: nearer than longitudes can be followed, and farther than rounding."""
+    ring = geometry.footprint(Georeference((10.0, 0.0, 10.0, 0.0, -10.0, 1500.0), "EPSG:3413"), Window(0, 0, 100, 300))
+    assert 89.999 < max(lat for _, lat in ring) < 90.0 - 1e-5
 
 
 def test_a_window_of_half_the_earth_or_more_keeps_its_width() -> None:
