@@ -44,8 +44,7 @@ def check_sample(key: str, members: Members, dataset: dict[str, Any], standardiz
     if members["txt"].decode() != expected:
         yield "caption", f"the caption must be {expected!r}, however: {members['txt'].decode()!r}"
     yield from _check_features(members, metadata, standardizer)
-    if "cls" in members and dataset["classes"][int(members["cls"])] != record["category"]:
-        yield "class", f"the class must be {record['category']!r}, however: {members['cls'].decode()}"
+    yield from _check_class(members, record, dataset["classes"])
     yield from _check_labels(members, record, dataset["classes"])
     yield from _check_gsd(metadata, scene, record, size, dataset["settings"].get("gsd", "nominal"))
     yield from _check_footprint(metadata, record)
@@ -55,6 +54,12 @@ def _check_size(size: tuple[int, int], record: dict[str, Any], dataset: dict[str
     expected = tuple(dataset["size"] or record["window"][2:])
     if size != expected:
         yield "image", f"the chip must have {expected[0]} x {expected[1]} px, however: {size[0]} x {size[1]}"
+
+
+def _check_class(members: Members, record: dict[str, Any], classes: list[str]) -> Iterator[Finding]:
+    found = classes[int(members["cls"])] if "cls" in members else None
+    if found != record["category"]:
+        yield "class", f"the class must be {record['category']!r}, however: it is {found!r}"
 
 
 def _check_labels(members: Members, record: dict[str, Any], classes: list[str]) -> Iterator[Finding]:

@@ -132,6 +132,9 @@ def _with_times(node: ast.expr) -> tuple[str, dict[str, Any]]:
     """Return a condition as `DataFrame.eval` takes it, and the times for the dates in it that are compared with `timestamp`.
 
     For pandas 3 a date that is written as text equals no time, and one with a zone cannot be compared.
+
+    Raises:
+        ValueError: `timestamp` is compared with a number, which pandas takes for nanoseconds since 1970.
     """
     operands = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
     if not isinstance(node, ast.Compare) or "timestamp" not in map(ast.unparse, operands):
@@ -139,7 +142,10 @@ def _with_times(node: ast.expr) -> tuple[str, dict[str, Any]]:
     times: dict[str, Any] = {}
     for i, operand in enumerate(operands):
         parts = operand.elts if isinstance(operand, ast.List | ast.Tuple) else [operand]
-        if all(isinstance(part, ast.Constant) and isinstance(part.value, str) for part in parts):
+        constants = [part.value for part in parts if isinstance(part, ast.Constant)]
+        if any(not isinstance(value, str) for value in constants):
+            raise ValueError(f"timestamp is compared with dates such as '2016-01-01', not with {ast.unparse(operand)}: use year")
+        if len(constants) == len(parts):
             times[f"time{i}"] = pd.to_datetime(ast.literal_eval(operand), utc=True, format="mixed").tz_localize(None)
             operands[i] = ast.Name(f"@time{i}")
     return ast.unparse(ast.Compare(operands[0], node.ops, operands[1:])), times

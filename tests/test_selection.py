@@ -102,6 +102,8 @@ def test_what_is_not_known_neither_holds_nor_fails(tree: Path, tmp_path: Path, w
         ("not timestamp == '{0}'", "others"),
         ("timestamp not in ['{0}', '1900-01-01']", "others"),
         ("timestamp == '{0}Z'", "first"),
+        ("timestamp == '2014-02-03T06:05:06+02:00'", "first"),
+        ("timestamp in ['2014-02-03T06:05:06+02:00', '1900-01-01']", "first"),
         ("'1900-01-01T00:00:00+02:00' < timestamp <= '{0}'", "first"),
         ("timestamp.dt.strftime('%Y') == '2014'", "first"),
     ],
@@ -116,8 +118,11 @@ def test_a_date_equals_its_time(tree: Path, tmp_path: Path, where: str, kept: st
 
 @pytest.mark.parametrize(
     "where",
-    ["clouds < 30", "cloud_cover <", "cloud_cover + 1", "3", "country_code < 5", "cloud_cover.nothing()", "timestamp == 'x'"],
-)
+    [
+        "clouds < 30", "cloud_cover <", "cloud_cover + 1", "3", "country_code < 5", "cloud_cover.nothing()", "timestamp == 'x'",
+        "timestamp >= 2016", "cloud_cover > 0 and cloud_cover + 1", "not (cloud_cover + 1)",
+    ],
+)  # fmt: skip
 def test_a_wrong_condition_names_the_columns(tree: Path, tmp_path: Path, where: str) -> None:
     with pytest.raises(SelectionError, match=r"columns key, split, .*cloud_cover.*; however: "):
         plan_build(request(tree, tmp_path / "out", selection=Selection(where=where)))

@@ -58,7 +58,12 @@ def test_shares_that_are_none(text: str) -> None:
         parse_shares(text)
 
 
+def test_shares_may_be_fractions() -> None:
+    assert parse_shares("train=0.1, val=0.3") == pytest.approx({"train": 0.25, "val": 0.75})
+
+
 def test_folders_that_name_a_split() -> None:
+    assert folder_split("test/set/Train/a/1.jpg") == "train"  # the innermost
     assert folder_split("set/Training/a/1.jpg") == "train"
     assert folder_split("validation/a/1.jpg") == "val"
     assert folder_split("set/a/test.jpg") is None
@@ -66,12 +71,12 @@ def test_folders_that_name_a_split() -> None:
 
 def test_every_form_of_list_says_the_same(tmp_path: Path) -> None:
     expected = {"a_1.jpg": "train", "b 2.jpg": "train", "c_3.jpg": "test"}
-    (tmp_path / "s.json").write_text(json.dumps({"training": ["a_1.jpg", "b 2.jpg"], "test": ["c_3.jpg"]}))
-    (tmp_path / "s.csv").write_text("split,file\ntrain,a_1.jpg\ntrain,b 2.jpg\ntest,c_3.jpg\n")
+    (tmp_path / "s.json").write_text(json.dumps({"training": ["a_1.jpg", "b 2.jpg"], " Test ": ["c_3.jpg"]}))
+    (tmp_path / "s.csv").write_text("split,file\ntrain,a_1.jpg\ntrain,b 2.jpg\ntest,c_3.jpg\n", encoding="utf-8-sig")
     (tmp_path / "s.txt").write_text("a_1.jpg train\nb 2.jpg\ttrain\n\nc_3.jpg,test\n")
     folder = tmp_path / "lists"
     folder.mkdir()
-    (folder / "eurosat-train.txt").write_text("a_1.jpg\nb 2.jpg,s1\n")
+    (folder / "eurosat-train.txt").write_text("a_1.jpg\n\nb 2.jpg,s1\n", encoding="utf-8-sig")
     (folder / "eurosat-test.txt").write_text("c_3.jpg\n")
     (folder / "README.md").write_text("no list")
     for name in ("s.json", "s.csv", "s.txt", "lists"):
@@ -83,6 +88,8 @@ def test_every_form_of_list_says_the_same(tmp_path: Path) -> None:
     [
         ("s.json", "[1]", '{"train": \\[names\\]'),
         ("s.json", "{", "must be JSON"),
+        ("s.json", '{"train": "a_1.jpg"}', '{"train": \\[names\\]'),
+        ("s.csv", "", "a column split"),
         ("s.csv", "a,b\n1,2\n", "a column split"),
         ("s.txt", "a_1.jpg\n", "<name> <split>"),
         ("s.txt", "a train\na test\n", "one split"),
@@ -104,3 +111,4 @@ def test_an_image_is_found_by_path_name_or_stem() -> None:
     for name in (path, "set/River/River_1", "River_1.jpg", "River_1"):
         assert find_split({name: "val"}, path) == "val"
     assert find_split({"River_2.jpg": "val"}, path) is None
+    assert find_split({"River_1.jpg": "val", path: "test"}, path) == "test"  # another River_1 may lie elsewhere
