@@ -260,10 +260,20 @@ def test_crops_lie_inside_the_image(height: int, width: int, seed: int, name: st
 
 def test_a_crop_that_never_fits_is_torchvisions_central_one() -> None:
     policy = augment.policy("simclr-sat", 16)
-    for height, width in [(4, 400), (400, 4)]:
-        box = augment.draw_boxes(policy, 3, torch.Generator().manual_seed(0), (height, width))
-        expected = transforms.RandomResizedCrop.get_params(torch.empty(3, height, width), [0.2, 1.0], [3 / 4, 4 / 3])
+    never = replace(policy, scale=(5.0, 5.0))
+    for height, width, small in [(4, 400, policy), (400, 4, policy), *((h, w, never) for h in (30, 40, 50, 53) for w in (30, 40, 50))]:
+        box = augment.draw_boxes(small, 3, torch.Generator().manual_seed(0), (height, width))
+        expected = transforms.RandomResizedCrop.get_params(torch.empty(3, height, width), list(small.scale), list(small.ratio))
         assert box.tolist() == [list(expected)] * 3
+
+
+@pytest.mark.parametrize(("ratio", "side"), [(4.0, 1), (0.25, 0)])
+def test_a_crop_may_reach_from_side_to_side(ratio: float, side: int) -> None:
+    policy = replace(augment.policy("crop", 16), scale=(0.5, 0.5), ratio=(ratio, ratio))
+    size = (50, 100) if side else (100, 50)
+    boxes = augment.draw_boxes(policy, 200, torch.Generator().manual_seed(0), size)
+    assert (boxes[:, 2 + side] == 100).all()
+    assert boxes[:, 1 - side].unique().tolist() == list(range(26))  # and anywhere along the other one
 
 
 def test_the_crop_policy_only_crops() -> None:
@@ -288,7 +298,7 @@ def test_an_unknown_policy_is_refused() -> None:
         augment.policy("auto", 224)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("jitter", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("jitter", [0.0, 0.5, 2.0, 3.0])
 def test_the_jitter_is_as_strong_as_asked_for(jitter: float) -> None:
     policy = augment.policy("simclr-sat", 32, jitter)
     drawn = augment.draw(policy, 4000, torch.Generator().manual_seed(0), (32, 32))

@@ -144,7 +144,7 @@ def test_a_multipolygon_of_one_part_is_a_polygon(root: Path, shape: Any) -> None
     assert only(build_index(Table(), str(root / "t.parquet"), KEEP, Local())).metadata.location == pytest.approx((7.0005, 46.0005))
 
 
-@pytest.mark.parametrize("crs", ["EPSG:4326", "OGC:CRS84", "EPSG:4258", "EPSG:4269", "EPSG:7844", None])
+@pytest.mark.parametrize("crs", ["EPSG:4326", "OGC:CRS84", "EPSG:4258", "EPSG:4269", "EPSG:7844", "+proj=longlat", None])
 def test_shapes_within_metres_of_wgs_84_are_read(root: Path, crs: str | None) -> None:
     frame = geopandas.GeoDataFrame({"image": ["images/one.png"]}, geometry=[box(7, 46, 7.001, 46.001)], crs=crs)
     frame.to_parquet(root / "t.parquet")
@@ -165,6 +165,19 @@ def test_shapes_within_metres_of_wgs_84_are_read(root: Path, crs: str | None) ->
 def test_columns_that_are_not_as_they_must_be(root: Path, frame: dict[str, list[Any]], options: Any, message: str) -> None:
     with pytest.raises(LayoutError, match=message):
         read(root, frame, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("table.csv", "."), ("/table.csv", "/"), ("data/table.csv", "data"), ("s3://bucket/a/t.csv", "s3://bucket/a")]
+)
+def test_images_are_relative_to_the_folder_of_the_table(name: str, folder: str) -> None:
+    assert Table()._split_root(name) == (folder, name.rpartition("/")[2])
+
+
+@pytest.mark.parametrize(("name", "message"), [("table.txt", r"must end with \.csv, .* --table NAME"), ("none.csv", "must be readable")])
+def test_a_table_that_is_none(root: Path, name: str, message: str) -> None:
+    with pytest.raises(LayoutError, match=message):
+        Table().list_items(str(root / name))
 
 
 @pytest.mark.parametrize("row", ["images/one.png,7,46,7.1,46.1", "images/one.png,,"])
@@ -200,6 +213,30 @@ def test_a_cell_that_cannot_be_is_a_reject(root: Path, column: str, cell: str) -
     assert [sample.path for sample in index.samples] == ["images/two.png"]
 
 
+def test_half_a_box_is_a_reject(root: Path) -> None:
+    boxes = {"x": ["1", ""], "y": ["1", ""], "width": ["5", ""], "height": ["", ""]}
+    index = read(root, {"image": ["images/one.png", "images/two.png"], **boxes})
+    assert [(reject.reason, reject.message) for reject in index.rejects] == [
+        ("metadata_invalid", "a box must have all of x, y, width, height, however: x, y, width")
+    ]
+    assert [sample.path for sample in index.samples] == ["images/two.png"]
+
+
+@pytest.mark.parametrize(("lat", "sense"), [(89.9995, True), (-89.9995, True), (89.9985, False), (-89.9985, False)])
+def test_a_centre_near_a_pole_places_no_image_over_it(root: Path, lat: float, sense: bool) -> None:
+    """The 50 rows of 4 m reach 100 m from the centre; a degree is 111.7 km there."""
+    index = read(root, {"image": ["images/one.png"], "gsd": [4.0], "lon": [10.0], "lat": [lat]})
+    assert [reject.message.startswith("an image must not lie over a pole") for reject in index.rejects] == [True] * sense
+    assert len(index.samples) == (not sense)
+
+
+def test_a_gsd_alone_is_known_of_an_image_that_lies_nowhere(root: Path) -> None:
+    frame: dict[str, list[Any]] = {"image": ["images/one.png"], "gsd": [2.0]}
+    for more in ({}, {"lon": [7.0]}, {"lat": [46.0]}):
+        metadata = only(read(root, {**frame, **more})).metadata
+        assert (metadata.gsd, metadata.location) == ((2.0, 2.0), None)
+
+
 def test_images_that_cannot_be_read_are_rejects(root: Path) -> None:
     (root / "images/bad.png").write_bytes(b"bad")
     index = read(root, {"image": ["images/bad.png", "images/none.png", ""]})
@@ -218,6 +255,17 @@ def test_decimals_are_numbers_and_bytes_are_shapes_or_text(root: Path) -> None:
     sample = only(build_index(Table(), str(root / "t.parquet"), KEEP, Local()))
     assert (sample.path, sample.metadata.gsd, sample.category) == ("images/one.png", (0.5, 0.5), "12:30:00")
     assert sample.metadata.location == pytest.approx((7.5, 46.5))
+
+
+def test_a_geoparquets_column_of_bounds_is_a_bbox_and_no_number_is_infinite(root: Path) -> None:
+    bounds = {"xmin": 7.0, "ymin": 46.0, "xmax": 8.0, "ymax": 47.0}
+    frame = pd.DataFrame({"image": ["images/one.png", "images/two.png"], "bbox": [bounds] * 2, "gsd": [0.5, math.inf]})
+    frame.to_parquet(root / "t.parquet")
+    index = build_index(Table(), str(root / "t.parquet"), KEEP, Local())
+    (sample,), (reject,) = index.samples, index.rejects
+    assert sample.metadata.location == pytest.approx((7.5, 46.5))
+    assert reject.reason == "metadata_invalid"
+    assert "inf" in reject.message
 
 
 def test_a_column_of_bytes_can_be_ignored_and_never_ends_in_a_traceback(root: Path) -> None:
@@ -404,6 +452,9 @@ def test_a_split_file_names_images_whatever_their_places(root: Path) -> None:
     frame = {"image": ["images/one.png", "images/two.png"], "place": ["p", "p"], "split": ["val", "no word"]}
     samples = read(root, frame, split_file=str(root / "lists.txt")).samples
     assert [(sample.split, sample.place) for sample in samples] == [("train", "p"), ("test", "p")]
+    (root / "lists.txt").write_text("one.png train\n")
+    (reject,) = read(root, frame, split_file=str(root / "lists.txt")).rejects
+    assert (reject.path, reject.reason, reject.key) == ("images/two.png", "not_in_split_file", "images_two")
 
 
 def test_a_build_without_a_train_split_says_so(root: Path) -> None:
