@@ -261,7 +261,8 @@ def test_crops_lie_inside_the_image(height: int, width: int, seed: int, name: st
 def test_a_crop_that_never_fits_is_torchvisions_central_one() -> None:
     policy = augment.policy("simclr-sat", 16)
     never = replace(policy, scale=(5.0, 5.0))
-    for height, width, small in [(4, 400, policy), (400, 4, policy), *((h, w, never) for h in (30, 40, 50, 53) for w in (30, 40, 50))]:
+    sizes = [(4, 400, policy), (400, 4, policy), *((h, w, never) for h in (30, 40, 50, 53) for w in (30, 40, 50))]
+    for height, width, small in sizes:
         box = augment.draw_boxes(small, 3, torch.Generator().manual_seed(0), (height, width))
         expected = transforms.RandomResizedCrop.get_params(torch.empty(3, height, width), list(small.scale), list(small.ratio))
         assert box.tolist() == [list(expected)] * 3

@@ -168,13 +168,16 @@ def test_columns_that_are_not_as_they_must_be(root: Path, frame: dict[str, list[
 
 
 @pytest.mark.parametrize(
-    ("name", "folder"), [("table.csv", "."), ("/table.csv", "/"), ("data/table.csv", "data"), ("s3://bucket/a/t.csv", "s3://bucket/a")]
+    ("name", "folder"),
+    [("table.csv", "."), ("/table.csv", "/"), ("data/table.csv", "data"), ("s3://bucket/a/t.csv", "s3://bucket/a")],
 )
 def test_images_are_relative_to_the_folder_of_the_table(name: str, folder: str) -> None:
     assert Table()._split_root(name) == (folder, name.rpartition("/")[2])
 
 
-@pytest.mark.parametrize(("name", "message"), [("table.txt", r"must end with \.csv, .* --table NAME"), ("none.csv", "must be readable")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("table.txt", r"must end with \.csv, .* --table NAME"), ("none.csv", "must be readable")]
+)
 def test_a_table_that_is_none(root: Path, name: str, message: str) -> None:
     with pytest.raises(LayoutError, match=message):
         Table().list_items(str(root / name))
