@@ -9,7 +9,7 @@ from satmip_data.records import Point
 def sun_position(time: dt.datetime, location: Point) -> Point:
     """Return azimuth (degrees clockwise from north, 0 to 360) and true elevation (degrees) of the sun's centre.
 
-    The low-precision series of Meeus, *Astronomical Algorithms*, chapter 25, as used by NOAA's solar calculator; good to 0.01
+    The low-precision series of Meeus, *Astronomical Algorithms*, chapter 25, as used by NOAA's solar calculator; good to 0.02
     degree over the years of the satellites. Refraction is left out: it is under 0.1 degree above 10 degrees of elevation.
 
     Args:

@@ -3,6 +3,7 @@
 import datetime as dt
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from pvlib.solarposition import get_solarposition
 
 from satmip_data import checks, geometry
 from satmip_data.records import Georeference, Metadata, Window
+from satmip_data.sun import sun_position
 
 TIMES = st.datetimes(dt.datetime(2002, 1, 1), dt.datetime(2020, 1, 1)).map(lambda time: time.replace(tzinfo=dt.UTC))
 LONS, LATS = st.floats(-180, 179.9), st.floats(-70, 75)
@@ -36,6 +38,18 @@ def vector(azimuth: float, elevation: float) -> tuple[float, float, float]:
 def test_the_arc_between_two_directions_is_that_of_their_vectors(first: tuple[float, float], second: tuple[float, float]) -> None:
     chord = math.dist(vector(*first), vector(*second))
     assert checks.arc_between(first, second) == pytest.approx(math.degrees(2 * math.asin(min(chord / 2, 1.0))), abs=1e-5)
+
+
+def test_the_sun_stands_where_an_ephemeris_has_it() -> None:
+    rng = np.random.default_rng(0)
+    times = pd.date_range("2002-01-01", "2030-01-01", 300, tz="UTC") + pd.to_timedelta(rng.uniform(0, 24, 300), "h")
+    places = rng.uniform((-180, -89), (180, 89), (300, 2)).tolist()
+    off = [
+        checks.arc_between(sun_position(time.to_pydatetime(warn=False), (lon, lat)), sun_of(time, lon, lat))
+        for time, (lon, lat) in zip(times, places, strict=True)
+    ]
+    assert max(off) < 0.02
+    assert np.mean(off) < 0.006
 
 
 @given(TIMES, LONS, LATS)

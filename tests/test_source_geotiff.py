@@ -4,6 +4,7 @@ import datetime as dt
 import os
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -242,11 +243,52 @@ def test_a_tags_time_that_is_none_is_a_reject(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"tile": 0}, {"bands": "1,2"}, {"bands": "0"}, {"stretch": "minmax:5,5"}, {"stretch": "gamma"}, {"time_pattern": "%Q"}],
-)
+    [
+        {"tile": 0}, {"bands": "1,2"}, {"bands": "0"}, {"bands": "1,-1,2"}, {"stretch": "minmax:5,5"}, {"stretch": "minmax:0,inf"},
+        {"stretch": "minmax:5"}, {"stretch": "gamma"}, {"stretch": "gamma:2,98"}, {"stretch": "percentile:2,101"},
+        {"stretch": "percentile:-1,98"}, {"stretch": "percentile:98,2"}, {"time_pattern": "%Q"},
+    ],
+)  # fmt: skip
 def test_options_that_no_build_can_have(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="however"):
         GeoTiff(**options)  # type: ignore[arg-type]
+
+
+def test_a_stretch_may_be_any_that_rises() -> None:
+    texts = ["none", "percentile", "percentile:0,100", "percentile:5,95", "minmax:-1,1e4"]
+    limits = [(stretch.kind, stretch.low, stretch.high) for stretch in map(raster.parse_stretch, texts) if stretch.kind != "none"]
+    assert limits == [("percentile", 2, 98), ("percentile", 0, 100), ("percentile", 5, 95), ("minmax", -1, 1e4)]
+
+
+@pytest.mark.parametrize(
+    ("count", "colours", "bands", "chosen"),
+    [
+        (1, None, None, (1, 1, 1)),
+        (2, None, None, (1, 1, 1)),  # gray and alpha
+        (3, None, None, (1, 2, 3)),
+        (4, (3, 2, 1), None, (3, 2, 1)),
+        (12, None, None, (4, 3, 2)),  # Sentinel-2
+        (13, None, None, (4, 3, 2)),
+        (4, (3, 2, 1), (4, 1, 2), (4, 1, 2)),
+        (4, None, (4,), (4, 4, 4)),
+        (4, None, None, None),
+        (11, None, None, None),
+        (3, None, (1, 2, 4), None),
+    ],
+)
+def test_bands_are_those_said_or_those_a_raster_tells(count: int, colours: Any, bands: Any, chosen: Any) -> None:
+    header = raster.Header(8, 8, count, "uint8", colours, False, None, {})
+    if chosen is None:
+        with pytest.raises(raster.ScaleError, match="however"):
+            raster.choose_bands(header, bands)
+    else:
+        assert raster.choose_bands(header, bands) == chosen
+
+
+def test_a_window_that_is_black_after_the_stretch_is_a_reject() -> None:
+    known = np.ones((3, 4, 4), np.bool_)
+    with pytest.raises(ImageError, match="every pixel is 0 after the stretch"):
+        raster.compose(raster.Layers(np.zeros((3, 4, 4), np.uint8), known), (4, 4))
 
 
 def test_windows_of_a_raster_stay_in_one_split_and_folders_name_it(tmp_path: Path) -> None:
