@@ -14,7 +14,7 @@ from scipy.stats import ks_2samp
 from torchvision import transforms
 from torchvision.transforms import functional as tv
 
-from satmip_train import augment, colour
+from satmip_train import augment, augment_cpu, colour
 from satmip_train.augment import Params
 
 NO_NORM = torch.zeros(3), torch.ones(3)
@@ -114,6 +114,7 @@ def test_blur_is_torchvisions_with_repeated_borders(size: int) -> None:
     for i in range(5):
         expected = tv.gaussian_blur(padded[i], [2 * radius + 1] * 2, [float(sigma[i])] * 2)[:, radius:-radius, radius:-radius]
         torch.testing.assert_close(got[i], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(augment_cpu.blur(x[i], float(sigma[i]), radius), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("sigma", "mean", "largest"), [(0.1, 0.0, 0), (0.5, 1.0, 6), (1.0, 1.0, 6), (2.0, 0.5, 6)])
