@@ -425,3 +425,10 @@ def test_a_grid_with_pixels_on_the_poles_ends_at_them() -> None:
 def test_metres_are_no_degrees(affine: tuple[float, ...]) -> None:
     with pytest.raises(geometry.OffEarthError, match=r"a pixel must lie on Earth, however: column 3, row 1 is at 500030,"):
         geometry.lonlat(Georeference(affine), 3, 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sides", [(-1, 0, 5, 5), (0, -1, 5, 5), (0, 0, 0, 5), (0, 0, 5, 0)])
+def test_a_window_is_at_least_a_pixel_inside_its_image(sides: tuple[int, int, int, int]) -> None:
+    Window(0, 0, 1, 1)
+    with pytest.raises(ValueError, match="a window needs offsets >= 0 and sides >= 1, however: Window"):
+        Window(*sides)

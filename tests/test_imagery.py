@@ -5,6 +5,7 @@ import pickle
 import struct
 import warnings
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image, JpegImagePlugin
 
 from satmip_data import imagery
 from satmip_data.imagery import ImageError
-from satmip_data.jpeg import cut_below
+from satmip_data.jpeg import cut_below, read_frame
 from satmip_data.records import REASONS, Window
 
 
@@ -114,6 +115,25 @@ def test_a_jpeg_of_several_scans_is_not_cut() -> None:
     data = bytearray(jpeg(picture(64, 200)))
     data[data.index(b"\xff\xda") + 4] = 1
     assert cut_below(bytes(data), 40) == data
+
+
+def test_the_frame_of_a_jpeg_is_found_past_fill_bytes_and_not_where_there_is_none() -> None:
+    data = jpeg(picture(64, 200), subsampling="4:2:0")
+    frame = read_frame(data)
+    assert frame is not None
+    assert (frame.width, frame.height, frame.bits, frame.scanned, frame.restarts) == (64, 200, 8, 3, False)
+    assert frame.sampling == ((2, 2), (1, 1), (1, 1))
+    assert data[frame.position : frame.position + 4] == struct.pack(">HH", 200, 64)
+    first, scan = data.index(b"\xff\xdb"), data.index(b"\xff\xda")
+    assert frame.scan == scan + 14
+    filled = read_frame(data[:first] + b"\xff\xff" + data[first:])
+    assert filled == replace(frame, position=frame.position + 2, scan=frame.scan + 2)
+    assert read_frame(data[:scan] + b"\xff\xdd\0\4\0\0" + data[scan:]) == replace(frame, scan=frame.scan + 6)  # restarts of 0
+    restarts = read_frame(data[:scan] + b"\xff\xdd\0\4\1\0" + data[scan:])
+    assert restarts == replace(frame, scan=frame.scan + 6, restarts=True)
+    for broken in (data[:2] + data[scan:], data[:scan] + b"\xff\xda\0\2" + data[scan:], data[:scan], data[: scan + 3]):
+        assert read_frame(broken) is None
+        assert cut_below(broken + b"\xff\xd9", 40) == broken + b"\xff\xd9"
 
 
 @given(st.integers(0, 2500))

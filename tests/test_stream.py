@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from toy_shards import write_toy_shards
@@ -81,6 +81,8 @@ names = st.text("abcé_/0", min_size=1, max_size=300).filter(lambda n: n.strip("
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(names, st.binary(max_size=1100)), max_size=6), st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
+@example([("a" * 99 + ".jpg", b"1"), ("é" * 80 + ".jpg", b"2"), ("b.jpg", b"3")], tarfile.GNU_FORMAT)
+@example([("a" * 300 + ".jpg", b"1"), ("é" * 80 + ".jpg", b"2"), ("b.jpg", b"3")], tarfile.PAX_FORMAT)
 def test_members_are_those_of_tarfile(members, kind):
     data = _tar(members, kind)
     found = [(name, data[start : start + size]) for name, start, size in tar_members(data)]
@@ -104,6 +106,29 @@ def test_a_truncated_tar_is_refused(cut):
         list(tar_members(data[:cut]))
 
 
+def test_a_damaged_header_is_refused(tmp_path):
+    plain = _tar([("a.jpg", b"x")], tarfile.USTAR_FORMAT)
+    (tmp_path / "a.tar").write_bytes(plain[:124] + b"12xyz" + plain[129:])
+    with pytest.raises(UsageError, match=r"a\.tar must be a whole tar of files, however: the header at byte 0 is damaged\. Copy"):
+        ShardReader(tmp_path / "a.tar", 1)
+    for record in (b"99 path=b.jpg\n", b"0 path=b.jpg\n", b"path\n"):
+        header = tarfile.TarInfo("pax")
+        header.type, header.size = tarfile.XHDTYPE, len(record)
+        with pytest.raises(ValueError, match=r"a pax header is damaged|invalid literal"):
+            list(tar_members(header.tobuf() + record.ljust(512, b"\0") + plain))
+
+
+def test_the_size_in_a_pax_header_and_folders_are_read():
+    header, folder = tarfile.TarInfo("pax"), tarfile.TarInfo("folder")
+    record = b"12 size=600\n"
+    header.type, header.size, folder.type = tarfile.XHDTYPE, len(record), tarfile.DIRTYPE
+    data = folder.tobuf() + header.tobuf() + record.ljust(512, b"\0")
+    member = tarfile.TarInfo("a.jpg").tobuf() + b"y" * 600 + bytes(424 + 1024)
+    ((name, start, size),) = tar_members(data + member)
+    assert (name, size) == ("a.jpg", 600)
+    assert (data + member)[start : start + size] == b"y" * 600
+
+
 def test_links_are_refused():
     info = tarfile.TarInfo("a.jpg")
     info.type, info.linkname = tarfile.SYMTYPE, "b.jpg"
@@ -113,7 +138,7 @@ def test_links_are_refused():
 
 def test_a_reader_refuses_another_count_and_repeated_keys(tmp_path):
     path = tmp_path / "a.tar"
-    path.write_bytes(_tar([("a.jpg", b"1"), ("a.txt", b"2"), ("b.jpg", b"3")], tarfile.USTAR_FORMAT))
+    path.write_bytes(_tar([("a.jpg", b"1"), ("README", b"no"), ("a.TXT", b"2"), ("b.jpg", b"3")], tarfile.USTAR_FORMAT))
     reader = ShardReader(path, 2)
     assert (reader.keys, reader.read(0, "txt"), reader.find(1, "txt")) == (["a", "b"], b"2", None)
     with pytest.raises(UsageError, match=r"'b' in .*a\.tar has none"):
