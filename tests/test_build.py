@@ -22,9 +22,12 @@ from shapely import from_wkb, reverse, to_wkb, transform
 
 from satmip_data import captioning, decoders, validate
 from satmip_data.build import BuildError, BuildRequest, build
+from satmip_data.engines import Local
 from satmip_data.fields import parse_fields
+from satmip_data.index import MAX_KEY, build_index, samples_of
 from satmip_data.journal import Journal
-from satmip_data.records import Reject
+from satmip_data.progress import Progress
+from satmip_data.records import Aoi, Metadata, Reject, Sample, Scene
 from satmip_data.settings import BuildSettings
 from satmip_data.shards import CaptionRewrite, ShardError
 from satmip_data.sources import SOURCES
@@ -51,6 +54,26 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built(tree: Path, tmp_path: Path) -> Path:
     build(request(tree, tmp_path / "shards"))
     return tmp_path / "shards"
+
+
+def test_the_index_is_the_same_however_its_items_are_divided(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = build_index(SOURCES["fmow"](), str(tree), SETTINGS, Local())
+    assert len(whole.samples) == 36
+    told: list[Progress] = []
+    monkeypatch.setattr("satmip_data.index.ITEMS_A_TASK", 7)
+    assert build_index(SOURCES["fmow"](), str(tree), SETTINGS, Local(), show=told.append) == whole
+    assert [(progress.done, progress.total) for progress in told] == [(i, 6) for i in range(1, 7)]
+    assert [progress.samples for progress in told] == [7, 14, 21, 28, 35, 36]
+    assert build_index(SOURCES["fmow"](), str(tree), SETTINGS, Local(), limit=9).samples == whole.samples[:9]
+
+
+def test_a_key_that_is_too_long_for_a_file_is_a_reject() -> None:
+    aois = (Aoi(0, 0, 9, 9, name="b1"), Aoi(0, 0, 9, 9, name="b12"))
+    scene = Scene("k" * (MAX_KEY - 3), "train", "p", "a.jpg", 9, 9, Metadata(), None, aois)
+    sample, reject = samples_of(scene, replace(SETTINGS, min_side=1))
+    assert isinstance(sample, Sample)
+    assert isinstance(reject, Reject)
+    assert reject.message.startswith(f"a key must have at most {MAX_KEY} characters, however: {MAX_KEY + 1} in ")
 
 
 def test_a_build_is_proven_by_validate(built: Path) -> None:

@@ -101,6 +101,12 @@ def test_the_last_and_the_first_minutes_of_a_year_are_near() -> None:
     assert got["hours"] == pytest.approx([2 / 60] * 4)
 
 
+def test_the_numbers_of_a_sample_are_those_of_its_metadata() -> None:
+    row = retrieval._physical({"location": [7.5, -46.0], "gsd": [1.0, 4.0], "timestamp": "2016-07-01T12:30:36Z"})
+    part = (182 + 12.51 / 24) / 366  # of the leap year
+    assert row == pytest.approx((7.5, -46.0, part * 365.25, 12.51, 2016 + part, 2.0), rel=1e-12)
+
+
 @given(st.floats(0, 400), st.floats(0, 400))
 def test_a_circle_has_no_longer_way_than_half(a: float, b: float) -> None:
     got = float(retrieval._around(np.array(a - b), 365.25))
