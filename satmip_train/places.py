@@ -48,8 +48,8 @@ class Places:
         sample = self.starts[positions[:, 0]] + positions[:, 1]
         place = self.place[sample]
         others = counts[place] - 1
-        # One of the others, counted on from the sample itself; a draw just below 1 must not round up to it.
-        step = np.minimum((draws * others).astype(np.int64), np.maximum(others - 1, 0)) + (others > 0)
+        # One of the others, counted on from the sample itself. The largest draw below 1 times their number still rounds down.
+        step = (draws * others).astype(np.int64) + (others > 0)
         chosen = order[firsts[place] + (rank[sample] + step) % counts[place]]
         shard = np.searchsorted(self.starts, chosen, side="right") - 1
         return np.stack([shard, chosen - self.starts[shard]], axis=1)
