@@ -112,12 +112,21 @@ def test_whatever_features_depend_on_makes_another_cache_entry(dataset: Dataset,
         (Pixels(), ARCHITECTURE, dataset, "train", HOW),
         (Pixels(), ARCHITECTURE, dataset, "val", replace(HOW, image_size=12)),
         (Pixels(), ARCHITECTURE, dataset, "val", replace(HOW, mean=(0.4, 0.5, 0.5))),
+        (Pixels(), ARCHITECTURE, dataset, "val", replace(HOW, std=(0.1, 0.2, 0.4))),
         (Pixels(), ARCHITECTURE, dataset, "val", replace(HOW, precision="bf16")),
     ]
     for count, case in enumerate(cases, start=1):
         features.cached(tmp_path / "cache", *case)
         assert len(entries(tmp_path / "cache")) == count
     assert all(name.endswith(".npz") for name in entries(tmp_path / "cache"))
+
+
+def test_the_same_bytes_of_another_shape_or_type_are_other_weights() -> None:
+    weights = [torch.zeros(2, 3), torch.zeros(3, 2), torch.zeros(6, dtype=torch.int32), torch.zeros(6)]
+    networks = [nn.Module() for _ in weights]
+    for network, tensor in zip(networks, weights, strict=True):
+        network.register_buffer("weight", tensor)
+    assert len({features.fingerprint(network, ARCHITECTURE) for network in networks}) == 4
 
 
 @pytest.mark.parametrize("part", [0.0, 0.5, 0.99])

@@ -51,6 +51,38 @@ def test_a_chip_is_not_its_own_neighbour_by_whatever_path_its_shards_are_named(w
     assert row.query.key not in [chip.key for chip, _ in row.nearest]
 
 
+def test_a_chip_is_left_out_of_its_own_neighbours_and_no_other_is(world: Path) -> None:
+    searched = gallery(world, "train")
+    total = len(searched.found.keys)
+    alike = replace(searched.found, vectors=np.ones_like(searched.found.vectors))
+    for number in (1, 9):
+        (row,) = neighbours.find_neighbours(replace(searched, found=alike, queries=alike), [number], 3)
+        assert [chip.key for chip, _ in row.nearest] == [key for key in alike.keys if key != alike.keys[number]][:3]
+    (row,) = neighbours.find_neighbours(searched, [5], total + 7)
+    assert len(row.nearest) == total - 1
+    (row,) = neighbours.find_neighbours(gallery(world, "val"), [5], total + 7)
+    assert len(row.nearest) == total
+
+
+def test_chips_of_other_shards_are_neighbours_whatever_their_splits_name(world: Path, tmp_path: Path) -> None:
+    searched, other = gallery(world, "train"), open_dataset(write_toy_shards(tmp_path, {"train": 9}, seed=1))
+    (row,) = neighbours.find_neighbours(replace(searched, query_dataset=other), [5], 1)
+    assert [chip.key for chip, _ in row.nearest] == [searched.found.keys[5]]
+
+
+def test_a_query_without_a_class_frames_nothing_as_right_or_wrong() -> None:
+    chip = neighbours.Chip("a", Image.new("RGB", (8, 8)), "", None)
+    sheet = neighbours.contact_sheet([neighbours.Row(chip, ((replace(chip, label="x"), 0.5),))], "title")
+    assert sheet.getpixel((12 + 180 + 1, 39 + 1)) == sheet.getpixel((12 + 1, 39 + 1)) == (0x1C, 0x1C, 0x1C)
+
+
+def test_a_sheet_has_no_query_twice(world: Path, tmp_path: Path) -> None:
+    searched = gallery(world, "val")
+    neighbours.write_sheet(searched, [], 10 * len(searched.queries.keys), 1, "title", tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height == 39 + (168 + 42) * len(searched.queries.keys) + 12
+
+
 def test_the_sheet_shows_a_row_a_query_and_frames_of_classes(world: Path, tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
     got = call("neighbours", world / "run", "--shards", world / "shards", "--queries", "2", "--count", "4", "--out", out, *COMMON)

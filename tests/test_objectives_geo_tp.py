@@ -1,6 +1,7 @@
 """Geo, TP, Geo-TP, and same-place negatives: places, clusters, losses, ranks and runs, of MoCo-v2 too."""
 
 import io
+import json
 import math
 import os
 from dataclasses import replace
@@ -106,6 +107,15 @@ def test_places_of_a_split_are_those_of_its_samples(toy: Path) -> None:
     np.testing.assert_allclose(places.location, batch["location"].numpy(), rtol=1e-6)
     assert batch["place"][0] == place_id("train_0_0")
     assert read_places(dataset, "train") is places
+
+
+def test_a_sample_without_a_location_lies_nowhere(tmp_path: Path) -> None:
+    dataset = open_dataset(write_toy_shards(tmp_path, {"train": 12}, missing=0.5))
+    readers = Readers(dataset, "train")
+    known = [json.loads(readers[0].read(i, "json"))["metadata"]["location"] is not None for i in range(readers.shards[0].samples)]
+    found = ~np.isnan(read_places(dataset, "train").location[: len(known)]).any(axis=1)
+    assert found.tolist() == known
+    assert 0 < sum(known) < len(known)
 
 
 def test_the_stream_gives_partners_whatever_the_ranks(toy: Path) -> None:
