@@ -40,11 +40,11 @@ def dry_run(plan: Plan, steps: int = 2) -> Estimate:
     batch = next(iter(source))
     load = time.perf_counter() - start
     step = Step(plan, state)
-    with speed.compiler_errors():
+    with speed.compiler_errors(), speed.memory_errors():
         first, chance = float(step(batch)["loss"]), state.objective.chance()["loss"]
-    start = time.perf_counter()
-    for _ in range(steps):
-        loss = step(batch)["loss"]
-    float(loss)
-    seconds = (time.perf_counter() - start) / steps
+        start = time.perf_counter()
+        for _ in range(steps):
+            loss = step(batch)["loss"]
+        float(loss)
+        seconds = (time.perf_counter() - start) / steps
     return Estimate(first, chance, load, seconds, peak_bytes(plan.job), data)

@@ -204,7 +204,8 @@ class _Tuning:
         if not path.exists():
             return []
         try:
-            saved = torch.load(path, map_location=self._device, weights_only=True)
+            # Onto the CPU, where AdamW keeps its counts of steps: it would ask a GPU for each of them in each step.
+            saved = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for damaged files
             raise UsageError(f"{path} must be the state of a fine-tuning, however: {error!r}. Delete it to begin again") from error
         self._network.load_state_dict(saved["network"])

@@ -74,6 +74,8 @@ def join_job(device: str = "auto") -> Iterator[Job]:
     chosen = _device(device, local)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+        # By default torch rounds the factors of float32 convolutions to TF32, though not those of products.
+        torch.backends.cudnn.allow_tf32 = False
     if ranks == 1:
         yield Job(chosen)
         return

@@ -39,6 +39,15 @@ def compile_encoders(objective: Objective, activation_budget: float = 1.0) -> No
         objective.metadata_encoder.features = torch.compile(objective.metadata_encoder.features)  # type: ignore[method-assign]
 
 
+def tell_graphs_apart(*circumstances: str) -> None:
+    """Let torch keep what it compiles under other circumstances apart on the disk: it asks for its graphs by their code.
+
+    The code names neither the implementation of attention (see `attention.use`) nor, before torch 2.14, the type of autocast. A run
+    would get the graphs of an earlier one, and with them the earlier one's attention and precision.
+    """
+    torch.compiler.config.cache_key_tag = ", ".join(circumstances)
+
+
 class CompilerError(UsageError):
     """torch.compile failed; the message says how to go on without."""
 
@@ -57,6 +66,22 @@ def compiler_errors() -> Iterator[None]:
             raise
         reason = " ".join(str(error).strip().split("\n\n")[0].split())
         raise CompilerError(f"networks and views must compile, however: {reason}. Pass --no-compile to go on without") from error
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Tell what takes less memory where a step does not fit into the GPU.
+
+    Raises:
+        UsageError: the GPU is out of memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UsageError(
+            f"a step must fit into the GPU's memory, however: {str(error).splitlines()[0]} Pass --micro-batch 256 (or fewer rows) "
+            "or --grad-checkpointing, which learn the same, or --data stream where the split is resident"
+        ) from error
 
 
 def recompute_activations(backbone: nn.Module) -> None:

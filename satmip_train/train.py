@@ -158,6 +158,7 @@ class Step:
         except ValueError as error:
             raise UsageError(str(error)) from error
         attention.install(self.attention.name, state.objective.image_encoders)
+        speed.tell_graphs_apart(f"attention {self.attention.name}", plan.precision)
         # On a CPU the views are made one by one, and there is nothing to fuse.
         fuses = plan.compiled and plan.job.device.type == "cuda"
         self._apply = torch.compile(augment.apply) if fuses else augment.apply
@@ -312,7 +313,7 @@ class Loop:
         trackers = open_trackers(plan.settings.report_to, run, self._description, state.step) if plan.job.main else []
         reports = Reporter(run, self._console, state.step, plan.last_step, trackers) if plan.job.main else nullcontext()
         self._clock.restart()
-        with reports as self._reporter, speed.compiler_errors(), loader_errors():
+        with reports as self._reporter, speed.compiler_errors(), speed.memory_errors(), loader_errors():
             while state.step < plan.last_step and not stop.agreed():
                 self._clock.waits()
                 batch = next(source)

@@ -44,8 +44,26 @@ def to_host(results: Iterable[Tensor]) -> Iterator[Tensor]:
     """Give what a GPU computes on the host, each result after the work for the next is queued: so the GPU never runs dry."""
     waiting = None
     for result in results:
+        # Queued right behind its own work: behind that for the next result, it would wait for that too.
+        copied = _copied(result)
         if waiting is not None:
-            yield waiting.cpu()
-        waiting = result
+            yield _landed(*waiting)
+        waiting = copied
     if waiting is not None:
-        yield waiting.cpu()
+        yield _landed(*waiting)
+
+
+def _copied(result: Tensor) -> tuple[Tensor, Any]:
+    """Queue a copy to pinned memory; return it, and what says when it is there (None where it is)."""
+    if result.device.type != "cuda":
+        return result.cpu(), None
+    copy, done = result.to("cpu", non_blocking=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done.record()
+    return copy, done
+
+
+def _landed(copy: Tensor, done: Any) -> Tensor:
+    if done is None:
+        return copy
+    done.synchronize()
+    return copy.clone()  # into ordinary memory: whoever keeps all results would pin as much

@@ -54,6 +54,20 @@ def test_the_fastest_is_chosen() -> None:
     assert str(choice) == f"cudnn, the fastest here ({told})"
 
 
+def test_each_is_asked_for_all_views_at_once_from_the_first() -> None:
+    """A kernel of several forms keeps the one that is the fastest at its first call."""
+    asked: dict[str, list[int]] = {}
+    real = altered("", None)
+
+    def passes(given: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.setdefault(name, []).append(len(given))
+        return real(given, name)
+
+    with patch.object(attention, "_both_passes", passes):
+        attention.fastest(packed(), Stopwatch(1.0, 1.0, 1.0, 1.0))
+    assert asked == {"math": [attention._CHECKED], **{name: [len(packed())] * 2 for name in attention.MEASURED}}
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [

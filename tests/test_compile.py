@@ -14,10 +14,13 @@ from test_train_resume import TINY
 from tiny_networks import SHAPE, tiny_batch, tiny_settings
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
+from torch._inductor.utils import fresh_inductor_cache
+from torch.nn import functional as F
 from toy_shards import write_toy_shards
 
 import satmip_train.plan
-from satmip_train import augment, resident
+from satmip_train import attention, augment, resident
 from satmip_train.backbones import create_backbone
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
@@ -28,8 +31,8 @@ from satmip_train.objectives import build_objective
 from satmip_train.plan import plan_run
 from satmip_train.resident import DataPath
 from satmip_train.shards import Dataset, open_dataset
-from satmip_train.speed import compile_encoders, compiler_errors
-from satmip_train.train import train
+from satmip_train.speed import compile_encoders, compiler_errors, tell_graphs_apart
+from satmip_train.train import Step, build_state, train
 
 CPU = Job(torch.device("cpu"))
 
@@ -188,6 +191,30 @@ def test_a_run_is_compiled_once_also_where_knn_is_evaluated(
     assert traced.frame_count == 2  # the backbone and the textual encoder
     assert [line["loss"] for line in runs[0]] == pytest.approx([line["loss"] for line in runs[1]], rel=1e-4)
     assert ["knn" in line for line in runs[0]] == [False] * 3 + [True] + [False] * 3 + [True]
+
+
+def test_attention_and_precision_tell_graphs_on_the_disk_apart(toy: Dataset) -> None:
+    tags = set()
+    for changes in ({}, {"attention": "math"}, {"precision": "bf16"}):
+        plan = plan_run(Settings(**{**TINY, "compile": True, **changes}), toy, CPU)
+        Step(plan, build_state(plan))
+        tags.add(torch.compiler.config.cache_key_tag)
+    assert len(tags) == 3
+
+
+def test_a_graph_on_the_disk_is_not_taken_for_another_attention() -> None:
+    """By itself torch would take it, whatever was in use around the code that it compiles."""
+    found, x = [], torch.randn(2, 3, 5, 8)
+    with fresh_inductor_cache():
+        for name in ("flash", "flash", "math"):
+            torch.compiler.reset()
+            counters.clear()
+            tell_graphs_apart(name)
+            # The plain formula would have to be built by a C++ compiler.
+            with attention.use("flash"):
+                torch.compile(lambda x: F.scaled_dot_product_attention(x, x, x))(x)
+            found.append(counters["aot_autograd"]["autograd_cache_hit"])
+    assert found == [0, 1, 0]
 
 
 def test_images_of_all_batches_of_both_data_paths_have_one_layout(toy: Dataset) -> None:

@@ -1,5 +1,6 @@
 """Each fast path gives what its reference path gives: on the CPU where it can, and on a GPU, there on fresh random input."""
 
+import itertools
 import os
 from dataclasses import replace
 from typing import Any
@@ -210,6 +211,40 @@ def test_results_reach_the_host_in_order_and_whole(device: str) -> None:
     assert list(transfer.to_host(iter(()))) == []
 
 
+class Result:
+    """Stands in for a tensor of a GPU; tells what is asked of it."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, number: int, said: list[str]) -> None:
+        self.number, self.said = number, said
+        said.append(f"work {number}")
+
+    def to(self, device: str, non_blocking: bool) -> torch.Tensor:
+        assert (device, non_blocking) == ("cpu", True)
+        self.said.append(f"copy {self.number}")
+        return torch.tensor(self.number)
+
+
+def test_a_copy_to_the_host_waits_for_its_own_work_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU takes what is queued in its order: behind the work for the next result a copy would wait for that too."""
+    said: list[str] = []
+    numbers = itertools.count()
+
+    class Event:
+        def record(self) -> None:
+            self.number = next(numbers)
+
+        def synchronize(self) -> None:
+            said.append(f"wait {self.number}")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    found = [int(x) for x in transfer.to_host(Result(number, said) for number in range(3))]  # type: ignore[misc]
+    assert found == [0, 1, 2]
+    expected = "work 0, copy 0, work 1, copy 1, wait 0, work 2, copy 2, wait 1, wait 2"
+    assert ", ".join(said) == expected
+
+
 @each_device
 def test_probes_answer_alike_on_every_device(device: str) -> None:
     seed, _ = seeds(device)
@@ -228,7 +263,8 @@ def test_probes_answer_alike_on_every_device(device: str) -> None:
 def test_features_of_a_device_are_those_of_the_cpu(toy: Dataset, device: str) -> None:
     backbone = build_state(plan_of(toy, "cpu")).objective.backbone
     how = features.Input(16, toy.mean, toy.std)
-    expected, got = (features.extract(backbone, toy, "train", how, batch_size=8, device=d) for d in ("cpu", device))
+    with speed.tf32(False):  # as in a command, see `join_job`
+        expected, got = (features.extract(backbone, toy, "train", how, batch_size=8, device=d) for d in ("cpu", device))
     assert list(got.keys) == list(expected.keys)
     np.testing.assert_allclose(got.vectors, expected.vectors, atol=1e-3)
 

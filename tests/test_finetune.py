@@ -71,6 +71,20 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(world: Path, tmp_path:
     assert all(torch.equal(first[name], second[name]) for name in second)
 
 
+def test_a_state_is_read_onto_the_cpu(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW's counts of steps stay where they are read to; out of a GPU, each step would fetch each of them twice."""
+    tune(world, tmp_path)
+    load, onto = torch.load, {}
+
+    def noted(path: Path, **options: object) -> object:
+        onto[path.parent.name] = options["map_location"]
+        return load(path, **options)
+
+    monkeypatch.setattr(torch, "load", noted)
+    tune(world, tmp_path)
+    assert onto["finetuned"] == "cpu"
+
+
 def test_without_weight_decay_all_weights_learn(world: Path, tmp_path: Path) -> None:
     """Once `--weight-decay 0` was a traceback: a parameter in two groups, and the matrices in none."""
     (model,) = tune(world, tmp_path, replace(RECIPE, epochs=1, weight_decay=0.0))["models"]

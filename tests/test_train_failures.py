@@ -14,8 +14,9 @@ import torch
 from test_train_resume import PATIENCE, TINY, free_port, losses, one_thread, run_in_process, toy
 from toy_shards import write_toy_shards
 
-from satmip_train import checkpoint
+from satmip_train import checkpoint, job
 from satmip_train.config import Settings
+from satmip_train.dry_run import dry_run
 from satmip_train.errors import UsageError
 from satmip_train.job import Job
 from satmip_train.plan import plan_run
@@ -144,6 +145,27 @@ def test_all_finite(value):
     good = torch.zeros(3), torch.ones(2, 2)
     assert all_finite(good)
     assert not all_finite((*good, torch.tensor([1.0, value])))
+
+
+def test_a_step_that_does_not_fit_into_a_gpu_is_told_with_what_takes_less(toy, tmp_path, monkeypatch):
+    def too_large(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr(Step, "__call__", too_large)
+    message = r"however: CUDA out of memory. Tried to allocate 2.00 GiB. Pass --micro-batch 256 "
+    with pytest.raises(UsageError, match=message):
+        run_in_process(toy, tmp_path)
+    with pytest.raises(UsageError, match=message):
+        dry_run(plan_run(Settings(**TINY), open_dataset(toy), Job(torch.device("cpu"))))
+
+
+def test_float32_is_float32_on_a_gpu(monkeypatch):
+    """torch rounds convolutions by default."""
+    monkeypatch.setattr(job, "_device", lambda *_: torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with job.join_job("cuda"):
+        assert not torch.backends.cudnn.allow_tf32
 
 
 def test_a_full_disk_stops_the_run_with_advice_and_the_same_call_goes_on(toy, tmp_path):
