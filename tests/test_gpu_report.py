@@ -1,23 +1,29 @@
 """What the benchmark of a GPU concludes from its measurements, and that it measures every lever."""
 
+import json
+import math
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
+import gpu
 import gpu_report
 import torch
 from fake_gpu import onto
 from gpu_levers import LEVERS
-from gpu_profile import busy, kind_of
+from gpu_profile import _on_device, busy, kind_of, shares
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from satmip_train.config import Settings, resolve
+from satmip_train.job import Job
 from satmip_train.metadata_encoders import MetadataShape
 from satmip_train.objectives import build_objective
 
@@ -63,6 +69,7 @@ def test_kernels_are_told_apart_by_name() -> None:
         "flash_fwd_kernel": "attention",
         "cudnn_generated_fort_native_sdpa_sm90_flash_bprop": "attention",
         "fmha_cutlassB_bf16_aligned": "attention",
+        "cudnn::fusion::convert_dq_to_16bits": "attention",
         "packed_attention_backward": "attention",
         "nvjet_hsh_128x256_64x4": "matrix products",
         "sm90_xmma_gemm_bf16": "matrix products",
@@ -77,6 +84,33 @@ def test_kernels_are_told_apart_by_name() -> None:
 def test_time_in_which_kernels_overlap_counts_once() -> None:
     assert busy([(5, 7), (0, 2), (1, 3), (1.5, 1.6), (7, 8)]) == pytest.approx(6)
     assert busy([]) == 0
+
+
+def test_spans_that_a_profiler_draws_over_kernels_are_no_kernels() -> None:
+    """Such as that of a whole step of the optimizer, which holds the gaps between its kernels too."""
+    cuda, cpu = DeviceType.CUDA, DeviceType.CPU
+    kernel, span, host = (
+        SimpleNamespace(device_type=kind, is_user_annotation=drawn) for kind, drawn in ((cuda, False), (cuda, True), (cpu, False))
+    )
+    assert [_on_device(event, True) for event in (kernel, span, host)] == [True, False, False]
+    assert [_on_device(event, False) for event in (kernel, span, host)] == [False, False, True]
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_a_profile_without_kernels_is_none(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="saw none"):
+        shares(lambda: torch.ones(3) + 1, 1.0, True, tmp_path / "profile.txt")
+
+
+def test_a_part_that_fails_costs_no_other(tmp_path: Path) -> None:
+    report = gpu.Report(gpu.TOY, Job(torch.device("cpu")), None, tmp_path, math.inf)  # type: ignore[arg-type]
+    # What an operator of Triton's raises is no RuntimeError.
+    report.measure("one", lambda: {}["missing"])
+    report.measure("two", lambda: {"seconds": 1.0})
+    assert report.results["one"]["not measured"] == "KeyError: 'missing'"
+    assert report.results["two"]["seconds"] == 1.0
+    assert "KeyError: 'missing'" in (tmp_path / "failures.txt").read_text()
+    assert set(json.loads((tmp_path / "gpu.json").read_text())["parts"]) == {"one", "two"}
 
 
 # Until 2.15, torch counts a GPU's flash attention and not the CPU's, on which the networks are traced here.

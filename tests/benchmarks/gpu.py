@@ -5,7 +5,7 @@
     python tests/benchmarks/gpu.py --only attention,profile  # the parts whose names hold one of these
     python tests/benchmarks/gpu.py --toy                     # a CPU and a tiny network: only to see that it works
 
-Makes its own shards, prints one table and writes `gpu.json` after each part, and `profile.txt`, into --out.
+Makes its own shards, prints one table and writes `gpu.json` after each part, `profile.txt` and `failures.txt` into --out.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import gc
 import json
 import platform
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,8 +31,7 @@ from toy_shards import write_toy_shards
 from satmip_train import probes, resident
 from satmip_train.checkpoint import versions
 from satmip_train.config import Settings, resolve
-from satmip_train.errors import UsageError
-from satmip_train.features import resize, run_frozen
+from satmip_train.features import Precision, resize, run_frozen
 from satmip_train.job import Job, device_name
 from satmip_train.log import Clock
 from satmip_train.meter import peak_bytes
@@ -52,21 +52,22 @@ class Scale:
     base: dict[str, Any]
     warmup: int
     steps: int
-    product: int
-    """Side of the matrices whose product gives the peak."""
+    product: tuple[int, int]
+    """Side of the matrices whose product gives the peak, and products: long enough for the clock and the heat of a step."""
     knn: tuple[int, int, int]
     """Train and test features and their width; fMoW's."""
     classes: int
     probe_iterations: int
 
 
-TRUE = Scale((512, 8), 224, {"compile": True, "workers": 14, "precision": "bf16"}, 4, 15, 8192, (363_572, 53_043, 384), 62, 20)
+_BASE = {"compile": True, "workers": 14, "precision": "bf16"}
+TRUE = Scale((512, 8), 224, _BASE, 4, 15, (8192, 500), (363_572, 53_043, 384), 62, 20)
 _TINY = {
     "backbone_args": {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2},
     "view_size": 32, "text_layers": 1, "text_width": 32, "text_heads": 2, "ssl_hidden": 32, "ssl_dim": 16, "embed_dim": 16,
     "batch_size": 16, "workers": 0, "precision": "fp32", "compile": False,
 }  # fmt: skip
-TOY = Scale((24, 2), 40, _TINY, 1, 2, 128, (600, 80, 32), 5, 5)
+TOY = Scale((24, 2), 40, _TINY, 1, 2, (128, 1), (600, 80, 32), 5, 5)
 
 
 @dataclass
@@ -92,8 +93,10 @@ class Report:
         start = time.monotonic()
         try:
             self.results[name] = work()
-        except (RuntimeError, UsageError) as error:  # out of memory, or a lever that this machine lacks
-            self.results[name] = {"not measured": (str(error) or type(error).__name__).splitlines()[0]}
+        except Exception as error:  # out of memory, a lever that this machine lacks, or whatever a compiler or a driver says
+            self.results[name] = {"not measured": f"{type(error).__name__}: {error}".splitlines()[0]}
+            with (self.out / "failures.txt").open("a", encoding="utf-8") as file:
+                file.write(f"{name}\n{traceback.format_exc()}\n")
         self.results[name]["took_seconds"] = time.monotonic() - start
         self.save()
 
@@ -132,11 +135,12 @@ def seconds(job: Job, work: Callable[[], Any], repeat: int) -> float:
 
 def limits(report: Report) -> dict[str, float]:
     """Return the peak of a bf16 matrix product and of a copy, measured."""
-    side, device = report.scale.product, report.job.device
+    (side, repeat), device = report.scale.product, report.job.device
     one, two = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     # Larger than any cache, so that the copy is one of memory.
     long = torch.randn(16 * side, side, device=device, dtype=torch.bfloat16)
-    product, copy = seconds(report.job, lambda: one @ two, 10), seconds(report.job, lambda: long.clone(), 10)
+    seconds(report.job, lambda: one @ two, repeat)
+    product, copy = (seconds(report.job, work, repeat) for work in (lambda: one @ two, lambda: long.clone()))
     return {"product_tflops": 2 * side**3 / product / 1e12, "copy_gb_per_second": 2 * long.nbytes / copy / 1e9}
 
 
@@ -144,6 +148,15 @@ def settings_of(report: Report, objective: str, **changes: Any) -> Settings:
     """Return the settings of a measured run: the paper's recipe of the objective with what makes it fast."""
     fitting = {"batch_size": 8} if report.scale is TOY and "batch_size" in changes else {}
     return resolve(objective, {"epochs": 1000, "warmup_epochs": 1, **report.scale.base, **changes, **fitting})
+
+
+def free(job: Job) -> None:
+    """Let go of what earlier parts left on the device: of what they compiled too."""
+    torch.compiler.reset()
+    gc.collect()  # a compiled forward and its module hold each other
+    if job.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(job.device)
 
 
 @dataclass
@@ -161,12 +174,7 @@ class Trial:
 def trial(report: Report, settings: Settings, lever: Lever) -> Trial:
     """Set a run up and take its first steps, in which everything is compiled."""
     job = report.job
-    gc.collect()  # a compiled forward and its module hold each other
-    if job.device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(job.device)
-    if settings.compile:
-        torch.compiler.reset()
+    free(job)
     plan = plan_run(settings, report.dataset, job)
     state = build_state(plan)
     start, path = time.perf_counter(), DataPath(lever.held, "")
@@ -236,29 +244,34 @@ def profile(report: Report) -> dict[str, Any]:
 
 
 def extraction(report: Report) -> dict[str, Any]:
-    """Return the rate of features of whole chips that are on the device already."""
-    settings = settings_of(report, "simclr")
+    """Return the rate of features of whole chips that are on the device already, not compiled, as `satmip-eval` has them."""
+    free(report.job)
+    settings = settings_of(report, "simclr", compile=False)
     plan = plan_run(settings, report.dataset, report.job)
-    backbone = build_state(plan).objective.backbone.eval()
-    chips, size = min(512, sum(plan.order.counts)), report.scale.chip
-    images = torch.randint(0, 256, (chips, 3, size, size), dtype=torch.uint8, device=report.job.device)
-    took = seconds(
-        report.job, lambda: run_frozen(backbone, resize(images, settings.view_size), report.job.device, plan.precision), 5
-    )
-    return {"features_per_second": chips / took}
+    backbone, device = build_state(plan).objective.backbone.eval(), report.job.device
+    chips, size = min(256, sum(plan.order.counts)), report.scale.chip
+    images = torch.randint(0, 256, (chips, 3, size, size), dtype=torch.uint8, device=device)
+
+    def rate(precision: Precision) -> float:
+        return chips / seconds(report.job, lambda: run_frozen(backbone, resize(images, settings.view_size), device, precision), 20)
+
+    return {"features_per_second": rate("fp32"), "features_per_second_in_bf16": rate("bf16")}
 
 
 def neighbours(report: Report) -> dict[str, Any]:
     """Return how long kNN takes at fMoW's size, k = 20, from features on the host to predictions on the host."""
     train, labels, test = _features(report)
+    options: dict[str, Any] = {"classes": report.scale.classes, "device": report.job.device}
+    probes.knn(train[:500], labels[:500], test[:50], [20], **options)  # kernels are loaded when they are first used
     start = time.perf_counter()
-    probes.knn(train, labels, test, [20], classes=report.scale.classes, device=report.job.device)
+    probes.knn(train, labels, test, [20], **options)
     return {"seconds": time.perf_counter() - start}
 
 
 def linear(report: Report) -> dict[str, Any]:
     """Return how long the linear probe takes at fMoW's size: some iterations, and what 200 would take at that rate."""
     train, labels, test = _features(report)
+    probes.linear(train[:500], labels[:500], test[:50], max_iterations=2, device=report.job.device)
     start = time.perf_counter()
     fit = probes.linear(train, labels, test, max_iterations=report.scale.probe_iterations, device=report.job.device)
     took = time.perf_counter() - start

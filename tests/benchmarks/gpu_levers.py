@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
-from torch._inductor import config as inductor
 
 from satmip_train import augment
 from satmip_train.augment import Params, Policy
@@ -102,6 +102,16 @@ def eager_text(state: State, step: Step) -> None:
 
 
 @contextmanager
+def autotuned() -> Iterator[None]:
+    """Let matrix products be chosen by trial, in both passes.
+
+    What is set for the compiler at large holds for one thread alone since torch 2.14; another one compiles a GPU's backward pass.
+    """
+    with patch.object(torch, "compile", partial(torch.compile, options={"max_autotune": True})):
+        yield
+
+
+@contextmanager
 def all_tokens() -> Iterator[None]:
     """Let the last block compute all tokens, as timm does."""
     with patch.object(ClassTokenViT, "forward", VisionTransformer.forward):
@@ -140,6 +150,6 @@ LEVERS = (
     Lever("fp16", {"precision": "fp16"}),
     Lever("fp32", {"precision": "fp32"}),
     # Products fused with what follows them, chosen by trial: minutes before the first step.
-    Lever("max-autotune", around=lambda: inductor.patch(max_autotune=True)),
+    Lever("max-autotune", around=autotuned),
 )
 """Those of the most worth first. What is measured before each is the recipe as it stands, resident."""

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 KINDS = {
     "copies": r"memcpy|memset|copy|aten::(cat|to|clone|contiguous)",
-    "attention": r"flash|fmha|attention|sdpa|mha",
+    "attention": r"flash|fmha|attention|sdpa|mha|dot_do_o|convert_dq",
     "matrix products": r"gemm|cutlass|cublas|nvjet|xmma|wgmma|gemv|splitk|conv|::(addmm|bmm|mm|linear|matmul|baddbmm|mkldnn)",
     "optimizer": r"adam|multi_tensor",
 }
@@ -38,6 +38,9 @@ def shares(work: Callable[[], Any], seconds: float, cuda: bool, table: Path) -> 
 
     Args:
         seconds: that the work takes where nobody looks
+
+    Raises:
+        RuntimeError: the profiler saw nothing of the device.
     """
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=activities) as profiler:
@@ -46,6 +49,8 @@ def shares(work: Callable[[], Any], seconds: float, cuda: bool, table: Path) -> 
     order = "self_cuda_time_total" if cuda else "self_cpu_time_total"
     table.write_text(averages.table(sort_by=order, row_limit=60), encoding="utf-8")
     kernels = [(event.name, event.time_range.start, event.time_range.end) for event in profiler.events() if _on_device(event, cuda)]
+    if not kernels:
+        raise RuntimeError("the profiler must see kernels, however: it saw none; CUPTI may not be allowed to look")
     found = dict.fromkeys([*KINDS, "pointwise and sums"], 0.0)
     if cuda:
         for name, start, stop in kernels:
@@ -59,4 +64,5 @@ def shares(work: Callable[[], Any], seconds: float, cuda: bool, table: Path) -> 
 
 
 def _on_device(event: Any, cuda: bool) -> bool:
-    return (event.device_type == DeviceType.CUDA) == cuda and not event.name.startswith("ProfilerStep")
+    """Whether an event is work of the device; those of a GPU hold spans too, as of a whole step of the optimizer, with the gaps."""
+    return (event.device_type == DeviceType.CUDA) == cuda and not event.is_user_annotation

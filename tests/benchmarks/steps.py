@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import timing
 import torch
+import torch._dynamo
 from gpu import TOY, synchronize
 from gpu_report import DECOUPLED_FLOP, PAPER, TRAINING_FLOP
 from torch import Tensor
@@ -195,6 +196,8 @@ def main() -> None:
     device = "cuda:0" if torch.cuda.is_available() and not options.toy else "cpu"
     batch = options.batch or (16 if device == "cpu" else SHARE)
     size = TOY.chip if options.toy else 224
+    # Else the second objective, whose batches have another number of views, would get one graph for all sizes, and the first not.
+    torch._dynamo.config.automatic_dynamic_shapes = False
     # Of a fixed size, a freed block goes back to the system and the peak is that of what was in use.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "131072"
     report = timing.Report("steps", ("torch", "timm", "open_clip_torch"))
