@@ -199,6 +199,7 @@ def test_the_queue_holds_the_newest_keys_in_their_order_for_any_batch(length: in
     torch.testing.assert_close(queue.keys[first:], torch.tensor([key for key, _ in expected]).view(-1, 3))
     assert queue.get_buffer("places")[first:].tolist() == [place for _, place in expected]
     assert queue.keys[:first].abs().sum() == 0
+    assert not queue.same_place(torch.tensor([0]))[:, :first].any()  # where there is no key, there is no place 0
 
 
 class NeverWaits(TorchDispatchMode):

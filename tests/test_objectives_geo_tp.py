@@ -29,7 +29,7 @@ from satmip_train.job import Job
 from satmip_train.log import read_log
 from satmip_train.losses import cluster_loss, metadata_image_loss, same_place, sigmoid_loss, view_loss
 from satmip_train.objectives import build_objective
-from satmip_train.objectives.base import Objective
+from satmip_train.objectives.base import Objective, masked_pairs
 from satmip_train.places import Places, cluster_centres, read_places, sphere
 from satmip_train.plan import Plan, plan_run
 from satmip_train.shards import Readers, open_dataset
@@ -240,13 +240,20 @@ def test_masked_losses_are_those_without_the_pairs_of_a_place() -> None:
     assert found.item() == pytest.approx(siglip / SAMPLES, rel=1e-5)
 
 
+def test_pairs_are_counted_over_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("satmip_train.objectives.base.world_size", lambda: 3)
+    assert float(masked_pairs(torch.eye(4, 12, dtype=torch.bool))["masked_pairs"]) == 12.0
+    assert masked_pairs(None) == {}
+
+
 def test_without_pairs_of_a_place_masking_changes_nothing_and_the_number_of_pairs_is_logged() -> None:
     for name in ("masked-simclr", "masked-satmip", "masked-siglip", "masked-satmips"):
         masked, plain = build(VARIANTS[name]), build({**VARIANTS[name], "mask_same_place": False})
         batch = batch_of(masked)
         # Three samples of place 7 and two of place 3: 3 x 2 + 2 x 1 ordered pairs.
         assert masked(batch)["masked_pairs"].item() == 8
-        assert masked(batch)["loss"].item() < plain(batch)["loss"].item()
+        fewer, all_pairs = masked(batch), plain(batch)
+        assert all(fewer[part].item() < all_pairs[part].item() for part in fewer if part.startswith("loss"))
         alone = masked({**batch, "place": torch.arange(SAMPLES)})
         assert alone.pop("masked_pairs").item() == 0
         torch.testing.assert_close(alone, plain(batch))
