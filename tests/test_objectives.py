@@ -198,6 +198,13 @@ def test_a_few_steps_on_one_batch_beat_chance_by_far(variant: dict[str, Any]) ->
     assert loss.item() < objective.chance()["loss"] / 4
 
 
+def test_siglip_starts_at_the_papers_temperature_and_bias() -> None:
+    matching = build_objective(tiny_settings(objective="satmip", metadata_loss="siglip"), SHAPE).matching
+    assert matching.temperature().item() == pytest.approx(0.1)
+    assert matching.logit_bias.item() == -10.0
+    assert build_objective(tiny_settings(objective="satmip"), SHAPE).matching.temperature().item() == pytest.approx(0.07)
+
+
 def test_siglip_does_not_go_with_slips_gather() -> None:
     with pytest.raises(ValueError, match="loss_gather must be exact with metadata_loss siglip"):
         tiny_settings(metadata_loss="siglip", loss_gather="slip")

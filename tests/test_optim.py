@@ -52,11 +52,15 @@ def test_a_schedule_that_rises_at_its_end_or_never_gets_to_its_peak_is_told() ->
         "the warm-up of 10 steps is longer than the run of 9, which never gets to its peak rate"
     ]
     assert doubts(10, 10, tiny_settings(lr_end=0.0)) == []
+    assert doubts(10, 100, tiny_settings(lr_end=tiny_settings().peak_lr)) == []  # constant
 
 
 def test_warmup_may_be_part_of_an_epoch_or_all_of_the_run() -> None:
     half = tiny_settings(warmup_epochs=0.5, lr_base=0.02)
     assert learning_rate(4, 10, 20, half) == pytest.approx(half.peak_lr)
+    quarter = tiny_settings(warmup_epochs=0.26, lr_base=0.02)  # of ten steps: three
+    assert learning_rate(1, 10, 20, quarter) == pytest.approx((quarter.lr_start + quarter.peak_lr) / 2)
+    assert learning_rate(3, 10, 20, quarter) == pytest.approx(quarter.peak_lr)
     long = tiny_settings(warmup_epochs=4, lr_base=0.02)
     assert learning_rate(19, 10, 20, long) < long.peak_lr
 

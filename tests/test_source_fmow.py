@@ -150,6 +150,12 @@ def test_the_challenge_form_has_no_place_on_earth(tmp_path: Path) -> None:
     assert scene.aois == (Aoi(466, 299, 72, 60, "fountain"),)
 
 
+@pytest.mark.parametrize("name", ["mean_pixel_width", "mean_pixel_height"])
+def test_half_a_pixel_size_is_none(tmp_path: Path, name: str) -> None:
+    half = {key: value for key, value in FOUNTAIN.items() if key != name}
+    assert scene_of(read(tmp_path, half)).metadata.pixel_size is None
+
+
 def test_what_a_record_does_not_say_is_missing_and_zero_is_not(tmp_path: Path) -> None:
     bare = {key: FOUNTAIN[key] for key in ("img_width", "img_height", "bounding_boxes")}
     metadata = scene_of(read(tmp_path, bare)).metadata

@@ -13,13 +13,14 @@ from PIL import Image
 from pyproj import Geod, Transformer
 from rasterio.transform import Affine
 
-from satmip_data import raster, validate
+from satmip_data import geometry, raster, validate
 from satmip_data.build import BuildError, BuildRequest, build
 from satmip_data.engines import Local
 from satmip_data.imagery import ImageError
 from satmip_data.index import build_index
-from satmip_data.records import REASONS, Sample, Window
+from satmip_data.records import REASONS, Georeference, Sample, Window
 from satmip_data.settings import BuildSettings
+from satmip_data.sources.archive import placed
 from satmip_data.sources.base import LayoutError
 from satmip_data.sources.geotiff import GeoTiff
 from satmip_data.storage import Store
@@ -289,6 +290,18 @@ def test_a_window_that_is_black_after_the_stretch_is_a_reject() -> None:
     known = np.ones((3, 4, 4), np.bool_)
     with pytest.raises(ImageError, match="every pixel is 0 after the stretch"):
         raster.compose(raster.Layers(np.zeros((3, 4, 4), np.uint8), known), (4, 4))
+
+
+def test_what_a_georeference_measures_is_measured_at_the_window() -> None:
+    """Along the Greenwich meridian of Antarctica, where a degree of longitude is ever shorter."""
+    georeference, window = Georeference((1000.0, 0.0, -50_000.0, 0.0, -1000.0, 2_000_000.0), "EPSG:3031"), Window(10, 1500, 80, 40)
+    metadata = placed({"cloud_cover": 3.0}, georeference, window)
+    a, b, c, d, e, f = georeference.affine
+    moved = Georeference((a, b, c + a * window.x, d, e, f + e * window.y), georeference.crs)
+    assert metadata.pixel_size == pytest.approx(geometry.pixel_size(moved, window.width, window.height))
+    assert metadata.gsd == pytest.approx(geometry.ground_gsd(moved, Window(0, 0, 80, 40), (80, 40)))
+    assert metadata.location == pytest.approx(geometry.window_centre(moved, Window(0, 0, 80, 40)))
+    assert metadata.cloud_cover == 3.0
 
 
 def test_windows_of_a_raster_stay_in_one_split_and_folders_name_it(tmp_path: Path) -> None:

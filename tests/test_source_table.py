@@ -205,7 +205,8 @@ def test_other_names_and_extra_columns(root: Path) -> None:
         ("cloud_cover", "101"), ("off_nadir", "-1"),
         ("sun_elevation", "95"), ("lat", "91"), ("bbox", "1,2,3"), ("bbox", "1,2,1,2"), ("geometry", "POINT (1 2)"),
         ("bbox", "500000,4649000,500120,4649150"), ("bbox", "7,46,7.001,90.1"), ("bbox", "-361,46,7,46.001"),
-        ("image_width", "3.5"), ("wavelengths", "red"), ("labels", "['sea', 'port']"),
+        ("bbox", "1,2,1,3"), ("bbox", "1,2,3,2"), ("image_width", "3.5"), ("image_width", "0"),
+        ("wavelengths", "red"), ("labels", "['sea', 'port']"),
     ],
 )  # fmt: skip
 def test_a_cell_that_cannot_be_is_a_reject(root: Path, column: str, cell: str) -> None:
@@ -341,10 +342,11 @@ def test_a_bbox_across_the_antimeridian_stays_whole(root: Path) -> None:
     assert max(lon for lon, _ in sample.footprint) - min(lon for lon, _ in sample.footprint) == pytest.approx(0.002)
 
 
-def test_rasters_place_themselves(root: Path) -> None:
+@pytest.mark.parametrize("name", ["scene.tif", "SCENE.TIF"])
+def test_rasters_place_themselves(root: Path, name: str) -> None:
     values = pixels(np.random.default_rng(0), 32, 48, 3, 1, 255).astype(np.uint8)
-    write_raster(root / "scene.tif", values)
-    sample = only(read(root, {"image": ["scene.tif"], "image_width": [48], "image_height": [32]}))
+    write_raster(root / name, values)
+    sample = only(read(root, {"image": [name], "image_width": [48], "image_height": [32]}))
     assert sample.metadata.gsd == pytest.approx((10, 10), rel=1e-3)
     chip = Table().read_chip(str(root / "table.csv"), sample, (48, 32), 10**6)
     assert np.array_equal(np.asarray(chip), values.transpose(1, 2, 0))
@@ -474,6 +476,10 @@ def test_labels_become_several_classes(root: Path) -> None:
     dataset = build(BuildRequest(Table(), str(root / "table.csv"), str(root / "out"), KEEP))
     assert dataset["classes"] == ["port", "sea"]
     assert validate.validate(str(root / "out")).problems == ()
+
+
+def test_labels_may_be_a_list_in_parquet() -> None:
+    assert COLUMNS["labels"]("labels", ["sea", " port", "sea", ""]) == COLUMNS["labels"]("labels", "sea|port") == ("sea", "port")
 
 
 @pytest.mark.parametrize("cell", ["661|545|477", "[661, 545, 477]", "661 545 477"])
