@@ -106,7 +106,7 @@ def test_the_identity_is_the_tabular_features(world: Path) -> None:
 def test_the_identity_of_other_test_shards_is_in_the_terms_of_the_train_shards(world: Path, tmp_path: Path, run: str) -> None:
     """Equal physical values give equal features, though the test shards standardize anew and know two countries only."""
     train = open_dataset(world / "shards")
-    test = open_dataset(write_toy_shards(tmp_path / "other", {"train": 2, "val": 12}, seed=3))
+    test = open_dataset(write_toy_shards(tmp_path / "other", {"train": 2, "val": 12}, seed=3, missing=0.2))
     (country,) = (column for column in train.categorical if column.name == "country_code")
     assert len(next(c for c in test.categorical if c.name == "country_code").values) < len(country.values)
     protocol = Protocol(train, test, modality="metadata", random_seeds=())
@@ -116,15 +116,15 @@ def test_the_identity_of_other_test_shards_is_in_the_terms_of_the_train_shards(w
     statistics = {column.name: column for column in train.numeric}
     names = [column.name for column in train.numeric if column.field in model.metadata.fields]
     for row, sample in enumerate(physical(Path(test.root), "val")):
-        values = dict(zip(("gsd_x", "gsd_y", "longitude", "latitude"), [*sample["gsd"], *sample["location"]], strict=True))
-        for name, value in values.items():
-            expected = (value - statistics[name].mean) / statistics[name].std
+        known = [*(sample["gsd"] or [None] * 2), *(sample["location"] or [None] * 2)]
+        for name, value in zip(("gsd_x", "gsd_y", "longitude", "latitude"), known, strict=True):
+            expected = 0.0 if value is None else (value - statistics[name].mean) / statistics[name].std
             assert tested.vectors[row, names.index(name)] == pytest.approx(expected, abs=1e-4)
         if run == "tabular":
-            known = (sample["country_code"] == value for value in country.values)
+            hits = (sample["country_code"] == value for value in country.values)
             # Two of the four countries are unknown to the test shards.
             unknown = sample["country_code"] not in ("USA", "BRA")
-            assert tested.vectors[row, len(names) :].tolist() == [unknown, *(hit and not unknown for hit in known)]
+            assert tested.vectors[row, len(names) :].tolist() == [unknown, *(hit and not unknown for hit in hits)]
 
 
 def test_the_cache_notices_another_encoder_and_answers_the_second_time(world: Path, tmp_path: Path) -> None:
@@ -138,6 +138,18 @@ def test_the_cache_notices_another_encoder_and_answers_the_second_time(world: Pa
     changed = metadata_features.cached(tmp_path, other, dataset, "val", Running(progress=done.append))
     assert sum(done) == 20
     assert not np.allclose(first.vectors, changed.vectors)
+    metadata_features.cached(tmp_path, model, dataset, "val", Running(precision="bf16", progress=done.append))
+    assert sum(done) == 40
+
+
+def test_the_cache_notices_what_the_numbers_of_the_shards_mean(world: Path, tmp_path: Path) -> None:
+    model, dataset = load_model(world / "tabular", "metadata").metadata, open_dataset(world / "shards")
+    one, other = (replace(column, std=column.std * factor) for factor in (1.0, 2.0) for column in dataset.numeric[:1])
+    found = [
+        metadata_features.cached(tmp_path, model, replace(dataset, numeric=(first, *dataset.numeric[1:])), "val", Running())
+        for first in (one, other)
+    ]
+    assert not np.allclose(found[0].vectors, found[1].vectors)
 
 
 @pytest.mark.parametrize("modality", ["metadata", "both"])

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -350,9 +351,28 @@ def test_the_set_of_a_result_is_that_of_its_folder_else_as_named_else_its_source
     write_result(tmp_path / "eval" / "x" / "r45" / "deep" / "knn.json")
     write_result(tmp_path / "eval" / "plain" / "knn.json", source="eurosat")
     write_result(tmp_path / "eval" / "nobody" / "knn.json", source="mine")
-    assert [found.dataset for found in read_scores(tmp_path)] == ["eurosat", "resisc45"]
+    write_result(tmp_path / "fmow" / "ucmerced" / "deep" / "knn.json", source="mine")  # the nearest of two
+    assert [found.dataset for found in read_scores(tmp_path / "eval")] == ["eurosat", "resisc45"]
+    assert [found.dataset for found in read_scores(tmp_path / "fmow")] == ["ucmerced"]
+    shutil.rmtree(tmp_path / "fmow")
     named = read_scores(tmp_path, {"out/shards": "ucmerced"})
     assert sorted(found.dataset for found in named) == ["resisc45", "ucmerced", "ucmerced"]
+
+
+def test_a_score_says_of_which_model_and_seed_it_is(tmp_path: Path) -> None:
+    models: list[dict[str, Any]] = [
+        {"kind": "identity", "run": None, "seed": 3, "trained": None},
+        {"kind": None, "run": None, "seed": None, "trained": None},
+        {"kind": None, "seed": 2},
+    ]
+    for i, model in enumerate(models):
+        write_result(tmp_path / "fmow" / f"knn{i}.json", **model)
+    found = [(score.kind, score.seed, score.run, score.shards, score.whole) for score in read_scores(tmp_path)]
+    assert found == [
+        ("identity", 3, None, None, True),
+        ("random", 0, None, None, True),
+        ("run", 2, "runs/simclr-seed0", "abc", True),
+    ]
 
 
 def test_what_was_measured_before_the_last_step_fills_no_cell(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ def test_a_session_replaces_those_whose_steps_it_takes_anew(tmp_path):
 
 def test_a_cost_that_leaves_out_steps_is_not_known(tmp_path):
     session = {"first": 3, "steps": 4, "wall_seconds": 10.0, "device_seconds": None, "energy_joules": None, "peak_memory_bytes": 5}
+    assert read_cost(tmp_path) is None  # nothing is told
     meter.write_summary(tmp_path, {**session, "ranks": 1}, {"step": 7})
     assert read_cost(tmp_path) is None
 

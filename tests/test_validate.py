@@ -92,6 +92,7 @@ def test_a_sample_under_another_name_is_found(shards: Path) -> None:
 def test_a_footprint_may_pass_180_or_be_unknown(shards: Path) -> None:
     assert found(shards, moved(360.0)) == {}
     assert found(shards, lambda m, r: r.update(footprint=None)) == {}
+    assert "footprint" not in found(shards, lambda m, r: (r.update(footprint=None), r["metadata"].update(location=None)))
 
 
 def test_the_gsd_on_the_ground_does_not_follow_from_the_scenes(shards: Path) -> None:
