@@ -45,7 +45,7 @@ def check_rows(shard: str, rows: pa.Table, samples: Sequence[Sample]) -> Iterato
 
 
 def _same(name: str, wanted: Any, found: Any) -> bool:
-    if name != "geometry" or wanted is None or found is None or wanted == found:
+    if name != "geometry" or wanted == found:
         return bool(wanted == found)
     shapes = [normalize(from_wkb(data, on_invalid="ignore")) for data in (wanted, found)]
     return bool(equals_exact(*shapes, tolerance=TOLERANCE))

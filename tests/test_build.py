@@ -440,6 +440,7 @@ def test_a_dataset_json_of_another_program_is_refused_and_left_as_it_is(tree: Pa
         ("window_x", lambda values: [values[0] + 1, *values[1:]]),
         ("geometry", lambda values: [values[1], values[0], *values[2:]]),
         ("geometry", lambda values: [b"no shape", *values[1:]]),
+        ("geometry", lambda values: [None, *values[1:]]),
         ("flags", lambda values: [["sun_position"], *values[1:]]),
     ],
 )

@@ -423,10 +423,23 @@ def test_a_caption_of_other_fields_is_refused():
 def test_tokens_are_padded_and_never_cut():
     ids = token_ids("gsd: 1")
     assert CaptionReader(("gsd",), ("gsd",), 8).tokens("gsd: 1").tolist() == ids + [0] * (8 - len(ids))
+    assert CaptionReader(("gsd",), ("gsd",), len(ids)).tokens("gsd: 1").tolist() == ids
     assert (ids[0], ids[-1]) == (49406, 49407)
     assert CaptionReader(("gsd",), ("gsd",), 4).tokens("").tolist() == [49406, 49407, 0, 0]
     with pytest.raises(UsageError, match=f"context of 3 tokens, however: {len(ids)} tokens"):
         CaptionReader(("gsd",), ("gsd",), 3).tokens("gsd: 1")
+
+
+def test_sentences_of_which_none_is_hidden_stay_as_they_are():
+    caption = "Each pixel covers 1.00 m by 1.00 m on the ground. The sensor is X."
+    assert CaptionReader(("gsd", "sensor"), ("gsd", "sensor"), sentences=True).text(caption) == caption
+
+
+def test_caption_statistics_are_in_the_tokens_of_the_encoder_that_reads_them(copy, monkeypatch):
+    monkeypatch.setattr("satmip_train.tokens.token_ids", lambda text, model: [*text] if model else [])
+    listed = open_dataset(copy(lambda data: data["caption"].update(longest={"tokens": 2, "key": "x"})))
+    longest = max(len(sample["txt"].decode()) for sample in _reference(listed.root, "train"))
+    assert caption_statistics(listed, "train", caption_reader(listed, None, "a model")).longest == longest
 
 
 def test_caption_statistics_are_of_the_fields_that_are_read(toy, copy):
