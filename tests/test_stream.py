@@ -435,10 +435,10 @@ def test_sentences_of_which_none_is_hidden_stay_as_they_are():
     assert CaptionReader(("gsd", "sensor"), ("gsd", "sensor"), sentences=True).text(caption) == caption
 
 
-def test_caption_statistics_are_in_the_tokens_of_the_encoder_that_reads_them(copy, monkeypatch):
+def test_caption_statistics_are_in_the_tokens_of_the_encoder_that_reads_them(toy, copy, monkeypatch):
     monkeypatch.setattr("satmip_train.tokens.token_ids", lambda text, model: [*text] if model else [])
     listed = open_dataset(copy(lambda data: data["caption"].update(longest={"tokens": 2, "key": "x"})))
-    longest = max(len(sample["txt"].decode()) for sample in _reference(listed.root, "train"))
+    longest = max(len(sample["txt"].decode()) for sample in _reference(toy, "train"))
     assert caption_statistics(listed, "train", caption_reader(listed, None, "a model")).longest == longest
 
 
