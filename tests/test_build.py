@@ -25,11 +25,11 @@ from satmip_data.build import BuildError, BuildRequest, build
 from satmip_data.engines import Local
 from satmip_data.fields import parse_fields
 from satmip_data.index import MAX_KEY, build_index, samples_of
-from satmip_data.journal import Journal
+from satmip_data.journal import Journal, differences
 from satmip_data.progress import Progress
 from satmip_data.records import Aoi, Metadata, Reject, Sample, Scene
 from satmip_data.settings import BuildSettings
-from satmip_data.shards import CaptionRewrite, ShardError
+from satmip_data.shards import CaptionCount, CaptionRewrite, ChannelSums, ShardError, ShardRecord
 from satmip_data.sources import SOURCES
 from satmip_data.storage import LockedError, Store
 from satmip_data.tables import parquet_bytes, read_parquet, rejects_table
@@ -318,6 +318,32 @@ def test_caption_killed_while_it_begins_with_other_fields_is_finished_with_the_f
     monkeypatch.undo()
     captioning.recaption(str(built), CaptionRewrite(parse_fields("gsd,time,loc"), "key-value"))
     assert contents(built) == before
+
+
+def test_a_shard_that_is_gone_or_cut_is_not_finished_whatever_its_record_says(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    journal, name = Journal(store, ".build"), "train/000000.tar"
+    record = ShardRecord(name, "train", 1, 5, "0" * 64, CaptionCount(), ChannelSums(), ())
+    store.write(name, b"12345")
+    journal.add(record)
+    assert journal.finished() == {name: record}
+    for content in (b"1234", b"123456"):
+        store.write(name, content)
+        assert journal.finished() == {}
+    (tmp_path / name).unlink()
+    assert journal.finished() == {}
+
+
+def test_settings_differ_leaf_by_leaf() -> None:
+    before = {"a": 1, "b": {"c": 2, "d": {"e": 3}}, "gone": 4}
+    after = {"a": 1, "b": {"c": 5, "d": None}, "new": 6}
+    assert differences(before, after) == [
+        "  b.c: 2 before, 5 now",
+        "  b.d: {'e': 3} before, None now",
+        "  gone: 4 before, None now",
+        "  new: None before, 6 now",
+    ]
+    assert differences(before, before) == []
 
 
 def test_records_are_forgotten_before_what_they_are_records_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
