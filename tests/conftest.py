@@ -11,3 +11,10 @@ settings.load_profile("satmip")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Golden records are written anew on request alone, and the tests that do so fail."""
     parser.addoption("--update-golden", action="store_true", help="write golden records anew, and fail")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On a GPU, what torch and its compiler remark is shown and no failure: torch's mode that finds waits remarks on itself."""
+    for item in items:
+        if item.get_closest_marker("gpu") is not None:
+            item.add_marker(pytest.mark.filterwarnings("default"))

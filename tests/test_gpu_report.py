@@ -102,6 +102,15 @@ def test_a_profile_without_kernels_is_none(tmp_path: Path) -> None:
         shares(lambda: torch.ones(3) + 1, 1.0, True, tmp_path / "profile.txt")
 
 
+@pytest.mark.parametrize(("free", "cores", "expected"), [(64 << 20, 16, 0), (2 << 30, 16, 4), (64 << 30, 16, 14), (64 << 30, 2, 2)])
+def test_there_are_no_more_loader_processes_than_shared_memory_holds(
+    monkeypatch: pytest.MonkeyPatch, free: int, cores: int, expected: int
+) -> None:
+    monkeypatch.setattr(gpu.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr(gpu.os, "cpu_count", lambda: cores)
+    assert gpu.loader_processes(14, 3 * 224 * 224) == expected
+
+
 def test_a_part_that_fails_costs_no_other(tmp_path: Path) -> None:
     report = gpu.Report(gpu.TOY, Job(torch.device("cpu")), None, tmp_path, math.inf)  # type: ignore[arg-type]
     # What an operator of Triton's raises is no RuntimeError.

@@ -11,7 +11,9 @@ Makes its own shards, prints one table and writes `gpu.json` after each part, `p
 import argparse
 import gc
 import json
+import os
 import platform
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -103,9 +105,20 @@ class Report:
     def save(self) -> None:
         """Write everything as JSON."""
         environment = {"device": device_name(self.job.device), "python": platform.python_version(), **versions()}
+        environment["workers"] = str(self.scale.base["workers"])
         derives = derived(self.results, toy=self.scale is TOY)
         content = {"environment": environment, "toy": self.scale is TOY, "parts": self.results, "derived": derives}
         (self.out / "gpu.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def loader_processes(most: int, chip_bytes: int) -> int:
+    """Return how many processes may decode: as many as there are cores, and shared memory for three batches of 1024 each.
+
+    A container may have next to none of it; then this process decodes by itself, instead of no part being measured.
+    """
+    shared = Path("/dev/shm")
+    room = shutil.disk_usage(shared).free // (3 * 1024 * chip_bytes) if shared.is_dir() else most
+    return int(min(most, room, os.cpu_count() or 1))
 
 
 def shards(root: Path, scale: Scale) -> Path:
@@ -315,6 +328,7 @@ def main() -> None:
     if not options.toy and not torch.cuda.is_available():
         parser.error("this needs a GPU, however: torch sees none. Pass --toy to see that the script works")
     start, scale = time.monotonic(), TOY if options.toy else TRUE
+    scale.base["workers"] = loader_processes(scale.base["workers"], 3 * scale.chip**2)
     job = Job(torch.device("cpu" if options.toy else "cuda:0"))
     before = {} if options.before is None else json.loads(options.before.read_text(encoding="utf-8"))["parts"]
     options.out.mkdir(parents=True, exist_ok=True)
