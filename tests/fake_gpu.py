@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -27,7 +28,7 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from satmip_train import features, optim
+from satmip_train import features, optim, probes
 from satmip_train.config import Settings
 from satmip_train.job import Job
 from satmip_train.places import read_places
@@ -140,6 +141,30 @@ def step(plan: Plan, state: State, split: Resident) -> None:
     assert all(value.device.type == plan.job.device.type for value in parts.values())
 
 
+def nearest(device: str) -> None:
+    """Search for neighbours: in a batch of queries nothing waits for the device."""
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        StayOnDevice(),
+        patch.object(probes, "_finite", lambda x, name, device: torch.empty(x.shape, device=device)),
+        patch.object(Tensor, "cpu", lambda x: x),
+        patch.object(Tensor, "numpy", lambda x: x),
+    ):
+        found, _ = probes.neighbours(np.empty((5000, 24), np.float32), np.empty((300, 24), np.float32), 20, device)
+    assert (*found.shape, found.device.type) == (300, 20, device)  # type: ignore[attr-defined]
+
+
+def slope(device: str) -> None:
+    """Take the gradient of a linear probe: nothing waits for the device but what reads it."""
+    with FakeTensorMode(allow_non_fake_inputs=True), StayOnDevice():
+        x, y = torch.empty(70_000, 24, device=device), torch.zeros(70_000, dtype=torch.int64, device=device)
+        for columns in (1, 5):
+            probes._cross_entropy(x, y, torch.empty(columns, 25, dtype=torch.float64, device=device))
+
+
+PROBES: dict[str, Callable[[str], None]] = {"kNN": nearest, "linear probe": slope}
+
+
 def forbidden(work: Callable[[Tensor], Any], device: str) -> None:
     """Do what a step must not."""
     with FakeTensorMode(allow_non_fake_inputs=True), fake_memory(), StayOnDevice():
@@ -159,6 +184,7 @@ def attempt(work: Callable[..., None], *arguments: Any) -> str:
 def attempts(dataset: Dataset, variants: dict[str, dict[str, Any]], device: str) -> dict[str, str]:
     """Return what came of each of the variants and of what is forbidden."""
     found = {f"{name} {device}": attempt(run, dataset, Settings(**changes), device) for name, changes in variants.items()}
+    found |= {f"{name} {device}": attempt(work, device) for name, work in PROBES.items()}
     return {**found, **{f"{name} {device}": attempt(forbidden, work, device) for name, work in FORBIDDEN.items()}}
 
 

@@ -1,7 +1,10 @@
 """What is compiled for a GPU is one graph each, traced once; the compiler's own code is not run here but where there is a GPU."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 from test_augment import images
-from test_train_resume import TINY
+from test_train_resume import CHILD, PATIENCE, TINY, free_port, losses
 from tiny_networks import SHAPE, tiny_batch, tiny_settings
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -215,6 +218,43 @@ def test_a_graph_on_the_disk_is_not_taken_for_another_attention() -> None:
                 torch.compile(lambda x: F.scaled_dot_product_attention(x, x, x))(x)
             found.append(counters["aot_autograd"]["autograd_cache_hit"])
     assert found == [0, 1, 0]
+
+
+SMALL_BUCKETS = """
+import functools
+import torch
+import torch.distributed
+from satmip_train import train as training
+
+compiler = torch.compile
+torch.compile = lambda function: compiler(function, backend="aot_eager")
+torch.distributed._DEFAULT_FIRST_BUCKET_BYTES = 1024
+training.DistributedDataParallel = functools.partial(training.DistributedDataParallel, bucket_cap_mb=0.002)
+"""
+
+
+def test_two_ranks_compiled_have_the_losses_of_one(toy: Dataset, tmp_path: Path) -> None:
+    """As by default on several GPUs. Under DDP torch cuts a graph where a bucket of gradients ends, here after a few kilobytes."""
+    settings = {**TINY, "lr_base": 0.005, "max_steps": 4}
+    train(Settings(**settings), toy, tmp_path / "one", CPU, Console(quiet=True))
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    command = [
+        sys.executable,
+        "-c",
+        SMALL_BUCKETS + CHILD,
+        toy.root,
+        str(tmp_path / "two"),
+        json.dumps({**settings, "compile": True}),
+        "-1",
+    ]
+    ranks = [
+        subprocess.Popen(command, env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE)
+        for rank in ("0", "1")
+    ]
+    for rank in ranks:
+        _, errors = rank.communicate(timeout=PATIENCE)
+        assert rank.returncode == 0, errors.decode()
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 
 
 def test_images_of_all_batches_of_both_data_paths_have_one_layout(toy: Dataset) -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_gpu import FORBIDDEN
+from fake_gpu import FORBIDDEN, PROBES
 from test_train_resume import TINY
 from toy_shards import write_toy_shards
 
@@ -42,6 +42,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_a_step_mixes_no_devices_and_never_waits_for_one(found: dict[str, str], device: str) -> None:
     wrong = {name: found[f"{name} {device}"] for name in VARIANTS if found[f"{name} {device}"] != "ok"}
     assert not wrong
+
+
+@pytest.mark.parametrize("device", ["cuda", "gpu"])
+@pytest.mark.parametrize("name", PROBES)
+def test_probes_mix_no_devices_and_wait_for_none(found: dict[str, str], name: str, device: str) -> None:
+    assert found[f"{name} {device}"] == "ok"
 
 
 @pytest.mark.parametrize("device", ["cuda", "gpu"])
