@@ -42,8 +42,8 @@ def compile_encoders(objective: Objective, activation_budget: float = 1.0) -> No
 def tell_graphs_apart(*circumstances: str) -> None:
     """Let torch keep what it compiles under other circumstances apart on the disk: it asks for its graphs by their code.
 
-    The code names neither the implementation of attention (see `attention.use`) nor, before torch 2.14, the type of autocast. A run
-    would get the graphs of an earlier one, and with them the earlier one's attention and precision.
+    The code names neither the implementation of attention (see `attention.use`; pytorch issue 185449) nor, before torch 2.14, the
+    type of autocast. A run would get the graphs of an earlier one, and with them the earlier one's attention and precision.
     """
     torch.compiler.config.cache_key_tag = ", ".join(circumstances)
 

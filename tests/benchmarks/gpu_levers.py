@@ -105,7 +105,7 @@ def eager_text(state: State, step: Step) -> None:
 def autotuned() -> Iterator[None]:
     """Let matrix products be chosen by trial, in both passes.
 
-    What is set for the compiler at large holds for one thread alone since torch 2.14; another one compiles a GPU's backward pass.
+    What is set for the compiler at large holds for one thread alone since torch 2.12; another one compiles a GPU's backward pass.
     """
     with patch.object(torch, "compile", partial(torch.compile, options={"max_autotune": True})):
         yield
