@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from shlex import quote
 from typing import Any
 
 import satmip_schemas
@@ -26,6 +27,7 @@ from satmip_data.storage import Store
 from satmip_data.tables import index_table, parquet_bytes, read_parquet, rejects_table
 
 JOURNAL = ".build"
+CAPTION_JOURNAL = ".caption"
 TRAIN = "train"
 """The split on which features are standardized and channel statistics taken."""
 
@@ -254,6 +256,11 @@ def _reopen(request: BuildRequest, plan: Plan, finished: dict[str, Any], out: St
         raise BuildError(
             f"--retry-rejects needs the metadata that the build was planned with, however: those of {request.root} have changed "
             "since. Build into another folder."
+        )
+    if out.exists(CAPTION_JOURNAL):
+        raise BuildError(
+            f"--retry-rejects needs shards with captions of one kind, however: those of {request.out} are half rewritten. Finish "
+            f"that first: satmip-data caption {quote(request.out)}"
         )
     _begin(request, plan, journal)
     lost = _packing_rejects(out)

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-from satmip_data.build import BuildError, parse_dataset, write_dataset
+from satmip_data.build import CAPTION_JOURNAL, BuildError, parse_dataset, write_dataset
 from satmip_data.engines import Local
 from satmip_data.journal import Journal, OtherSettingsError
 from satmip_data.progress import Progress, Show, no_show
 from satmip_data.shards import CaptionCount, CaptionRewrite, ShardRecord, recaption_shard
 from satmip_data.storage import Store
 
-JOURNAL = ".caption"
+JOURNAL = CAPTION_JOURNAL
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,10 @@ _UNDER_WAY = re.compile(r"(.*/)?\.[^/]+\.[a-z0-9_]{8}" + re.escape(PARTIAL))
 """Names that `Store.staging` gives to files under way, and no others."""
 
 
+_UMASK = os.umask(0o077)  # there is no way to read it but to set it
+os.umask(_UMASK)
+
+
 class LockedError(OSError):
     """Another process writes to the folder; the message says which folder."""
 
@@ -185,7 +189,7 @@ class Store:
             try:
                 with _advice_on_a_full_disk(name, target.parent):
                     yield staged
-                    staged.chmod(0o644)
+                    staged.chmod(0o666 & ~_UMASK)
                     _sync(staged)
                     os.replace(staged, target)
                     _sync(target.parent)

@@ -346,6 +346,30 @@ def test_settings_differ_leaf_by_leaf() -> None:
     assert differences(before, before) == []
 
 
+def test_rejects_are_not_retried_while_captions_are_half_rewritten(tmp_path: Path) -> None:
+    """The shards that stay would be sealed with the hashes of before."""
+    image = write_fmow_tree(tmp_path / "fmow")[3]
+    whole = image.read_bytes()
+    image.write_bytes(whole[:100])
+    wanted = request(tmp_path / "fmow", tmp_path / "out")
+    build(wanted)
+    before = contents(tmp_path / "out")
+
+    def stop(progress: object) -> None:
+        if progress.done == 3:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        captioning.recaption(str(tmp_path / "out"), CaptionRewrite(("gsd",), "key-value"), show=stop)
+    image.write_bytes(whole)
+    with pytest.raises(BuildError, match=r"half rewritten\. Finish that first: satmip-data caption"):
+        build(replace(wanted, retry_rejects=True))
+    captioning.recaption(str(tmp_path / "out"), CaptionRewrite(parse_fields("gsd,time,loc"), "key-value"))
+    assert contents(tmp_path / "out") == before
+    assert build(replace(wanted, retry_rejects=True))["rejects"] == {}
+    assert validate.validate(str(tmp_path / "out")).problems == ()
+
+
 def test_records_are_forgotten_before_what_they_are_records_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that stay behind would pass for records of the next work, whose shards would be left as they are."""
     journal, removed = Journal(Store(str(tmp_path)), ".caption"), []
@@ -564,6 +588,13 @@ def test_two_processes_never_write_to_one_folder(tree: Path, built: Path) -> Non
     with Store(str(built.parent / "new")).locked(), pytest.raises(LockedError, match="Wait for its end"):
         build(request(tree, built.parent / "new"))
     captioning.recaption(str(built), CaptionRewrite(("gsd",), "key-value"))  # the lock went with its holder
+
+
+def test_files_are_for_whom_the_users_umask_says(tmp_path: Path) -> None:
+    code = "import sys; from satmip_data.storage import Store; Store(sys.argv[1]).write('a', b'')"
+    for umask, mode in ((0o022, 0o644), (0o077, 0o600), (0o002, 0o664)):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, umask=umask)
+        assert (tmp_path / "a").stat().st_mode & 0o777 == mode
 
 
 def test_no_partial_file_stays_behind_an_error(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,6 +240,8 @@ def test_a_footprint_across_the_antimeridian_stays_whole(tmp_path: Path) -> None
         (changed(cloud_cover=-999), "metadata_invalid", "$.cloud_cover: -999 is"),
         (changed(off_nadir_angle_dbl=math.inf), "metadata_invalid", "$.off_nadir_angle_dbl: 'Infinity'"),
         (changed(timestamp="2012-13-02T10:32:22Z"), "metadata_invalid", "timestamp must be an ISO 8601 time, however: '2012"),
+        (changed(timestamp="0001-01-01T00:00:00Z"), "metadata_invalid", "timestamp must lie in the years 1800 to 2199"),
+        (changed(timestamp="9999-12-31T00:00:00Z"), "metadata_invalid", "timestamp must lie in the years 1800 to 2199"),
         (changed(timestamp="0001-01-01T00:00:00+14:00"), "metadata_invalid", "timestamp must be"),
         (changed(utm="61T"), "metadata_invalid", "$.utm: '61T'"),
         (changed(scan_direction="sideways"), "metadata_invalid", "$.scan_direction: 'sideways'"),

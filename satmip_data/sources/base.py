@@ -22,6 +22,9 @@ Found = Scene | Reject
 _JSON = json.JSONDecoder(parse_constant=str)
 _ONE_RING = re.compile(r"POLYGON ?\(\(([-0-9. ,]+)\)\)")
 
+YEARS = range(1800, 2200)
+"""In which pictures are taken. Where a time is not known, programs write the first or last that they have, in 0001 or 9999."""
+
 MANIFEST = "manifest.json.bz2"
 """List of all files of a bucket of fMoW."""
 
@@ -225,16 +228,20 @@ def read_json(root: str, path: str) -> Any:
 def parse_time(key: str, text: str) -> dt.datetime:
     """Return an ISO 8601 time in UTC; a time without a zone is taken as UTC.
 
+
     Raises:
-        InvalidError: `text`, the value of `key`, is no such time.
+        InvalidError: `text`, the value of `key`, is no such time, or none of `YEARS`.
     """
     try:
         if text.isdigit() and len(text) != len("YYYYMMDD"):  # 1577010212345 milliseconds would be 23:45 on a day of 1577
             raise ValueError
         time = dt.datetime.fromisoformat(text)
-        return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
+        time = time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
     except (ValueError, OverflowError) as error:
         raise InvalidError(f"{key} must be an ISO 8601 time, however: {text!r}") from error
+    if time.year not in YEARS:
+        raise InvalidError(f"{key} must lie in the years {YEARS[0]} to {YEARS[-1]}, however: {text!r}")
+    return time
 
 
 def parse_ring(key: str, text: str) -> Ring:
