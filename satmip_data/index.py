@@ -1,6 +1,7 @@
 """Scenes to one list of samples and one list of rejects. Reads metadata, never a pixel."""
 
 import gc
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from satmip_data.storage import IN_FLIGHT, Store
 ITEMS_A_TASK = 64
 MAX_KEY = 80
 """Longest sample key: with its suffix it must fit the 100 bytes of a plain tar name."""
+
+
+_UNWRITABLE = re.compile("[\\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +121,12 @@ def samples_of(scene: Scene, settings: BuildSettings) -> Iterator[Sample | Rejec
 
 
 def _unwritable(scene: Scene) -> tuple[str, str] | None:
-    """Refuse text that no file can hold: names of files that are no UTF-8, halves of characters in JSON."""
+    """Refuse text that no file can hold or be named: names of files that are no UTF-8, halves of characters in JSON, NUL."""
     known, words = scene.metadata, [word for aoi in scene.aois for word in (aoi.category, *aoi.labels)]
     words += [scene.path, scene.place, known.utm_zone, known.country_code, known.scan_direction, known.platform]
-    text = "\n".join([word for word in words if word])
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        found = text[: error.start].rpartition("\n")[2] + text[error.start :].partition("\n")[0]
-        return "metadata_invalid", f"names and texts must be Unicode, however: {found!r}"
+    for word in words:
+        if word and _UNWRITABLE.search(word):
+            return "metadata_invalid", f"names and texts must be Unicode, and without NUL, however: {word!r}"
     return None
 
 

@@ -244,7 +244,7 @@ def test_text_that_is_no_unicode_becomes_a_reject(tmp_path: Path) -> None:
     assert sum(split["samples"] for split in dataset["splits"].values()) == 1
     table = pd.read_parquet(tmp_path / "of_images/rejects.parquet")
     assert list(table["path"]) == ["forest/\\udce9.png"]
-    assert list(table["message"]) == [r"names and texts must be Unicode, however: 'forest/\udce9.png'"]
+    assert list(table["message"]) == [r"names and texts must be Unicode, and without NUL, however: 'forest/\udce9.png'"]
 
 
 def test_too_many_rejects_fail_loudly(tmp_path: Path) -> None:

@@ -98,6 +98,14 @@ def test_csv_parquet_and_geoparquet_say_the_same(root: Path) -> None:
     assert build_index(Table(), str(root / "table.csv.gz"), KEEP, Local()) == expected
 
 
+def test_a_name_that_no_file_can_have_is_a_reject(root: Path) -> None:
+    rows = {"image": ["images/o\0ne.png", "images/one.png"], "image_width": [40] * 2, "image_height": [50] * 2}
+    pd.DataFrame(rows).to_parquet(root / "table.parquet")
+    (reject,) = build_index(Table(), str(root / "table.parquet"), KEEP, Local()).rejects
+    assert reject.reason == "metadata_invalid"
+    assert r"without NUL, however: 'images/o\x00ne.png'" in reject.message
+
+
 def test_a_build_from_a_table_is_proven(root: Path) -> None:
     table_rows().to_csv(root / "table.csv", index=False)
     build(BuildRequest(Table(), str(root / "table.csv"), str(root / "out"), BuildSettings(size=24)))
