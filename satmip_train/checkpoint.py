@@ -60,8 +60,11 @@ def write_atomically(path: Path, write: Any) -> None:
     try:
         replace_file(path, write)
     except (OSError, RuntimeError) as error:
-        if (cause := _system_error(error)) is None:
+        cause = _behind(error)
+        if cause is None:
             raise
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause from None
         raise UsageError(f"{path} must be written, however: {cause}. {_advice(cause)}; what was saved before is whole") from error
 
 
@@ -72,9 +75,9 @@ def _advice(cause: OSError) -> str:
     return f"{what} and run the same command again"
 
 
-def _system_error(error: BaseException | None) -> OSError | None:
-    """Return what the system said, which torch.save hides behind an error of its own."""
-    while error is not None and not isinstance(error, OSError):
+def _behind(error: BaseException | None) -> OSError | KeyboardInterrupt | None:
+    """Return what the system said, or that it was interrupted, which torch.save hides behind an error of its own."""
+    while error is not None and not isinstance(error, (OSError, KeyboardInterrupt)):
         error = error.__context__
     return error
 

@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 from rich.console import Console
 
+from satmip_train.commands import Commands
 from satmip_train.config import Settings, grouped_settings, recipe_names, resolve
 from satmip_train.dry_run import dry_run
 from satmip_train.errors import UsageError
@@ -33,7 +34,7 @@ _HELP = """Train a backbone on the chips and metadata of a shard directory.
 Settings come from the recipe; options given here win over it. The same command goes on with a run that was interrupted."""
 
 
-class _GroupedHelp(click.Group):
+class _GroupedHelp(Commands):
     """Help whose options stand under the headings of the settings, after those of the command itself."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

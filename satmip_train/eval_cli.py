@@ -9,13 +9,14 @@ from rich.console import Console
 from satmip_train import eval_commands, paper_cli, report, tables
 from satmip_train import eval_options as common
 from satmip_train.classifiers import Knn, Linear, Probe
+from satmip_train.commands import Commands
 from satmip_train.eval_options import options
 from satmip_train.evaluate import check_result, evaluate, result_path, write_result
 from satmip_train.models import Modality
 from satmip_train.shards import open_dataset
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="satmip")
 def main() -> None:
     """Measure trained networks by the paper's protocols, beside the same networks with random weights.

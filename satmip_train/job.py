@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
@@ -107,6 +107,10 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
+class Stopped(Exception):
+    """The run was asked to stop, and every rank knows."""
+
+
 class StopRequest:
     """While it is entered, SIGINT and SIGTERM are noted instead of killing; a second Ctrl-C kills a run of one process."""
 
@@ -121,9 +125,15 @@ class StopRequest:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._note:  # else an interrupt has changed it since
+                signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
+        if self.signal is None and self._job.main:
+            again = "" if self._job.ranks > 1 else " Ctrl-C again stops at once, without saving."
+            with suppress(OSError):
+                # To standard error, and not by print, which may be what the signal came into.
+                os.write(2, f"\nStopping after the step under way.{again}\n".encode())
         self.signal = number
         if self._job.ranks == 1:  # torchrun passes on what its ranks got from the terminal already
             signal.signal(signal.SIGINT, self._before[signal.SIGINT])

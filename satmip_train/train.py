@@ -24,7 +24,7 @@ from satmip_train.display import show_run
 from satmip_train.distributed import synchronize_batch_norm
 from satmip_train.errors import UsageError
 from satmip_train.export import export_run
-from satmip_train.job import Job, StopRequest
+from satmip_train.job import Job, Stopped, StopRequest
 from satmip_train.log import Clock, Line, Reporter, keep_lines
 from satmip_train.meter import Meter, write_summary
 from satmip_train.objectives import build_objective
@@ -205,14 +205,20 @@ def batch_keys(state: State) -> frozenset[str]:
     return state.objective.batch_keys | {*state.objective.view_sources, "key"}
 
 
-def batches(plan: Plan, state: State, path: DataPath, console: Console) -> Iterable[Batch]:
-    """Return this rank's batches from the next step to the last."""
+def batches(plan: Plan, state: State, path: DataPath, console: Console, stop: StopRequest) -> Iterable[Batch]:
+    """Return this rank's batches from the next step to the last.
+
+    Raises:
+        Stopped: the run was asked to stop while a split was decoded onto the device.
+    """
     columns = BarColumn(), MofNCompleteColumn(), TextColumn("samples decoded onto the device"), TimeRemainingColumn()
     with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal or not path.resident) as bar:
         task = bar.add_task("", total=sum(plan.order.counts))
 
         def progress(samples: int) -> None:
             bar.update(task, advance=samples, refresh=True)
+            if stop.agreed():
+                raise Stopped
 
         return resident.batches(plan, batch_keys(state), range(state.step, plan.last_step), path, progress)
 
@@ -253,11 +259,12 @@ def _train(plan: Plan, run: Path, console: Console, recipe: str | None) -> int:
         with StopRequest(job) as stop:
             try:
                 Loop(plan, state, step, run, console, path, description).go(stop)
-            except speed.CompilerError:
+            except (speed.CompilerError, Stopped, KeyboardInterrupt):
+                # What stops a whole group of processes also stops those of the compiler.
                 if stop.signal is None:
                     raise
-                # What stops a whole group of processes also stops those of the compiler.
-                console.print("Stopped while networks were compiled. The same command goes on from the last checkpoint.")
+                there = "goes on from the last checkpoint" if (run / checkpoint.NAME).exists() else "begins again"
+                console.print(f"Stopped; nothing more was saved. The same command {there}.", soft_wrap=True)
                 return stop.signal
         if state.step < plan.last_step:
             saved = f"Stopped after step {state.step} of {plan.last_step} and saved"
@@ -309,7 +316,7 @@ class Loop:
         """Take steps until the run ends or is asked to stop, and save."""
         plan, state, run = self._plan, self._state, self._run
         state.parallel.train()
-        source = iter(batches(plan, state, self._path, self._console))
+        source = iter(batches(plan, state, self._path, self._console, stop))
         trackers = open_trackers(plan.settings.report_to, run, self._description, state.step) if plan.job.main else []
         reports = Reporter(run, self._console, state.step, plan.last_step, trackers) if plan.job.main else nullcontext()
         self._clock.restart()

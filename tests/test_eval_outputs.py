@@ -6,9 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from eval_world import COMMON, call, write_run
 from test_segment import paint
 from toy_shards import write_toy_shards
+
+from satmip_train.cli import main as train_main
+from satmip_train.eval_cli import main as eval_main
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +75,17 @@ def test_a_damaged_result_is_written_anew(world: Path, tmp_path: Path) -> None:
     got = call("knn", world / "run", "--shards", world / "shards", "--random-seeds", "", "--out", tmp_path, *COMMON)
     assert got.exit_code == 0, got.output
     assert json.loads((tmp_path / "knn.json").read_text())["test"]["samples"] == 12
+
+
+@pytest.mark.parametrize("program", ["satmip-train", "satmip-eval"])
+def test_an_interrupted_command_ends_as_a_shell_expects(world: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    """Once with 1, as after an error."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("satmip_train.cli.train" if program == "satmip-train" else "satmip_train.eval_cli.evaluate", interrupted)
+    command = train_main if program == "satmip-train" else eval_main
+    words = ["--recipe", "tiny"] if program == "satmip-train" else ["knn", str(world / "run")]
+    got = CliRunner().invoke(command, [*words, "--shards", str(world / "shards"), "--device", "cpu"])
+    assert (got.exit_code, got.output) == (130, "Interrupted.\n")

@@ -23,6 +23,7 @@ from satmip_train.errors import UsageError
 from satmip_train.job import Job
 from satmip_train.log import read_log
 from satmip_train.meter import read_summary
+from satmip_train.resident import Resident
 from satmip_train.shards import open_dataset
 from satmip_train.train import Step, seed_of, train
 
@@ -58,6 +59,7 @@ from pathlib import Path
 from rich.console import Console
 from satmip_train.config import Settings
 from satmip_train.job import join_job
+from satmip_train.resident import Resident
 from satmip_train.shards import open_dataset
 from satmip_train.train import Step, train
 
@@ -161,7 +163,7 @@ def test_a_run_learns_and_saves_what_it_resolved(toy, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_run_after_its_step_and_the_same_call_resumes(toy, tmp_path, monkeypatch, number):
+def test_a_signal_ends_the_run_after_its_step_and_the_same_call_resumes(toy, tmp_path, monkeypatch, capfd, number):
     run_in_process(toy, tmp_path / "whole", max_steps=6)
     take = Step.__call__
 
@@ -175,10 +177,71 @@ def test_a_signal_ends_the_run_after_its_step_and_the_same_call_resumes(toy, tmp
     code, output = run_in_process(toy, tmp_path / "stopped", max_steps=6)
     assert code == number
     assert "Stopped after step 3 of 6" in output
+    assert "Stopping after the step under way. Ctrl-C again stops at once, without saving." in capfd.readouterr().err
     assert signal.getsignal(number) is handler
     monkeypatch.undo()
     assert run_in_process(toy, tmp_path / "stopped", max_steps=6)[0] == 0
     assert_same_state(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize(("every", "there"), [(100, "begins again"), (1, "goes on from the last checkpoint")])
+def test_a_second_interrupt_ends_the_run_at_once(toy, tmp_path, monkeypatch, every, there):
+    """Once it ended with 1, as an error does, and said no more than that it was aborted."""
+    take = Step.__call__
+
+    def take_and_interrupt(self, batch):
+        if self._state.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return take(self, batch)
+
+    monkeypatch.setattr(Step, "__call__", take_and_interrupt)
+    code, output = run_in_process(toy, tmp_path, max_steps=6, checkpoint_every=every)
+    assert code == signal.SIGINT
+    assert f"Stopped; nothing more was saved. The same command {there}." in output
+    saved = checkpoint.load(tmp_path)
+    assert (None if saved is None else saved["step"]) == (None if every == 100 else 2)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    monkeypatch.undo()
+    assert run_in_process(toy, tmp_path, max_steps=6)[0] == 0
+
+
+def test_an_interrupt_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path):
+    """torch.save made an error of its own of it, which ended the run with a traceback."""
+
+    class Interrupted:
+        def __init__(self, file):
+            self.file, self.left = file, 5
+
+        def write(self, content):
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+            return self.file.write(content)
+
+    state = {str(number): torch.zeros(1000) for number in range(10)}
+    checkpoint.write_atomically(tmp_path / "last.pt", lambda file: torch.save(state, file))
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.write_atomically(tmp_path / "last.pt", lambda file: torch.save(state, Interrupted(file)))
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_signal_while_a_split_is_decoded_onto_the_device_ends_the_run(toy, tmp_path, monkeypatch):
+    """Once the whole split was decoded first."""
+    monkeypatch.setattr("satmip_train.resident._DECODE", 8)
+    decoded, keep = [], Resident._keep
+
+    def keep_and_ask(self, start, batch):
+        decoded.extend(batch["key"])
+        os.kill(os.getpid(), signal.SIGTERM)
+        keep(self, start, batch)
+
+    monkeypatch.setattr(Resident, "_keep", keep_and_ask)
+    code, output = run_in_process(toy, tmp_path, data="resident")
+    assert (code, len(decoded)) == (signal.SIGTERM, 8)
+    assert "Stopped; nothing more was saved. The same command begins again." in output
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")

@@ -1,0 +1,31 @@
+"""A group of commands that ends as a shell expects of one that was interrupted."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+import click
+
+
+class Commands(click.Group):
+    """Ends with 128 + SIGINT at Ctrl-C, where click would end with 1, as for an error; a second Ctrl-C waits for nothing."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was typed."""
+        before = signal.getsignal(signal.SIGINT)
+        if before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupt)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(128 + signal.SIGINT)
+        finally:
+            if signal.getsignal(signal.SIGINT) is _interrupt:
+                signal.signal(signal.SIGINT, before)
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    # What ends processes and files in order shows a traceback where it is interrupted itself.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise KeyboardInterrupt
