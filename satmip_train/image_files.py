@@ -19,9 +19,12 @@ from satmip_train.outline import outline
 RASTERS = (".tif", ".tiff", ".jp2")
 """Endings of the files that rasterio reads; Pillow reads the others."""
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+Values = npt.NDArray[Any]
 _EIGHT_BITS = ("1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _SENTINEL2 = (12, 13)
 """Bands of a Sentinel-2 product; red, green and blue are the fourth, third and second."""
+_PREVIEW = 512
+"""Longest side of the decimated raster on which percentiles are taken, pixels; that of `satmip-data build`."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Picture:
     pixels: npt.NDArray[np.uint8]
     """(H, W, 3)."""
     footprint: Polygon | None
-    """Its outline, EPSG:4326, longitudes continuous (they may pass 180); None where the file does not tell."""
+    """Its outline, EPSG:4326, longitudes continuous (they may pass 180); None where the file tells none on Earth."""
 
 
 def parse_rendering(bands: str, stretch: str) -> Rendering:
@@ -114,8 +117,10 @@ def _read_raster(path: Path, rendering: Rendering) -> Picture:
                         f"pixels must have 8 bits or a stretch to 8 bits, however: {path} has {dataset.dtypes[bands[0] - 1]}. "
                         "Add: --stretch minmax:LOW,HIGH   or: --stretch percentile:2,98"
                     )
-                values = dataset.read(bands, masked=True)
-                return Picture(_stretched(values, rendering), _footprint(dataset))
+                values = dataset.read(bands)
+                known = _known(values, dataset.read_masks(bands))
+                limits = None if rendering.stretch == "none" else _limits(dataset, bands, rendering)
+                return Picture(_to_8_bits(values, known, limits), _footprint(dataset))
     except RasterioError as error:
         raise UsageError(f"a raster must be readable, however: {path}: {error}. Remove or replace it") from error
 
@@ -126,6 +131,11 @@ def _bands(dataset: Any, rendering: Rendering, path: Path) -> list[int]:
     wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
     if chosen is None and set(wanted) <= set(dataset.colorinterp):
         chosen = tuple(dataset.colorinterp.index(colour) + 1 for colour in wanted)
+    if chosen is None and dataset.colorinterp[0] is ColorInterp.palette:
+        raise UsageError(
+            f"bands must hold brightness, however: the values of {path} are numbers of colours. Write it as colours: "
+            "gdal_translate -expand rgb IN OUT   or take the numbers as they are: --bands 1"
+        )
     if chosen is None:
         chosen = {1: (1,), 2: (1,), 3: (1, 2, 3)}.get(dataset.count, (4, 3, 2) if dataset.count in _SENTINEL2 else None)
     if chosen is None:
@@ -138,20 +148,33 @@ def _bands(dataset: Any, rendering: Rendering, path: Path) -> list[int]:
     return list(chosen) if len(chosen) == 3 else [*chosen] * 3
 
 
-def _stretched(values: Any, rendering: Rendering) -> npt.NDArray[np.uint8]:
-    """Return 8 bits, 0 where nothing is known. Shape: masked (3, H, W) -> (H, W, 3)."""
-    if rendering.stretch == "none":
-        return np.ascontiguousarray(values.filled(0).transpose(1, 2, 0))
-    known = np.ma.masked_invalid(values.astype(np.float64))
-    low, high = np.full(3, rendering.low), np.full(3, rendering.high)
-    if rendering.stretch == "percentile" and known.count():
-        limits = [
-            np.percentile(band.compressed(), [rendering.low, rendering.high]) if band.count() else (0.0, 1.0) for band in known
-        ]
-        low, high = np.array(limits).T
-    scale = np.where(high > low, high - low, 1.0)
-    part = (known - low[:, None, None]) / scale[:, None, None]
-    return np.ascontiguousarray((np.ma.clip(part, 0, 1) * 255).round().filled(0).astype(np.uint8).transpose(1, 2, 0))
+def _known(values: Values, masks: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Return which pixels hold data: not nodata, not NaN, not 0 in every band, as in shards. Shape of all three: (3, H, W)."""
+    known: npt.NDArray[np.bool_] = (masks > 0) & np.isfinite(values) & (values != 0).any(axis=0)
+    return known
+
+
+def _limits(dataset: Any, bands: list[int], rendering: Rendering) -> npt.NDArray[np.float64]:
+    """Return the values of each band that become 0 and 255, (3, 2); percentiles are taken on the raster as `build` takes them."""
+    if rendering.stretch == "minmax":
+        return np.full((3, 2), (rendering.low, rendering.high))
+    step = max(1, -(-max(dataset.width, dataset.height) // _PREVIEW))
+    shape = (len(bands), -(-dataset.height // step), -(-dataset.width // step))
+    values = dataset.read(bands, out_shape=shape)
+    known = _known(values, dataset.read_masks(bands, out_shape=shape))
+    percentiles = (rendering.low, rendering.high)
+    pairs = [np.percentile(band[mask], percentiles) if mask.any() else (0.0, 1.0) for band, mask in zip(values, known, strict=True)]
+    return np.array(pairs, np.float64)
+
+
+def _to_8_bits(values: Values, known: npt.NDArray[np.bool_], limits: npt.NDArray[np.float64] | None) -> npt.NDArray[np.uint8]:
+    """Return 8 bits, 0 where nothing is known. Shape: values, known (3, H, W), limits (3, 2) -> (H, W, 3)."""
+    if limits is not None:
+        low, high = limits.T[:, :, None, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scaled = (np.where(known, values, 0.0).astype(np.float64) - low) / (high - low) * 255.0
+        values = np.rint(np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0).clip(0.0, 255.0))
+    return np.ascontiguousarray(np.where(known, values, 0).astype(np.uint8).transpose(1, 2, 0))
 
 
 def _footprint(dataset: Any) -> Polygon | None:

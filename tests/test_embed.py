@@ -16,6 +16,9 @@ from pyproj import Transformer
 from rasterio.transform import Affine
 from toy_shards import write_toy_shards
 
+from satmip_data.raster import parse_stretch, read_layers
+from satmip_data.records import Window
+from satmip_data.storage import Store
 from satmip_train import features
 from satmip_train.errors import UsageError
 from satmip_train.export import load_backbone
@@ -103,6 +106,45 @@ def test_deep_rasters_need_a_stretch_and_bands(world: Path) -> None:
     low, high = np.percentile(values[..., 0], [2, 98])
     stretched = read_picture(path, parse_rendering("3,2,1", "percentile")).pixels[..., 0]
     np.testing.assert_array_equal(stretched, np.round(((values[..., 0] - low) / (high - low)).clip(0, 1) * 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("stretch", ["percentile", "minmax:-500,3000", "minmax:100,3000"])
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_a_raster_has_the_pixels_that_a_build_gives_it(tmp_path: Path, stretch: str, dtype: str) -> None:
+    """Zeros around the data are no data though the raster names no such value, and percentiles are those of the same preview."""
+    height, width = 530, 1040
+    values = np.random.default_rng(1).integers(100, 4000, (3, height, width)).astype(dtype)
+    values[:, :, :300] = 0
+    values[1, 400:, 500:] = 0 if dtype == "uint16" else np.nan
+    profile = {"driver": "GTiff", "width": width, "height": height, "transform": TURNED, "crs": "EPSG:32632"}
+    with rasterio.open(tmp_path / "a.tif", "w", count=3, dtype=dtype, **profile) as out:
+        out.write(values)
+    whole = Window(0, 0, width, height)
+    layers = read_layers(Store(str(tmp_path)), "a.tif", None, parse_stretch(stretch), whole, (width, height))
+    np.testing.assert_array_equal(
+        read_picture(tmp_path / "a.tif", parse_rendering("auto", stretch)).pixels, layers.values.transpose(1, 2, 0)
+    )
+
+
+def test_numbers_of_colours_are_no_brightness(tmp_path: Path) -> None:
+    path = tmp_path / "classes.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", width=4, height=4, count=1, dtype="uint8", crs="EPSG:32632", transform=TURNED
+    ) as out:
+        out.write(np.full((1, 4, 4), 3, np.uint8))
+        out.write_colormap(1, {3: (200, 10, 10, 255)})
+    with pytest.raises(UsageError, match=r"values of .*classes\.tif are numbers of colours.*--bands 1"):
+        read_picture(path, Rendering())
+    assert (read_picture(path, parse_rendering("1", "none")).pixels == 3).all()
+
+
+def test_a_raster_in_metres_that_claims_degrees_has_no_footprint(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", width=4, height=4, count=1, dtype="uint8", crs="EPSG:4326", transform=TURNED
+    ) as out:
+        out.write(np.ones((1, 4, 4), np.uint8))
+    assert read_picture(path, Rendering()).footprint is None
 
 
 @pytest.mark.parametrize(
