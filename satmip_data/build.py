@@ -109,7 +109,7 @@ def plan_build(request: BuildRequest, show: Show = no_show) -> Plan:
 def _nothing_found(request: BuildRequest, index: Index) -> str:
     return (
         f"{request.root} must hold scenes of the source {request.source.name!r}, however: {_reasons(index.rejects)}\n"
-        "Name another folder, or another archive with --source."
+        "Where the data are of another kind or lie elsewhere, name that: satmip-data build --source NAME SOURCE"
     )
 
 

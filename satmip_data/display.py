@@ -63,8 +63,17 @@ def show_captions(console: Console, out: str, dataset: dict[str, Any]) -> None:
     longest = caption["longest"]
     length = f"the longest has {longest['tokens']} tokens ({longest['key']})" if longest is not None else _NOT_COUNTED
     console.print(f"Captions: {', '.join(caption['fields'])}, {caption['style']}; {length}", markup=False, highlight=False)
+    if unknown := _unknown_fields(dataset):
+        console.print(f"[yellow]no sample of {TRAIN} knows {', '.join(unknown)}[/yellow]", highlight=False)
     if caption["empty"]:
         console.print(f"[yellow]{caption['empty']:,} captions are empty: their samples know none of these fields[/yellow]")
+
+
+def _unknown_fields(dataset: dict[str, Any]) -> list[str]:
+    """Return the fields of the captions that no sample of the train split knows; none where there is no such split to tell."""
+    known = {column["field"] for column in dataset["numeric"] if column["known"]}
+    known |= {column["field"] for column in dataset["categorical"] if column["values"]}
+    return [name for name in dataset["caption"]["fields"] if name not in known] if TRAIN in dataset["splits"] else []
 
 
 def show_rejects(console: Console, rejects: dict[str, int]) -> None:

@@ -13,7 +13,7 @@ from satmip_data.engines import Engine
 from satmip_data.progress import Progress, Show, no_show
 from satmip_data.records import Aoi, Reject, Sample, Scene, Window
 from satmip_data.settings import BuildSettings
-from satmip_data.sources.base import Found, Item, LocatedElsewhere, Source
+from satmip_data.sources.base import Found, Item, LayoutError, LocatedElsewhere, Source
 from satmip_data.storage import IN_FLIGHT, Store
 
 ITEMS_A_TASK = 64
@@ -68,12 +68,24 @@ def build_index(
         engine: where the work is done.
         limit: keep the first so many items only.
         show: is told of every batch of items.
+
+    Raises:
+        FileNotFoundError: the archive is not there, or its layout is not this source's.
     """
-    items = source.list_items(root)[:limit]
+    items = _items(source, root)[:limit]
     if isinstance(source, LocatedElsewhere) and ("location" in settings.fields or settings.gsd == "ground"):
         source.check_location(root, items)
     tasks = [_Task(source, root, tuple(items[i : i + ITEMS_A_TASK]), settings) for i in range(0, len(items), ITEMS_A_TASK)]
     return _without_duplicates(_shown(engine.ordered(_run, tasks), len(tasks), show))
+
+
+def _items(source: Source, root: str) -> list[Item]:
+    try:
+        return source.list_items(root)
+    except FileNotFoundError as error:
+        if Store(root).exists():
+            raise
+        raise LayoutError(f"{error}. Check the path: there is no {root!r}") from error
 
 
 def _shown(batches: Iterable[list[Sample | Reject]], total: int, show: Show) -> Iterator[Sample | Reject]:

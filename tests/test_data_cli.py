@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 from click.testing import CliRunner, Result
 from fmow_tree import write_fmow_tree
+from PIL import Image
 
 from satmip_data import cli, tracking
 from satmip_data.progress import Progress
@@ -109,6 +110,16 @@ def test_a_contact_sheet_is_a_png_whatever_its_name(here: Path) -> None:
     assert (here / "sheet").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_field_of_the_captions_that_nobody_knows_is_told(here: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(here / "a.png")
+    (here / "a.csv").write_text("image,split,gsd\na.png,train,2\n")
+    built = " ".join(run("build", "--source", "table", "a.csv", "--workers", "1").output.split())
+    assert "no sample of train knows timestamp, location" in built
+    written = run("caption", "--fields", "gsd", "--workers", "1")
+    assert written.exit_code == 0
+    assert "no sample" not in written.output
+
+
 def test_captions_differ_after_caption(here: Path) -> None:
     run("build", "../fmow", "--size", "32", "--workers", "1")
     assert run("caption", "--fields", "sun_azimuth", "--style", "sentence", "--workers", "1").exit_code == 0
@@ -131,6 +142,9 @@ def test_every_help_has_an_example_that_parses(command: list[str]) -> None:
     ("arguments", "advice"),
     [
         (["build", "nowhere"], "fMoW needs"),
+        (["build", "nowhere"], "Check the path: there is no 'nowhere'"),
+        (["build", "--source", "geotiff", "nowhere"], "Check the path: there is no 'nowhere'"),
+        (["build", "."], "the kind of your archive with --source"),
         (["build", "../fmow", "--size", "big"], "must be a number of pixels or keep, however: 'big'"),
         (["build", "../fmow", "--fields", "gds"], "however: 'gds'"),
         (["build", "../fmow", "--tile", "64"], "--tile is not an option of the source 'fmow'; name another with --source"),

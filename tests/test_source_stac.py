@@ -189,6 +189,16 @@ def test_an_item_that_is_not_as_it_must_be_is_a_reject(root: Path, item: Any) ->
     assert "however" in reject.message
 
 
+def test_an_item_of_several_images_asks_for_the_asset_by_name(root: Path) -> None:
+    """Thumbnails and what is no image are no choice."""
+    small, other = {"href": "t.png", "roles": ["thumbnail"]}, {"href": "meta.xml"}
+    item = changed(assets={"visual": ASSET, "analytic": ASSET, "small": small, "meta": other})
+    (reject,) = read(root, item).rejects
+    assert reject.message == "an item needs one image among its assets, however: it has visual, analytic. Add: --asset KEY"
+    (reject,) = read(root, item, asset="visul").rejects
+    assert reject.message == "an item needs the asset visul, however: it has visual, analytic, small, meta."
+
+
 def test_a_missing_asset_is_a_reject_and_a_named_one_is_read(root: Path) -> None:
     item = changed(assets={"a": {"href": "none.tif"}, "b": ASSET})
     (reject,) = read(root, item, asset="a").rejects

@@ -122,7 +122,7 @@ class Fmow(ImageFiles):
         suffix = SUFFIXES[self.product][-1]
         return LayoutError(
             f"fMoW needs train/<category>/<place>/*_{self.product}{suffix} (or val/..., test/<place>/..., seq/<place>/...) below "
-            f"its root, however: {root!r} has none"
+            f"its root, however: {root!r} has none. Name the folder that holds train/, or the kind of your archive with --source"
         )
 
     def _paths(self, root: str) -> list[str]:

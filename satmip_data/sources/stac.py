@@ -114,6 +114,8 @@ class Stac(Archive):
             return list(self._scenes(key, split, path, head, feature, asset))
         except (ImageError, ScaleError) as error:
             return [failure(item, error, key)]
+        except InvalidError as error:
+            return [reject(item, "metadata_invalid", str(error), key)]
         except (ValueError, ArithmeticError, KeyError, TypeError, AttributeError) as error:
             # An item is any JSON: what it lacks or holds shows where it is looked for.
             return [
@@ -130,7 +132,9 @@ class Stac(Archive):
         data = [key for key in images if not {"thumbnail", "overview"} & set(assets[key].get("roles") or ())]
         chosen = [self.asset] if self.asset else data
         if len(chosen) != 1 or chosen[0] not in assets:
-            raise InvalidError(f"an item needs one image among its assets, or the one named by --asset, however: {list(assets)}")
+            wanted = f"the asset {self.asset}" if self.asset else "one image among its assets"
+            found, advice = (data, " Add: --asset KEY") if data and not self.asset else (list(assets), "")
+            raise InvalidError(f"an item needs {wanted}, however: it has {', '.join(found) or 'none'}.{advice}")
         return assets[chosen[0]]
 
     def _scenes(
