@@ -201,7 +201,7 @@ def neighbours_command(
     \b
     Example:
       satmip-eval neighbours out/runs/satmips-seed0 --shards out/shards --queries 6 --out out/neighbours.png
-      satmip-eval neighbours out/runs/satmips-seed0 --shards out/shards --test-split train --query fountain_514_1
+      satmip-eval neighbours out/runs/satmips-seed0 --shards out/shards --test-split train --query train_fountain_514_1_rgb
     """
     asked = {name: others.pop(name) for name in ("keys", "queries", "count")}
     with common.errors(), common.make_running(**others) as running:

@@ -116,8 +116,10 @@ def read_chips(dataset: Dataset, split: str, indices: Iterable[int]) -> list[Chi
 def contact_sheet(rows: Sequence[Row], title: str) -> Image.Image:
     """Return one picture: a row a query, the query first, then its neighbours.
 
-    A green frame means the class of the query, a red one another class.
+    A green frame means the class of the query, a red one another class; the head says so where there are classes.
     """
+    if any(row.query.label is not None for row in rows):
+        title += "; green: the class of the query, red: another"
     columns = 1 + max(len(row.nearest) for row in rows)
     cell = (_THUMBNAIL + 2 * _FRAME + _GAP, _THUMBNAIL + 2 * _FRAME + 2 * _LINE + _GAP)
     head = _LINE + 2 * _GAP
@@ -140,11 +142,17 @@ def _paste(
     draw.rectangle((at[0], at[1], at[0] + side - 1, at[1] + side - 1), frame)
     fitted = chip.image.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC)
     sheet.paste(fitted, (at[0] + _FRAME, at[1] + _FRAME))
-    text = chip.label or chip.key
-    while text and draw.textlength(text, font) > side:
-        text = text[:-1]
-    draw.text((at[0], at[1] + side + 2), text, _INK, font)
+    draw.text((at[0], at[1] + side + 2), fitted_text(chip.label or chip.key, side, font), _INK, font)
     draw.text((at[0], at[1] + side + 2 + _LINE), line, _INK, font)
+
+
+def fitted_text(text: str, width: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Return a text no wider than `width` pixels; what is longer lacks its middle, as keys differ at their ends."""
+    shown, kept = text, len(text)
+    while kept and font.getlength(shown) > width:
+        kept -= 1
+        shown = f"{text[: kept - kept // 2]}...{text[len(text) - kept // 2 :]}"
+    return shown
 
 
 def _thumbnail(encoded: bytes) -> Image.Image:

@@ -34,7 +34,7 @@ Indices = npt.NDArray[np.int64]
 DEPTHS = (1, 5, 10)
 DIRECTIONS = ("image_to_metadata", "metadata_to_image")
 ERRORS = {
-    "kilometres": "km on the ground between the locations",
+    "kilometres": "kilometres on the ground between the locations",
     "days": "days between the days of the year, of at most 183",
     "hours": "hours between the times of day (UTC), of at most 12",
     "years": "years between the times",

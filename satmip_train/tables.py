@@ -22,6 +22,8 @@ _PROBES = {"knn": "kNN", "linear": "Linear probe", "finetune": "Fine-tuning", "s
 _PER_CLASS = {"f1_per_class": "F1", "ap_per_class": "Average precision", "iou_per_class": "IoU"}
 _MODALITIES = {"image": "", "metadata": " of metadata", "both": " of image and metadata"}
 _INTERVAL = "  95% interval"
+_ERROR_HEADS = {"kilometres": "km", "gsd_ratio": "GSD ratio"}
+"""What stands above the errors of `retrieve`, and explains them below, where it is not their name."""
 
 
 @dataclass(frozen=True)
@@ -163,9 +165,9 @@ def retrieval_tables(result: Result) -> tuple[Table, Table]:
         return name, direction, *("" if value is None else f"{value:.4g}" for value in of["errors"].values())
 
     where = f"Over {result['test']['samples']:,} pairs of {result['test']['split']} ({result['test']['shards']})."
-    units = "; ".join(f"{name}: {text}" for name, text in result["units"].items())
+    units = "; ".join(f"{_ERROR_HEADS.get(name, name)}: {text}" for name, text in result["units"].items())
     of_ranks = ("model", "direction", *(f"R@{k}" for k in depths), "median rank")
-    of_errors = ("model", "direction", "km", "days", "hours", "years", "GSD ratio")
+    of_errors = ("model", "direction", *(_ERROR_HEADS.get(name, name) for name in result["units"]))
     return (
         Table("Retrieval", of_ranks, tuple(ranks(*row) for row in found), (ranks(*chance),), (f"{where} R@k in percent.",)),
         Table(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from eval_world import COMMON, as_multilabel, call, write_run
-from PIL import Image
+from PIL import Image, ImageFont
 from toy_shards import write_toy_shards
 
 from satmip_train import neighbours
@@ -81,6 +81,18 @@ def test_a_sheet_has_no_query_twice(world: Path, tmp_path: Path) -> None:
     neighbours.write_sheet(searched, [], 10 * len(searched.queries.keys), 1, "title", tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height == 39 + (168 + 42) * len(searched.queries.keys) + 12
+
+
+def test_a_long_key_lacks_its_middle_and_keeps_its_ends() -> None:
+    """Tiles of a scene differ in the last characters of their keys only."""
+    font = ImageFont.load_default(12)
+    assert neighbours.fitted_text("scene_r0c1", 168, font) == "scene_r0c1"
+    shown = neighbours.fitted_text("santa-rosa-wildfire_00000215_post_disaster_r1c2", 168, font)
+    assert shown.startswith("santa-rosa")
+    assert shown.endswith("r1c2")
+    assert "..." in shown
+    assert font.getlength(shown) <= 168
+    assert neighbours.fitted_text("scene", 0, font) == "..."
 
 
 def test_the_sheet_shows_a_row_a_query_and_frames_of_classes(world: Path, tmp_path: Path) -> None:

@@ -129,6 +129,8 @@ def test_the_command_is_the_plain_loop(world: Path, tmp_path: Path) -> None:
     got = call("retrieve", run, "--shards", world / "shards", "--out", tmp_path, *COMMON)
     assert got.exit_code == 0, got.output
     assert "chance" in got.output
+    assert "km: kilometres on the ground" in " ".join(got.output.split())  # explained by the words that head the columns
+    assert "GSD ratio: ratio of the GSDs" in " ".join(got.output.split())
     result = json.loads((tmp_path / "retrieval.json").read_text())
     model, dataset = load_model(run, "both"), open_dataset(world / "shards")
     image, metadata = (f(model, dataset, "val", Running()).vectors for f in (image_features, metadata_features_of))
