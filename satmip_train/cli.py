@@ -37,6 +37,19 @@ Settings come from the recipe; options given here win over it. The same command 
 class _GroupedHelp(Commands):
     """Help whose options stand under the headings of the settings, after those of the command itself."""
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first word names; advise where it is a folder or a part of a list, not a slip of a name."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if getattr(error, "possibilities", None):
+                raise
+            raise click.UsageError(
+                f"a word must belong to an option or be one of the commands {', '.join(self.commands)}, however: {args[0]!r}. "
+                "Pass a folder as --shards DIRECTORY, and a list without spaces, as --fields gsd,time",
+                ctx,
+            ) from error
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options by group, then the commands."""
         records = {p.name: p.get_help_record(ctx) for p in self.get_params(ctx)}

@@ -239,7 +239,7 @@ def test_a_tags_time_is_gdals_iso_or_tiffs(tmp_path: Path, tag: str, text: str) 
 def test_a_tags_time_that_is_none_is_a_reject(tmp_path: Path) -> None:
     write_raster(tmp_path / "x.tif", np.full((3, 16, 16), 9, np.uint8), tags={"ACQUISITIONDATETIME": "20 April"})
     (reject,) = build_index(GeoTiff(), str(tmp_path), KEEP, Local()).rejects
-    assert "ACQUISITIONDATETIME must be an ISO 8601 time, however: '20 April'" in reject.message
+    assert "ACQUISITIONDATETIME must be an ISO 8601 time, however: '20 April'. Write it as 2020-01-02T03:04:05Z" in reject.message
 
 
 @pytest.mark.parametrize(

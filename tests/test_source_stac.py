@@ -195,8 +195,8 @@ def test_an_item_of_several_images_asks_for_the_asset_by_name(root: Path) -> Non
     item = changed(assets={"visual": ASSET, "analytic": ASSET, "small": small, "meta": other})
     (reject,) = read(root, item).rejects
     assert reject.message == "an item needs one image among its assets, however: it has visual, analytic. Add: --asset KEY"
-    (reject,) = read(root, item, asset="visul").rejects
-    assert reject.message == "an item needs the asset visul, however: it has visual, analytic, small, meta."
+    (reject,) = read(root, item, asset="rgb").rejects
+    assert reject.message == "an item needs the asset rgb, however: it has visual, analytic, small, meta."
 
 
 def test_a_missing_asset_is_a_reject_and_a_named_one_is_read(root: Path) -> None:

@@ -1,6 +1,7 @@
 """satmip-train as it is typed."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 from test_train_resume import TINY
 from toy_shards import write_toy_shards
 
+from satmip_train import objectives
 from satmip_train.cli import main
 from satmip_train.config import Settings
 from satmip_train.dry_run import Estimate
@@ -55,6 +57,26 @@ def test_it_trains_as_typed_says_when_it_is_finished_and_exports(call, toy, tmp_
     assert "curves.png" in call("curves", run).output
     assert (run / "backbone.safetensors").exists()
     assert (run / "curves.png").exists()
+
+
+@pytest.mark.parametrize("words", [("out/shards",), ("--fields", "gsd,", "time"), ("--shards", "out/shards", "2")])
+def test_a_word_without_an_option_is_told_where_it_belongs(call, words):
+    output = " ".join(call(*words, code=2).output.split())
+    assert f"commands export, curves, however: {words[-1]!r}. Pass a folder as --shards DIRECTORY, and a list without" in output
+    assert "Did you mean 'export'?" in call("exprt", code=2).output
+
+
+def test_an_objective_of_ones_own_trains_as_the_page_says(call, toy, tmp_path, monkeypatch):
+    page = (Path(__file__).parent.parent / "docs/training.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(# mine\.py:.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.setattr(objectives, "OBJECTIVES", objectives.OBJECTIVES.copy())
+    exec(code, {"__name__": "mine"})
+    arguments = ("--shards", toy, *ARGUMENTS, "--objective", "mine", "--max-steps", 2, "--log-every", 1)
+    call(*arguments)
+    lines = [json.loads(line) for line in (tmp_path / "out/runs/mine-seed0/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1]
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["loss_views"] + 0.01 * line["loss_size"])
 
 
 def test_a_dry_run_writes_nothing(call, toy, tmp_path):

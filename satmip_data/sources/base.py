@@ -238,7 +238,7 @@ def parse_time(key: str, text: str) -> dt.datetime:
         time = dt.datetime.fromisoformat(text)
         time = time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
     except (ValueError, OverflowError) as error:
-        raise InvalidError(f"{key} must be an ISO 8601 time, however: {text!r}") from error
+        raise InvalidError(f"{key} must be an ISO 8601 time, however: {text!r}. Write it as 2020-01-02T03:04:05Z") from error
     if time.year not in YEARS:
         raise InvalidError(f"{key} must lie in the years {YEARS[0]} to {YEARS[-1]}, however: {text!r}")
     return time
