@@ -46,6 +46,10 @@ def show_dataset(console: Console, out: str, dataset: dict[str, Any]) -> None:
     show_dropped(console, dataset.get("dropped", {}))
     show_flags(console, dataset["flags"])
     show_rejects(console, dataset["rejects"])
+    if dataset["rejects"]:
+        console.print(
+            f"What was found of each is in {out.rstrip('/')}/rejects.parquet", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def show_no_train(console: Console, splits: Collection[str]) -> None:
@@ -100,6 +104,11 @@ def show_plan(console: Console, plan: Plan, expected: Estimate) -> None:
     show_flags(console, count_flags(sample for shard in plan.shards for sample in shard.samples))
     reasons = Counter(reject.reason for reject in plan.index.rejects)
     show_rejects(console, dict(sorted(reasons.items())))
+    firsts = {reject.reason: reject for reject in reversed(plan.index.rejects)}
+    for reason in sorted(firsts):
+        console.print(
+            f"First {reason}: {firsts[reason].path}: {firsts[reason].message}", style="yellow", markup=False, highlight=False
+        )
     size, time = f"{expected.bytes / 1e6:,.1f} MB", dt.timedelta(seconds=round(expected.seconds))
     console.print(f"About {size} of shards in {time} (measured on {expected.tried} samples)", highlight=False)
     for problem in expected.problems:

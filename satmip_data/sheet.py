@@ -10,6 +10,7 @@ CELL = 232
 MARGIN = 12
 TEXT_SIZE = 12
 LINE = 15
+KEY, INK = "#0a5", "black"
 
 
 def contact_sheet(chips: Sequence[tuple[str, bytes, str]], columns: int = 6) -> Image.Image:
@@ -21,7 +22,10 @@ def contact_sheet(chips: Sequence[tuple[str, bytes, str]], columns: int = 6) -> 
     """
     font = ImageFont.load_default(TEXT_SIZE)
     width = max(int(CELL / (font.getlength("n0") / 2)) - 1, 8)
-    texts = [textwrap.wrap(key, width) + textwrap.wrap(caption, width) for key, _, caption in chips]
+    texts = [
+        [*((line, KEY) for line in textwrap.wrap(key, width)), *((line, INK) for line in textwrap.wrap(caption, width))]
+        for key, _, caption in chips
+    ]
     lines = max((len(text) for text in texts), default=0)
     cell_height = CELL + lines * LINE + MARGIN
     rows = -(-len(chips) // columns)
@@ -35,6 +39,6 @@ def contact_sheet(chips: Sequence[tuple[str, bytes, str]], columns: int = 6) -> 
         chip = chip.resize((chip.width * enlarged, chip.height * enlarged), Image.Resampling.NEAREST)
         chip.thumbnail((CELL, CELL))
         sheet.paste(chip, (x, y))
-        for j, line in enumerate(text):
-            draw.text((x, y + CELL + j * LINE), line, fill="black" if j else "#0a5", font=font)
+        for j, (line, colour) in enumerate(text):
+            draw.text((x, y + CELL + j * LINE), line, fill=colour, font=font)
     return sheet

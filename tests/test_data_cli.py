@@ -1,5 +1,6 @@
 """The commands as typed: examples in every help, advice in every error, the tour in an empty folder."""
 
+import io
 import json
 import os
 import re
@@ -11,12 +12,13 @@ from pathlib import Path
 from shlex import quote
 from types import ModuleType
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from fmow_tree import write_fmow_tree
 from PIL import Image
 
-from satmip_data import cli, tracking
+from satmip_data import cli, sheet, tracking
 from satmip_data.progress import Progress
 from satmip_data.tracking import Speeds, describe
 
@@ -102,6 +104,26 @@ def test_brackets_in_texts_are_printed_as_they_are(here: Path) -> None:
     result = run("inspect")
     assert result.exit_code == 0, result.output
     assert "SAT[/b]" in result.output
+
+
+def test_rejects_are_told_with_what_was_found_of_them(here: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(here / "a.png")
+    (here / "a.csv").write_text("image,split,cloud_cover\na.png,train,2\nb.png,train,12%\na.png,train,many\n")
+    table = ("build", "--source", "table", "a.csv", "--workers", "1")
+    planned = " ".join(run(*table, "--dry-run").output.split())
+    assert "First metadata_invalid: b.png: cloud_cover must be a number, however: '12%'" in planned
+    assert "many" not in planned
+    assert "What was found of each is in out/shards/rejects.parquet" in run(*table).output
+
+
+def test_every_line_of_a_key_has_the_colour_of_keys() -> None:
+    encoded = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(encoded, "PNG")
+    drawn = np.asarray(sheet.contact_sheet([("k" * 50, encoded.getvalue(), "c")], columns=1)).astype(int)
+    top = sheet.MARGIN + sheet.CELL
+    ink = [drawn[top + line * sheet.LINE :][: sheet.LINE].reshape(-1, 3) for line in range(3)]
+    green = [bool((part[:, 1] - part[:, 0] > 100).any()) for part in ink]
+    assert green == [True, True, False]
 
 
 def test_a_contact_sheet_is_a_png_whatever_its_name(here: Path) -> None:
