@@ -114,6 +114,12 @@ def test_rejects_are_told_with_what_was_found_of_them(here: Path) -> None:
     assert "First metadata_invalid: b.png: cloud_cover must be a number, however: '12%'" in planned
     assert "many" not in planned
     assert "What was found of each is in out/shards/rejects.parquet" in run(*table).output
+    (here / "b.csv").write_text("image,split\nb.tif,train\n")
+    nothing = " ".join(run("build", "--source", "table", "b.csv", "out/b", "--workers", "1").output.split())
+    assert "1 x image_unreadable. First: b.tif: a raster must be readable" in nothing
+    assert nothing.endswith(
+        "Where the data are of another kind or lie elsewhere, name that: satmip-data build --source NAME SOURCE"
+    )
 
 
 def test_every_line_of_a_key_has_the_colour_of_keys() -> None:
