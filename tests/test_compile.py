@@ -196,6 +196,7 @@ def test_a_run_is_compiled_once_also_where_knn_is_evaluated(
     assert ["knn" in line for line in runs[0]] == [False] * 3 + [True] + [False] * 3 + [True]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch 2.11's own
 def test_attention_and_precision_tell_graphs_on_the_disk_apart(toy: Dataset) -> None:
     tags = set()
     for changes in ({}, {"attention": "math"}, {"precision": "bf16"}):
@@ -205,6 +206,7 @@ def test_attention_and_precision_tell_graphs_on_the_disk_apart(toy: Dataset) -> 
     assert len(tags) == 3
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch 2.11's own
 def test_a_graph_on_the_disk_is_not_taken_for_another_attention() -> None:
     """By itself torch would take it, whatever was in use around the code that it compiles."""
     found, x = [], torch.randn(2, 3, 5, 8)
