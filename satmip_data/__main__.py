@@ -4,12 +4,13 @@ Worker processes import the main module again, so that this one imports the rest
 """
 
 import io
-import signal
 import sys
 
 
 def main() -> None:
     """Run the command line."""
+    import signal
+
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without some signs, and names that are no Unicode, end no command
             stream.reconfigure(errors="backslashreplace")
