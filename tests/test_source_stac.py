@@ -14,6 +14,7 @@ from satmip_data import validate
 from satmip_data.build import BuildRequest, build
 from satmip_data.engines import Local
 from satmip_data.index import Index, build_index
+from satmip_data.journal import Journal
 from satmip_data.records import REASONS, Sample
 from satmip_data.settings import BuildSettings
 from satmip_data.sources.base import LayoutError
@@ -118,6 +119,25 @@ def test_an_asset_is_cut_on_the_grid_and_proven(root: Path) -> None:
     dataset = build(BuildRequest(Stac(tile=20, shares="train=1"), str(root / "items.json"), str(root / "out"), KEEP))
     assert dataset["splits"]["train"]["samples"] == 12
     assert validate.validate(str(root / "out")).problems == ()
+
+
+def test_a_stopped_build_inside_its_source_is_finished(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its journal is JSON, too."""
+    for number in range(8):
+        (root / f"{number}.json").write_text(json.dumps(stac_item(number, ASSET)))
+
+    def stop(journal: Journal, record: object) -> None:
+        raise KeyboardInterrupt
+
+    request = BuildRequest(Stac(), str(root), str(root / "out"), BuildSettings(size=32))
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", stop)
+        with pytest.raises(KeyboardInterrupt):
+            build(request)
+    assert (root / "out/.build/intent.json").exists()
+    dataset = build(request)
+    assert sum(split["samples"] for split in dataset["splits"].values()) == 8
+    assert dataset["rejects"] == {}
 
 
 def test_a_folder_of_items_is_the_same_as_their_collection(root: Path) -> None:

@@ -28,6 +28,7 @@ from satmip_data.sources.archive import (
     cut,
     dump,
     failure,
+    hidden,
     left_out,
     locate,
     make_key,
@@ -76,7 +77,8 @@ class Stac(Archive):
         """
         folder, name = _split_root(root)
         if not name:
-            paths = sorted(path for path in list_files(folder) if path.lower().endswith((".json", ".geojson")))
+            files = (path for path in list_files(folder) if not hidden(path))  # such as the journal of a build that lies in it
+            paths = sorted(path for path in files if path.lower().endswith((".json", ".geojson")))
             paths = [path for path in paths if PurePosixPath(path).name not in ("catalog.json", "collection.json")]
             found = [(path, Item(path, path)) for path in paths]
             folders = {path: folder_split(path) for path in paths}
