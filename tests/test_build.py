@@ -1,6 +1,7 @@
 """A build from raw scenes to a proven shard directory: determinism, resumption, rejects, captions, validation."""
 
 import io
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import geopandas
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -318,6 +320,32 @@ def test_caption_killed_while_it_begins_with_other_fields_is_finished_with_the_f
     monkeypatch.undo()
     captioning.recaption(str(built), CaptionRewrite(parse_fields("gsd,time,loc"), "key-value"))
     assert contents(built) == before
+
+
+def test_statistics_of_channels_are_numpys_in_any_order() -> None:
+    rng = np.random.default_rng(0)
+    chips = [rng.integers(0, 200 + i, (4 + i, 7, 3), dtype=np.uint8) for i in range(5)]
+    for chip in chips:
+        chip[:, :, 2] = 9
+    sums = [ChannelSums() for _ in range(2)]
+    for number, chip in enumerate(chips):
+        sums[number % 2].add_image(Image.fromarray(chip))
+    sums[1].add(sums[0])
+    pixels = np.concatenate([chip.reshape(-1, 3) for chip in chips]) / 255
+    means, stds = sums[1].mean_std()
+    assert means == pytest.approx(pixels.mean(0).tolist(), rel=1e-12)
+    assert stds == pytest.approx([*pixels.std(0)[:2], 0.5 / 255], rel=1e-12)  # a constant channel must not divide by zero
+    assert ChannelSums().mean_std() == ([0.5] * 3, [0.25] * 3)
+
+
+def test_the_longest_caption_is_the_first_of_equals_in_any_order() -> None:
+    counts = [CaptionCount(7, "b", 1), CaptionCount(9, "d"), CaptionCount(None, "", 2), CaptionCount(9, "c"), CaptionCount(8, "a")]
+    for order in itertools.permutations(counts):
+        total = CaptionCount()
+        for count in order:
+            total.merge(count)
+        assert total.to_json() == {"longest": {"tokens": 9, "key": "c"}, "empty": 3}
+    assert CaptionCount().to_json() == {"longest": None, "empty": 0}
 
 
 def test_a_shard_that_is_gone_or_cut_is_not_finished_whatever_its_record_says(tmp_path: Path) -> None:

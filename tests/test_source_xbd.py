@@ -17,7 +17,7 @@ from shapely import from_wkt
 from satmip_data import geometry
 from satmip_data.records import REASONS, Reject, Scene, Window
 from satmip_data.sources.base import Item
-from satmip_data.sources.xbd import UnplacedError, Xbd, fit_affine, worst_residual
+from satmip_data.sources.xbd import UnplacedError, Xbd, _corners, fit_affine, worst_residual
 from tests.data.xbd.make import AFFINE, house, record, to_lonlat, write_xbd_tree
 
 RNG = np.random.default_rng(7)
@@ -100,6 +100,19 @@ def test_the_fit_is_the_least_squares_of_the_normal_equations(seed: int, lon: fl
         x, y = geometry.lonlat(found, *pixel)
         assert math.remainder(x - expected[0], 360.0) == pytest.approx(0.0, abs=1e-11)
         assert y == pytest.approx(expected[1], abs=1e-11)
+
+
+def test_polygons_of_which_one_form_has_other_corners_are_left_out() -> None:
+    def shape(uid: str, wkt: str) -> dict[str, Any]:
+        return {"properties": {"uid": uid}, "wkt": wkt}
+
+    triangle, square = "POLYGON ((1 2, 3 2, 3 4, 1 2))", "POLYGON ((1 2, 3 2, 3 4, 1 4, 1 2))"
+    features = {
+        "xy": [shape("a", triangle), shape("b", triangle), shape("d", triangle)],
+        "lng_lat": [shape("a", square), shape("b", triangle), shape("c", triangle)],
+    }
+    ring = ((1.0, 2.0), (3.0, 2.0), (3.0, 4.0), (1.0, 2.0))
+    assert _corners(features) == (ring, ring)
 
 
 def test_points_on_both_sides_of_the_antimeridian_are_fitted_as_one() -> None:
