@@ -311,7 +311,8 @@ def _execute(command: Command, launcher: tuple[str, ...], place: str) -> None:
         words if launcher and command.program == "satmip-train" else [sys.executable, "-m", _MODULES[words[0]], *words[1:]]
     )
     if status or not is_done(command):
-        ended = f"it ended with status {status}" if status else f"{command.output} is not there or not whole"
+        by_signal = f"it was ended by signal {-status} ({signal.strsignal(-status)})" if status < 0 else ""
+        ended = by_signal or (f"it ended with status {status}" if status else f"{command.output} is not there or not whole")
         raise UsageError(
             f"every command must succeed, however: {ended}. It was:\n  {shown}\nThe same reproduce command goes on from here"
         )

@@ -330,17 +330,22 @@ def test_evaluations_of_other_shards_take_the_place_of_the_old_ones(
     assert found == [str(other)] * 4
 
 
-def test_it_stops_at_the_first_failure_and_shows_the_command(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("status", "ended"), [(3, "it ended with status 3"), (-9, "it was ended by signal 9 (Killed)")], ids=["failed", "killed"]
+)
+def test_it_stops_at_the_first_failure_and_shows_the_command(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, ended: str
+) -> None:
     ran: list[list[str]] = []
 
     def fail(words: list[str]) -> int:
         ran.append(words)
-        return 3
+        return status
 
     monkeypatch.setattr(paper_cli, "_wait", fail)
     got = reproduce(shards, tmp_path, "--run")
     assert (got.exit_code, len(ran)) == (1, 1)
-    assert "however: it ended with status 3. It was:\n  satmip-train --shards" in got.output
+    assert f"however: {ended}. It was:\n  satmip-train --shards" in got.output
     assert "goes on from here" in got.output
 
 
