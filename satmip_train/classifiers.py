@@ -29,9 +29,8 @@ class Knn:
         if (ks, fixed) == (self.ks, self.fixed_k):
             return self, ()
         largest = max(*self.ks, self.fixed_k)
-        return replace(self, ks=ks, fixed_k=fixed), (
-            f"k={largest} was asked for; there are {samples} samples to learn from, so k={samples}.",
-        )
+        note = f"k={largest} was asked for; there are {samples} samples to learn from, so k={samples}."
+        return replace(self, ks=ks, fixed_k=fixed), (note,) if largest > samples else ()
 
     def __call__(self, train: Features, test: Features, classes: Sequence[str], device: str) -> Result:
         """Return the metrics at the fixed k, and those at the best k of each, chosen on the test split as the paper does."""

@@ -150,6 +150,7 @@ def write_shard_vectors(network: Network, dataset: Dataset, split: str, out: Pat
     Raises:
         UsageError: there is no such split, or a chip cannot be read.
     """
+    dataset.split(split)
     rows = shard_rows(dataset, split, network.view_size, running)
     return write_vectors(network, rows, describe_split(dataset, split), out, running, "key")
 

@@ -21,11 +21,13 @@ from satmip_train.shards import open_dataset
 
 Decorator = Callable[[Any], Any]
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all that is drawn.")
+_SEED = click.option(
+    "--seed", type=click.IntRange(0, common.LARGEST_SEED), default=0, show_default=True, help="Of all that is drawn."
+)
 
 
 def _positive(name: str, default: float, text: str) -> Decorator:
-    return click.option(name, type=click.FloatRange(0, min_open=True), default=default, show_default=True, help=text)
+    return click.option(name, type=common.Positive(), default=default, show_default=True, help=text)
 
 
 def _count(name: str, default: int, text: str) -> Decorator:
@@ -38,7 +40,7 @@ def _count(name: str, default: int, text: str) -> Decorator:
 @_count("--epochs", 30, "Passes over the train split.")
 @_count("--batch-size", 128, "Chips a batch.")
 @_positive("--lr", 1e-4, "Highest learning rate of the backbone; the classifier's is ten times that.")
-@click.option("--weight-decay", type=click.FloatRange(0), default=0.05, show_default=True, help="Of AdamW.")
+@click.option("--weight-decay", type=common.Positive(or_zero=True), default=0.05, show_default=True, help="Of AdamW.")
 @options(_SEED, common.PRECISION, common.WORKERS, common.DEVICE, common.PER_CLASS, common.out_folder("out/eval"))
 def finetune_command(
     runs: tuple[Path, ...], out: Path, per_class: bool, epochs: int, lr: float, weight_decay: float, seed: int, **others: Any

@@ -1,5 +1,6 @@
 """What the commands of satmip-eval share: options, errors, the protocol, the bar of progress."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +28,8 @@ class Integers(click.ParamType[tuple[int, ...]]):
 
     name = "N,N,..."
 
-    def __init__(self, smallest: int, empty: bool = False) -> None:
-        self._smallest, self._empty = smallest, empty
+    def __init__(self, smallest: int, empty: bool = False, largest: float = math.inf) -> None:
+        self._smallest, self._empty, self._largest = smallest, empty, largest
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         """Return the numbers the list stands for."""
@@ -37,8 +38,27 @@ class Integers(click.ParamType[tuple[int, ...]]):
         words = [word.strip() for word in value.split(",") if word.strip()]
         if not all(word.isdecimal() and int(word) >= self._smallest for word in words) or not (words or self._empty):
             self.fail(f"must be integers from {self._smallest} up, with commas between them, however: {value!r}", param, ctx)
+        if (most := max(map(int, words), default=0)) > self._largest:
+            self.fail(f"must be at most {self._largest}, however: {most}", param, ctx)
         return tuple(int(word) for word in words)
 
+
+class Positive(click.FloatRange):
+    """A finite number above 0, or from 0 on."""
+
+    def __init__(self, *, or_zero: bool = False) -> None:
+        super().__init__(0, min_open=not or_zero)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"must be a finite number, however: {value!r}", param, ctx)
+        return number
+
+
+LARGEST_SEED = 2**32 - 1
+SEEDS = Integers(0, largest=LARGEST_SEED)
 
 PRECISION = click.option(
     "--precision", type=click.Choice(get_args(Precision)), default="fp32", show_default=True, help="Of the networks' arithmetic."
@@ -59,7 +79,7 @@ def random_seeds(default: str) -> Callable[[Command], Command]:
     """Return the option that says with how many draws of random weights an architecture is compared."""
     return click.option(
         "--random-seeds",
-        type=Integers(0, empty=True),
+        type=Integers(0, empty=True, largest=LARGEST_SEED),
         default=default,
         show_default=True,
         help='Seeds of the random weights shown beside the runs; "" for none.',
@@ -88,14 +108,12 @@ EXTERNAL = [
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Its weight file; one for each --external, in their order.",
     ),
-    click.option("--external-size", type=click.IntRange(1), help="Side of its images in pixels.  [default: its own]"),
+    click.option("--external-size", type=click.IntRange(16), help="Side of its images in pixels.  [default: its own]"),
 ]
 KNN = [
     click.option("--k", "ks", type=Integers(1), default="1,5,20,100", show_default=True, help="Numbers of neighbours to try."),
     click.option("--fixed-k", type=click.IntRange(1), default=5, show_default=True, help="Neighbours of the main columns."),
-    click.option(
-        "--temperature", type=click.FloatRange(0, min_open=True), default=0.07, show_default=True, help="Of a neighbour's weight."
-    ),
+    click.option("--temperature", type=Positive(), default=0.07, show_default=True, help="Of a neighbour's weight."),
 ]
 LARGER_IMAGES = click.option(
     "--larger-images",

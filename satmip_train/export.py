@@ -103,6 +103,8 @@ def load_backbone(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         UsageError: there is no exported backbone, it is damaged, or the run has gone on since.
     """
     weights, config = _find(Path(path), WEIGHTS, "a backbone")
+    if "model" not in config:
+        raise UsageError(f"a backbone must be given, however: {path} is none of an image encoder. Pass the folder of the run")
     backbone: nn.Module = timm.create_model(config["model"], num_classes=0, **config["args"])
     _fill(backbone, weights)
     read_class_token_alone(backbone)

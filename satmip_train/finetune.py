@@ -148,6 +148,11 @@ class _Tuning:
             self._progress(self._model.name, recipe.batch_size)
             if len(recent) == order.steps_per_epoch:
                 losses.append(float(torch.stack(recent).mean()))
+                if not math.isfinite(losses[-1]):
+                    raise UsageError(
+                        f"the loss must stay finite, however: {losses[-1]} in epoch {len(losses)} of {self._model.name}. "
+                        "Pass a smaller --lr or --weight-decay, or --precision fp32"
+                    )
                 recent = []
                 self._save(losses)
         return losses

@@ -52,7 +52,7 @@ _DATASETS = click.option(
 )
 _FULL = click.option(
     "--full-epochs",
-    type=click.FloatRange(0, min_open=True),
+    type=common.Positive(),
     help=f"Epochs that stand for the paper's {FULL_EPOCHS}.  [default: as reproduce.json says, else {FULL_EPOCHS}]",
 )
 _K = click.option(
@@ -194,7 +194,7 @@ def figure(number: str, shards: str | None, split: str, out: Path, **others: Any
     show_default=True,
     help=f"Epochs that stand for the paper's 200 (its 25 are shortened alike); tiny: {TINY_EPOCHS}, of the recipe tiny.",
 )
-@click.option("--seeds", type=common.Integers(0), default="0,1,2", show_default=True, help="Seeds of every row.")
+@click.option("--seeds", type=common.SEEDS, default="0,1,2", show_default=True, help="Seeds of every row.")
 @click.option("--recipe-base", help="Recipe of every run.  [default: that of its objective; tiny with --budget tiny]")
 @click.option("--external", multiple=True, metavar="NAME=FILE", help="Weight file of somebody else's backbone: satmae, ...")
 @click.option("--hpt", type=click.Path(exists=True, dir_okay=False), help="Table 4: SLIP's weight file to start from.")
@@ -207,7 +207,7 @@ def figure(number: str, shards: str | None, split: str, out: Path, **others: Any
     metavar="COMMAND",
     help='Instead of satmip-train, as "torchrun --nproc-per-node 8 -m satmip_train".',
 )
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Samples/s of training, to estimate the time.")
+@click.option("--rate", type=common.Positive(), help="Samples/s of training, to estimate the time.")
 @click.option("--run", "execute", is_flag=True, help="Run the commands instead of printing them, and fill the table at the end.")
 @options(common.out_folder("out/reproduce"))
 def reproduce(target: str, execute: bool, launcher: tuple[str, ...], rate: float | None, **others: Any) -> None:

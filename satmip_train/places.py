@@ -73,9 +73,10 @@ def cluster_centres(locations: npt.NDArray[np.float64], clusters: int, space: Sp
 
     known = locations[~np.isnan(locations).any(axis=1)]
     if (different := len(np.unique(known, axis=0))) < clusters:
+        advice = f"--geo-clusters {different}" if different > 1 else "an --objective without Geo"
         raise ValueError(
             f"a split must have as many different locations as clusters, however: {different} locations and {clusters} clusters. "
-            f"Pass --geo-clusters {max(different, 2)}"
+            f"Pass {advice}"
         )
     return np.asarray(
         KMeans(clusters, n_init=1, random_state=seed).fit(sphere(known) if space == "sphere" else known).cluster_centers_

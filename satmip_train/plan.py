@@ -47,6 +47,11 @@ def plan_run(settings: Settings, dataset: Dataset, job: Job) -> Plan:
             shards lack; or settings do not fit one another on this machine.
     """
     counts = tuple(shard.samples for shard in dataset.split(settings.split))
+    if sum(counts) < 2:
+        raise UsageError(
+            f"a split must have two samples that are told apart, however: {settings.split!r} of {dataset.root} has {sum(counts)}. "
+            "Pass another --split or --shards"
+        )
     if sum(counts) < settings.batch_size:
         fitting = 1 << (sum(counts).bit_length() - 1)
         raise UsageError(
@@ -82,11 +87,21 @@ def _metadata(settings: Settings, dataset: Dataset, job: Job) -> tuple[Decoder, 
         fields = tuple(column.field for column in numeric), tuple(column.field for column in categorical)
         hiding = _hiding(settings, tuple(dict.fromkeys([*fields[0], *fields[1]])), *fields)
         shape = MetadataShape(None, len(numeric), tuple(column.cardinality for column in categorical))
+        _check_known(settings, dataset, any(column.known or column.values for column in (*numeric, *categorical)))
         return Decoder(frozenset(), None, *columns, hiding), shape, 0
     reader = caption_reader(dataset, settings.fields, settings.text_model)
     statistics = caption_statistics(dataset, settings.split, reader)
+    _check_known(settings, dataset, statistics.empty < statistics.captions)
     decoder = Decoder(frozenset(), replace(reader, context=statistics.longest), hiding=_hiding(settings, reader.keep))
     return decoder, MetadataShape(statistics.longest, 0, ()), statistics.empty
+
+
+def _check_known(settings: Settings, dataset: Dataset, known: bool) -> None:
+    if settings.objective.startswith("satmip") and not known:
+        raise UsageError(
+            f"metadata must be known of some samples to be learned from, however: {dataset.root} knows none of the fields. "
+            "Pass other --fields, or --objective simclr"
+        )
 
 
 def _hiding(

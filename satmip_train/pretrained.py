@@ -62,13 +62,18 @@ def read_weights(path: Path) -> Weights:
         ValueError: there is no such file, or it holds no weights.
     """
     path = _file(path)
-    if path.suffix == ".safetensors":
-        beside = path.with_suffix(".json")
-        content: dict[str, Any] = {"state_dict": load_file(path)}
-        if beside.is_file():
-            content["settings"] = json.loads(beside.read_text(encoding="utf-8")).get("settings")
-    else:
-        content = _unpickle(path)
+    try:
+        content = _safetensors(path) if path.suffix == ".safetensors" else _unpickle(path)
+    except Exception as error:  # torch and safetensors raise many kinds for damaged files
+        # Torch's message goes on about running code from the file.
+        evidence = (
+            "nothing that torch loads"
+            if isinstance(error, pickle.UnpicklingError)
+            else str(error).partition("\n")[0] or repr(error)
+        )
+        raise ValueError(f"init must be a file of weights, however: {path}: {evidence}. Copy it again, or pass another") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"init must be a file of named weights, however: {path} holds a {type(content).__name__}")
     named = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), content)
     tensors = {name.removeprefix("module."): value for name, value in named.items() if isinstance(value, Tensor)}
     if not tensors:
@@ -86,15 +91,15 @@ def _file(path: Path) -> Path:
     return found
 
 
-def _unpickle(path: Path) -> dict[str, Any]:
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"init must be a file of weights, however: {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"init must be a file of named weights, however: {path} holds a {type(content).__name__}")
-    return content
+def _safetensors(path: Path) -> dict[str, Any]:
+    beside = path.with_suffix(".json")
+    settings = json.loads(beside.read_text(encoding="utf-8")).get("settings") if beside.is_file() else None
+    return {"state_dict": load_file(path), "settings": settings}
+
+
+def _unpickle(path: Path) -> Any:
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _told_heads(content: dict[str, Any]) -> int | None:

@@ -52,6 +52,8 @@ class Column:
     """Of a numeric column: what was divided by, in the column's unit."""
     values: tuple[str, ...] = ()
     """Of a categorical column: code i + 1 stands for value i."""
+    known: int = 0
+    """Of a numeric column: the samples that it was known of when it was standardized."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,7 @@ def _dataset(data: dict[str, Any], root: str, cache: Path) -> Dataset:
         cache=cache,
         splits={name: split["samples"] for name, split in data["splits"].items()},
         shards=tuple(Shard(e["name"], e["split"], e["samples"], e["bytes"], e["sha256"]) for e in data["shards"]),
-        numeric=tuple(Column(c["name"], c["field"], 0, c["mean"], c["std"]) for c in data["numeric"]),
+        numeric=tuple(Column(c["name"], c["field"], 0, c["mean"], c["std"], known=c["known"]) for c in data["numeric"]),
         categorical=tuple(
             Column(c["name"], c["field"], len(c["values"]) + 1, values=tuple(c["values"])) for c in data["categorical"]
         ),

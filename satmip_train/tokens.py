@@ -155,16 +155,19 @@ class CaptionStatistics:
     """Tokens of the longest, with start and end."""
     empty: int
     """Captions that know none of the fields."""
+    captions: int
+    """How many were read."""
 
 
 def caption_statistics(dataset: Dataset, split: str, reader: CaptionReader) -> CaptionStatistics:
     """Return the statistics: those of all splits from `dataset.json` where it has them, else by one pass over the split."""
     if reader.keep == reader.stored and dataset.longest_caption is not None and reader.model is None:
-        return CaptionStatistics(dataset.longest_caption, dataset.empty_captions)
+        return CaptionStatistics(dataset.longest_caption, dataset.empty_captions, sum(dataset.splits.values()))
     key = (dataset.fingerprint, split, reader)
     if key not in _STATISTICS:
         texts = [reader.text(caption) for caption in captions(dataset, split)]
-        _STATISTICS[key] = CaptionStatistics(max(len(token_ids(text, reader.model)) for text in texts), texts.count(""))
+        longest = max(len(token_ids(text, reader.model)) for text in texts)
+        _STATISTICS[key] = CaptionStatistics(longest, texts.count(""), len(texts))
     return _STATISTICS[key]
 
 

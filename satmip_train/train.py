@@ -293,7 +293,7 @@ def _announce(plan: Plan, state: State, run: Path, console: Console, description
         console.print(f"Each epoch leaves out {plan.order.dropped} samples that fill no batch, other ones each time.")
     for doubt in optim.doubts(plan.order.steps_per_epoch, plan.total_steps, plan.settings):
         console.print(f"Warning: {doubt}.", style="yellow", soft_wrap=True)
-    if plan.empty_captions:
+    if plan.empty_captions and "tokens" in state.objective.batch_keys:
         console.print(f"Warning: {plan.empty_captions} captions know none of the fields and are read as empty.", style="yellow")
     if state.step:
         console.print(f"Going on after step {state.step}.")
