@@ -42,8 +42,8 @@ def test_the_arc_between_two_directions_is_that_of_their_vectors(first: tuple[fl
 
 def test_the_sun_stands_where_an_ephemeris_has_it() -> None:
     rng = np.random.default_rng(0)
-    times = pd.date_range("2002-01-01", "2030-01-01", 300, tz="UTC") + pd.to_timedelta(rng.uniform(0, 24, 300), "h")
-    places = rng.uniform((-180, -89), (180, 89), (300, 2)).tolist()
+    times = pd.date_range("2002-01-01", "2030-01-01", 150, tz="UTC") + pd.to_timedelta(rng.uniform(0, 24, 150), "h")
+    places = rng.uniform((-180, -89), (180, 89), (150, 2)).tolist()
     off = [
         checks.arc_between(sun_position(time.to_pydatetime(warn=False), (lon, lat)), sun_of(time, lon, lat))
         for time, (lon, lat) in zip(times, places, strict=True)
