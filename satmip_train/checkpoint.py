@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
@@ -184,6 +185,26 @@ def _read(path: Path, mmap: bool = False) -> Checkpoint:
     except Exception as error:  # torch raises many kinds for damaged files
         raise UsageError(
             f"{path} must be a checkpoint of satmip-train, however: {error!r}. Delete it, or pass another --out"
+        ) from error
+
+
+def saved_settings(saved: dict[str, Any], where: Path) -> Settings:
+    """Return the settings that a checkpoint or the config of an export holds.
+
+    Args:
+        where: what it was read from
+
+    Raises:
+        UsageError: this version does not know them.
+    """
+    try:
+        return Settings.model_validate(saved["settings"])
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        wrote = saved.get("versions", {}).get("satmip", "of another version")
+        raise UsageError(
+            f"a run must have settings that this version knows, however: {where}: {wrong}. Use the satmip that wrote it ({wrote}, "
+            f"here is {version('satmip')})"
         ) from error
 
 

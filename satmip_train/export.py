@@ -54,7 +54,7 @@ def export_run(run: Path, open_clip: bool = False) -> list[Path]:
 
 
 def _export_open_clip(run: Path, saved: Checkpoint) -> list[Path]:
-    settings = Settings.model_validate(saved["settings"])
+    settings = checkpoint.saved_settings(saved, run)
     backbone = create_backbone(settings)
     backbone.load_state_dict(_weights(saved, _BACKBONE))
     context, dataset = saved["metadata"]["context"], saved["dataset"]
@@ -73,7 +73,7 @@ def export_backbone(run: Path, best: bool = False) -> Path:
         UsageError: the run has no such checkpoint.
     """
     saved = _load(run, checkpoint.BEST if best else checkpoint.NAME)
-    settings = Settings.model_validate(saved["settings"])
+    settings = checkpoint.saved_settings(saved, run)
     backbone, weights = create_backbone(settings), _weights(saved, _BACKBONE)
     backbone.load_state_dict(weights)
     config = {
@@ -105,7 +105,13 @@ def load_backbone(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     weights, config = _find(Path(path), WEIGHTS, "a backbone")
     if "model" not in config:
         raise UsageError(f"a backbone must be given, however: {path} is none of an image encoder. Pass the folder of the run")
-    backbone: nn.Module = timm.create_model(config["model"], num_classes=0, **config["args"])
+    try:
+        backbone: nn.Module = timm.create_model(config["model"], num_classes=0, **config["args"])
+    except Exception as error:  # timm raises many kinds for arguments that it does not understand
+        raise UsageError(
+            f"{path} must describe a timm model, however: {config['model']!r} with {config['args']}: {error!r}. "
+            f"Use the timm that wrote it ({config.get('versions', {}).get('timm', 'of another version')}), or export the run again"
+        ) from error
     _fill(backbone, weights)
     read_class_token_alone(backbone)
     return backbone.eval(), config
@@ -128,7 +134,7 @@ def load_metadata_encoder(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     weights, config = _find(Path(path), METADATA_WEIGHTS, "a metadata encoder")
     shape = MetadataShape(config["context"], config["numeric"], tuple(config["cardinalities"]))
-    encoder = create_metadata_encoder(Settings.model_validate(config["settings"]), shape)
+    encoder = create_metadata_encoder(checkpoint.saved_settings(config, Path(path)), shape)
     _fill(encoder, weights)
     return encoder.eval(), config
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from satmip_train import features, metadata_features
 from satmip_train.backbones import at_size, create_backbone
+from satmip_train.checkpoint import saved_settings
 from satmip_train.config import Settings, load_recipe
 from satmip_train.errors import UsageError
 from satmip_train.export import load_backbone
@@ -95,7 +96,7 @@ def load_model(run: Path, modality: Modality = "image") -> Model:
     backbone, config = load_backbone(run)
     name = f"{run.resolve().parent.name}/{run.stem}" if run.is_file() else run.resolve().name
     trained = {"shards": config["dataset"]["fingerprint"], "step": config["step"]}
-    settings = Settings.model_validate(config["settings"])
+    settings = saved_settings(config, run)
     if modality == "image":
         return Model(name, "run", run, settings, backbone, None, trained)
     if not settings.objective.startswith("satmip"):

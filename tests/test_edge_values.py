@@ -1,14 +1,17 @@
 """Values at the edge of what makes sense, as they are typed: each is an error with advice, or does what it says."""
 
 import json
+import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from eval_world import COMMON, SMALL, call, write_run
 from toy_shards import write_toy_shards
 
-from satmip_train import cli
+from satmip_train import checkpoint, cli
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +108,32 @@ def test_first_weights_that_are_none_are_refused(world: Path, tmp_path: Path, na
     code, output = train(world, "shards", tmp_path / "run", "--init", str(tmp_path / name))
     assert code == 1
     assert message in output
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": {"magic": 3}}, "must have settings that this version knows, however: .*magic: Extra inputs.* Use the satmip"),
+        ({"settings": {"policy": "magic"}}, "must have settings that this version knows, however: .*policy: Input should be"),
+        (
+            {"args": {"depth": "x"}},
+            r"must describe a timm model, however: 'vit_small.*'depth': 'x'.*Use the timm that wrote it",
+        ),
+    ],
+)
+def test_a_run_of_another_version_is_refused(world: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    """Once its unknown settings were a traceback."""
+    run = shutil.copytree(world / "run", tmp_path / "run")
+    config = json.loads((run / "backbone.json").read_text())
+    changed = {**config, **{name: {**config[name], **values} for name, values in change.items()}}
+    (run / "backbone.json").write_text(json.dumps(changed))
+    got = call("knn", run, "--shards", world / "shards", "--out", tmp_path, *COMMON)
+    assert got.exit_code == 1
+    assert re.search(message, " ".join(got.output.split()))
+    saved = checkpoint.load(run)
+    assert saved is not None
+    if "settings" in change:
+        checkpoint.save(run, {**saved, "settings": changed["settings"]})
+        exported = CliRunner().invoke(cli.main, ["export", str(run)], catch_exceptions=False)
+        assert exported.exit_code == 1
+        assert re.search(message, " ".join(exported.output.split()))
