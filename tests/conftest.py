@@ -1,5 +1,7 @@
 """What holds for every test."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 
@@ -18,3 +20,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu") is not None:
             item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small fMoW tree; not to be changed."""
+    from fmow_tree import write_fmow_tree
+
+    root = tmp_path_factory.mktemp("fmow")
+    write_fmow_tree(root)
+    return root
+
+
+@pytest.fixture
+def built(tree: Path, tmp_path: Path) -> Path:
+    """The shards of the tree, the test's own."""
+    from fmow_builds import request
+
+    from satmip_data.build import build
+
+    build(request(tree, tmp_path / "shards"))
+    return tmp_path / "shards"

@@ -1,7 +1,6 @@
-"""A build from raw scenes to a proven shard directory: determinism, resumption, rejects, captions, validation."""
+"""A build from raw scenes to a shard directory: determinism, resumption, rejects, refusals."""
 
 import io
-import itertools
 import json
 import os
 import signal
@@ -11,51 +10,26 @@ import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import geopandas
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
+from fmow_builds import SETTINGS, request
 from fmow_tree import contents, write_fmow_tree
 from PIL import Image
-from shapely import from_wkb, reverse, to_wkb, transform
 
 from satmip_data import captioning, decoders, validate
 from satmip_data.build import BuildError, BuildRequest, build
 from satmip_data.engines import Local
-from satmip_data.fields import parse_fields
 from satmip_data.index import MAX_KEY, build_index, samples_of
 from satmip_data.journal import Journal, differences
 from satmip_data.progress import Progress
 from satmip_data.records import Aoi, Metadata, Reject, Sample, Scene
 from satmip_data.settings import BuildSettings
-from satmip_data.shards import CaptionCount, CaptionRewrite, ChannelSums, ShardError, ShardRecord
+from satmip_data.shards import CaptionCount, CaptionRewrite, ChannelSums, ShardRecord
 from satmip_data.sources import SOURCES
 from satmip_data.storage import LockedError, Store
-from satmip_data.tables import parquet_bytes, read_parquet, rejects_table
-
-SETTINGS = BuildSettings(samples_per_shard=5, size=32)
-
-
-def request(
-    root: Path, out: Path, settings: BuildSettings = SETTINGS, workers: int = 1, max_rejects: int | None = None
-) -> BuildRequest:
-    return BuildRequest(SOURCES["fmow"](), str(root), str(out), settings, workers, max_rejects=max_rejects)
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("fmow")
-    write_fmow_tree(root)
-    return root
-
-
-@pytest.fixture
-def built(tree: Path, tmp_path: Path) -> Path:
-    build(request(tree, tmp_path / "shards"))
-    return tmp_path / "shards"
 
 
 def test_the_index_is_the_same_however_its_items_are_divided(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,61 +241,6 @@ def test_an_empty_archive_is_refused_with_advice(tmp_path: Path) -> None:
         build(request(tmp_path / "fmow", tmp_path / "out"))
 
 
-def test_caption_changes_captions_and_nothing_else(built: Path) -> None:
-    before = contents(built)
-    dataset = captioning.recaption(str(built), CaptionRewrite(parse_fields("all"), "sentence"))
-    assert dataset["caption"]["fields"] == list(parse_fields("all"))
-    assert dataset["caption"]["longest"]["tokens"] > 150
-    assert validate.validate(str(built)).problems == ()
-    captioning.recaption(str(built), CaptionRewrite(parse_fields("gsd,time,loc"), "key-value"))
-    assert contents(built) == before
-
-
-def test_caption_stopped_half_way_is_finished_by_running_it_again(built: Path) -> None:
-    rewrite = CaptionRewrite(("gsd",), "key-value")
-    expected_out = built.parent / "expected"
-    expected_out.mkdir()
-    for name, data in contents(built).items():
-        (expected_out / name).parent.mkdir(exist_ok=True)
-        (expected_out / name).write_bytes(data)
-    captioning.recaption(str(expected_out), rewrite)
-
-    def stop(progress: object) -> None:
-        if progress.done == 3:  # type: ignore[attr-defined]
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        captioning.recaption(str(built), CaptionRewrite(("location",), "key-value"), show=stop)
-    with pytest.raises(KeyboardInterrupt):  # begun anew with other fields, and stopped again
-        captioning.recaption(str(built), rewrite, show=stop)
-    assert "finished" in {problem.check for problem in validate.validate(str(built)).problems}
-    captioning.recaption(str(built), rewrite)
-    assert contents(built) == contents(expected_out)
-
-
-def test_caption_killed_while_it_begins_with_other_fields_is_finished_with_the_first(
-    built: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else the captions of the shards would be of one kind and those of `dataset.json` of another."""
-    before = contents(built)
-
-    def stop(progress: object) -> None:
-        if progress.done == 3:  # type: ignore[attr-defined]
-            raise KeyboardInterrupt
-
-    def killed(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        captioning.recaption(str(built), CaptionRewrite(("gsd",), "key-value"), show=stop)
-    monkeypatch.setattr(Path, "mkdir", killed)
-    with pytest.raises(KeyboardInterrupt):
-        captioning.recaption(str(built), CaptionRewrite(("location",), "key-value"))
-    monkeypatch.undo()
-    captioning.recaption(str(built), CaptionRewrite(parse_fields("gsd,time,loc"), "key-value"))
-    assert contents(built) == before
-
-
 def test_statistics_of_channels_are_numpys_in_any_order() -> None:
     rng = np.random.default_rng(0)
     chips = [rng.integers(0, 200 + i, (4 + i, 7, 3), dtype=np.uint8) for i in range(5)]
@@ -336,16 +255,6 @@ def test_statistics_of_channels_are_numpys_in_any_order() -> None:
     assert means == pytest.approx(pixels.mean(0).tolist(), rel=1e-12)
     assert stds == pytest.approx([*pixels.std(0)[:2], 0.5 / 255], rel=1e-12)  # a constant channel must not divide by zero
     assert ChannelSums().mean_std() == ([0.5] * 3, [0.25] * 3)
-
-
-def test_the_longest_caption_is_the_first_of_equals_in_any_order() -> None:
-    counts = [CaptionCount(7, "b", 1), CaptionCount(9, "d"), CaptionCount(None, "", 2), CaptionCount(9, "c"), CaptionCount(8, "a")]
-    for order in itertools.permutations(counts):
-        total = CaptionCount()
-        for count in order:
-            total.merge(count)
-        assert total.to_json() == {"longest": {"tokens": 9, "key": "c"}, "empty": 3}
-    assert CaptionCount().to_json() == {"longest": None, "empty": 0}
 
 
 def test_a_shard_that_is_gone_or_cut_is_not_finished_whatever_its_record_says(tmp_path: Path) -> None:
@@ -374,130 +283,6 @@ def test_settings_differ_leaf_by_leaf() -> None:
     assert differences(before, before) == []
 
 
-def test_rejects_are_not_retried_while_captions_are_half_rewritten(tmp_path: Path) -> None:
-    """The shards that stay would be sealed with the hashes of before."""
-    image = write_fmow_tree(tmp_path / "fmow")[3]
-    whole = image.read_bytes()
-    image.write_bytes(whole[:100])
-    wanted = request(tmp_path / "fmow", tmp_path / "out")
-    build(wanted)
-    before = contents(tmp_path / "out")
-
-    def stop(progress: object) -> None:
-        if progress.done == 3:  # type: ignore[attr-defined]
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        captioning.recaption(str(tmp_path / "out"), CaptionRewrite(("gsd",), "key-value"), show=stop)
-    image.write_bytes(whole)
-    with pytest.raises(BuildError, match=r"half rewritten\. Finish that first: satmip-data caption"):
-        build(replace(wanted, retry_rejects=True))
-    captioning.recaption(str(tmp_path / "out"), CaptionRewrite(parse_fields("gsd,time,loc"), "key-value"))
-    assert contents(tmp_path / "out") == before
-    assert build(replace(wanted, retry_rejects=True))["rejects"] == {}
-    assert validate.validate(str(tmp_path / "out")).problems == ()
-
-
-def test_records_are_forgotten_before_what_they_are_records_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that stay behind would pass for records of the next work, whose shards would be left as they are."""
-    journal, removed = Journal(Store(str(tmp_path)), ".caption"), []
-    monkeypatch.setattr(Store, "remove", lambda store, name: removed.append(name))
-    journal.close()
-    assert removed == [".caption/records", ".caption"]
-
-
-@pytest.mark.parametrize("how", ["flipped byte", "cut between members", "cut short"])
-@pytest.mark.parametrize("stopped", [False, True])
-def test_caption_refuses_a_damaged_shard(built: Path, how: str, stopped: bool) -> None:
-    """Also one that a rewriting has written already, which was stopped before its record was."""
-    if stopped:
-
-        def stop(journal: Journal, record: object) -> None:
-            raise KeyboardInterrupt
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Journal, "add", stop)
-            with pytest.raises(KeyboardInterrupt):
-                captioning.recaption(str(built), CaptionRewrite(("gsd",), "key-value"))
-    shard = built / "train/000000.tar"
-    if how == "cut short":
-        shard.write_bytes(shard.read_bytes()[:700])
-    else:
-        damage(built, how)
-    before = shard.read_bytes()
-    with pytest.raises(ShardError, match=r"train/000000.tar must hash to .*damaged.*satmip-data validate .*build again"):
-        captioning.recaption(str(built), CaptionRewrite(("location",), "key-value"))
-    assert shard.read_bytes() == before
-
-
-def damage(built: Path, how: str) -> str:
-    """Damage a shard directory in one way; return the check that must notice."""
-    shard = built / "train/000000.tar"
-    data = bytearray(shard.read_bytes())
-    if how == "flipped byte":
-        data[len(data) // 2] ^= 1
-        shard.write_bytes(data)
-        return "sha256"
-    if how == "cut between members":
-        with tarfile.open(shard) as tar:
-            cut = tar.getmembers()[7].offset
-        shard.write_bytes(data[:cut])
-        return "archive"
-    if how == "missing shard":
-        shard.unlink()
-        return "shards"
-    if how == "foreign shard":
-        (built / "train/000099.tar").write_bytes(data)
-        return "shards"
-    if how == "other sizes.json":
-        (built / "train/sizes.json").write_text("{}")
-        return "counts"
-    if how == "sizes.json cut short":
-        (built / "train/sizes.json").write_text("{")
-        return "counts"
-    if how in ("index cut short", "rejects cut short"):
-        table = built / f"{how.split()[0]}.parquet"
-        table.write_bytes(table.read_bytes()[:-20])
-        return "index"
-    if how in ("no rejects.parquet", "no train/sizes.json"):
-        (built / how.removeprefix("no ")).unlink()
-        return "index" if "rejects" in how else "counts"
-    if how == "index of another form":
-        pd.DataFrame({"key": ["a"]}).to_parquet(built / "index.parquet")
-        return "index"
-    if how == "other rejects":
-        (built / "rejects.parquet").write_bytes(parquet_bytes(rejects_table([Reject("a", "scan", "no_aoi", "none")])))
-        return "counts"
-    if how == "other statistics":
-        dataset = json.loads((built / "dataset.json").read_text())
-        dataset["numeric"][0]["mean"] += 0.1
-        (built / "dataset.json").write_text(json.dumps(dataset))
-        return "features"
-    raise AssertionError(how)
-
-
-DAMAGE = (
-    "flipped byte", "cut between members", "missing shard", "foreign shard", "other sizes.json", "other statistics",
-    "sizes.json cut short", "index cut short", "rejects cut short", "no rejects.parquet", "no train/sizes.json",
-    "index of another form", "other rejects",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("how", DAMAGE)
-def test_validate_notices(built: Path, how: str) -> None:
-    check = damage(built, how)
-    found = {problem.check for problem in validate.validate(str(built)).problems}
-    assert check in found
-    assert how != "cut between members" or "counts" in found
-    assert "statistics" not in found  # which say nothing of samples that are missing or have a problem
-
-
-def test_a_damaged_dataset_json_is_an_error_with_advice(built: Path) -> None:
-    (built / "dataset.json").write_text("{")
-    with pytest.raises(BuildError, match=r"dataset\.json must be JSON, however: .*Build again"):
-        validate.validate(str(built))
-
-
 @pytest.mark.parametrize("foreign", ["[1, 2]", '{"name": "mine"}'])
 def test_a_dataset_json_of_another_program_is_refused_and_left_as_it_is(tree: Path, tmp_path: Path, foreign: str) -> None:
     (tmp_path / "dataset.json").write_text(foreign)
@@ -509,78 +294,6 @@ def test_a_dataset_json_of_another_program_is_refused_and_left_as_it_is(tree: Pa
         with pytest.raises(BuildError, match=r"dataset\.json must follow its schema, however: .*Build into another folder"):
             use()
     assert contents(tmp_path) == {"dataset.json": foreign.encode()}
-
-
-@pytest.mark.parametrize(
-    ("column", "change"),
-    [
-        ("category", lambda values: ["port", *values[1:]]),
-        ("gsd", lambda values: [*values[:-1], [1.0, 2.0]]),
-        ("scene_cloud_cover", lambda values: [None, *values[1:]]),
-        ("window_x", lambda values: [values[0] + 1, *values[1:]]),
-        ("geometry", lambda values: [values[1], values[0], *values[2:]]),
-        ("geometry", lambda values: [b"no shape", *values[1:]]),
-        ("geometry", lambda values: [None, *values[1:]]),
-        ("flags", lambda values: [["sun_position"], *values[1:]]),
-    ],
-)
-def test_validate_notices_an_index_that_is_not_the_samples(built: Path, column: str, change: Any) -> None:
-    table = read_parquet((built / "index.parquet").read_bytes())
-    values = pa.array(change(table[column].to_pylist()), table.schema.field(column).type)
-    changed = table.set_column(table.schema.get_field_index(column), table.schema.field(column), values)
-    (built / "index.parquet").write_bytes(parquet_bytes(changed))
-    (problem,) = validate.validate(str(built)).problems
-    assert problem.where == "index.parquet"
-    assert column in problem.message
-
-
-def test_validate_takes_a_footprint_that_begins_elsewhere_or_ends_in_another_last_digit(built: Path) -> None:
-    table = read_parquet((built / "index.parquet").read_bytes())
-    shapes = [reverse(shape) for shape in from_wkb(table["geometry"].to_pylist())]
-    shapes[0] = transform(shapes[0], lambda points: points + 1e-13)
-    index = table.schema.get_field_index("geometry")
-    changed = table.set_column(index, table.schema.field(index), pa.array([to_wkb(shape) for shape in shapes]))
-    (built / "index.parquet").write_bytes(parquet_bytes(changed))
-    assert validate.validate(str(built)).problems == ()
-
-
-@pytest.mark.parametrize(
-    ("suffix", "change", "check"),
-    [
-        ("json", lambda d: d.replace(b'"gsd":[', b'"gsd":[1', 1), "gsd"),
-        ("json", lambda d: d.replace(b'"place":', b'"spot":', 1), "schema"),
-        ("json", lambda d: _clockwise(d), "footprint"),
-        ("txt", lambda d: d.replace(b"gsd", b"dsg"), "caption"),
-        ("cls", lambda d: b"0" if d != b"0" else b"1", "class"),
-        ("jpg", lambda d: _resized(d), "image"),
-        ("mask.npy", lambda d: d[:-1] + bytes([1 - d[-1]]), "features"),
-    ],
-)
-def test_validate_notices_a_changed_member(built: Path, suffix: str, change: object, check: str) -> None:
-    shard = built / "train/000001.tar"
-    out = io.BytesIO()
-    changed = False
-    with tarfile.open(shard) as tar, tarfile.open(fileobj=out, mode="w|") as copy:
-        for member in tar:
-            data = tar.extractfile(member).read()  # type: ignore[union-attr]
-            if member.name.partition(".")[2] == suffix and not changed:
-                data, changed = change(data), True  # type: ignore[operator]
-                member.size = len(data)
-            copy.addfile(member, io.BytesIO(data))
-    shard.write_bytes(out.getvalue())
-    checks = {problem.check for problem in validate.validate(str(built)).problems}
-    assert {check, "sha256"} <= checks
-
-
-def _clockwise(data: bytes) -> bytes:
-    record = json.loads(data)
-    return json.dumps({**record, "footprint": record["footprint"][::-1]}).encode()
-
-
-def _resized(data: bytes) -> bytes:
-    out = io.BytesIO()
-    Image.open(io.BytesIO(data)).resize((31, 32)).save(out, "JPEG")
-    return out.getvalue()
 
 
 @pytest.mark.parametrize("name", ["README.md", "notes.part", "train/holiday.jpg", ".git/config"])
