@@ -44,7 +44,7 @@ def test_labels_are_learned_end_to_end(world: Path, tmp_path: Path) -> None:
     (model,) = result["models"]
     assert model["metrics"]["top1"] >= 0.9
     assert model["losses"][-1] < model["losses"][0] / 2
-    assert result["settings"] == {**asdict(Recipe(12, 16, 1e-3)), "precision": "fp32"}
+    assert result["settings"] == {**asdict(Recipe(12, 16, 1e-3)), "precision": "fp32", "larger_images": "resize"}
     start = load_file(world / "run" / "backbone.safetensors")
     end = load_file(model["weights"])
     assert not torch.equal(start["blocks.0.attn.qkv.weight"], end["backbone.blocks.0.attn.qkv.weight"])
