@@ -22,6 +22,9 @@ WGS84 = Geod(ellps="WGS84")
 MOST_STEP = 2.0
 """Degrees of longitude between neighbours of a footprint, at most, where its side is no straight line on the map."""
 
+MOST_BEND = 0.5
+"""Pixels by which the middle of a side may leave the line between its ends before it becomes a point of the footprint."""
+
 WIDE = 10.0
 """Degrees of longitude between the middle of a window and its sides beyond which its rows are no shortest lines on the ground; at
 80 degrees of latitude they are half a percent longer."""
@@ -149,9 +152,9 @@ def footprint(georeference: Georeference, window: Window) -> Ring:
     """Return the window's closed ring on the ground: (longitude, latitude), counter-clockwise, longitudes continuous.
 
     The ring starts in the west within [-180, 180); across the antimeridian it keeps its neighbours together by longitudes past
-    180, and `split_ring` cuts it for maps. A side that is no line of longitude and latitude, as near a pole, gets points of its
-    own, so that no two neighbours are more than `MOST_STEP` apart. A ring around a pole or with a pole on it runs along the pole
-    itself, which has every longitude, so that its inside is the window.
+    180, and `split_ring` cuts it for maps. A side that is no line of longitude and latitude, as near a pole or where it is long,
+    gets points of its own, see `MOST_STEP` and `MOST_BEND`. A ring around a pole or with a pole on it runs along the pole itself,
+    which has every longitude, so that its inside is the window.
     """
     points = _outline(georeference, window)
     # One point alone: where a pole is a line of the map, as in degrees, its points have longitudes of their own.
@@ -197,17 +200,27 @@ def _around(georeference: Georeference, start: Point, end: Point, first: Point, 
 def _between(georeference: Georeference, start: Point, end: Point, first: Point, last: Point, halvings: int = 12) -> list[Point]:
     """Return points on the ground between two points of the image, `start` and `end`, which lie at `first` and `last`.
 
-    A straight line of the image is nearly one of longitude and latitude where it spans few degrees of longitude.
+    A straight line of the image is nearly one of longitude and latitude where it is short and spans few degrees of longitude.
     """
-    step = abs(wrap_longitude(last[0] - first[0]))
-    if georeference.crs == "EPSG:4326" or step <= MOST_STEP or _is_pole(first) or _is_pole(last):
+    if georeference.crs == "EPSG:4326" or _is_pole(first) or _is_pole(last):
         return []
+    step = abs(wrap_longitude(last[0] - first[0]))
     if halvings == 0:  # a pole that is nearer than a thousandth of the side lies on it
         return [(0.0, math.copysign(90.0, first[1]))] if step > 90.0 and abs(first[1]) > 89.0 else []
     middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
     place = lonlat(georeference, *middle)
+    if step <= MOST_STEP and _bend(first, place, last) * math.dist(start, end) <= MOST_BEND:
+        return []
     before = _between(georeference, start, middle, first, place, halvings - 1)
     return [*before, place, *_between(georeference, middle, end, place, last, halvings - 1)]
+
+
+def _bend(first: Point, place: Point, last: Point) -> float:
+    """Return how far a place lies beside the line from `first` to `last`, as a share of its length."""
+    east = math.cos(math.radians(place[1]))
+    x, y = wrap_longitude(last[0] - first[0]) * east, last[1] - first[1]
+    across = wrap_longitude(place[0] - first[0]) * east * y - (place[1] - first[1]) * x
+    return abs(across) / (x * x + y * y) if across else 0.0
 
 
 def _is_pole(point: Point) -> bool:

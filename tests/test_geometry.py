@@ -3,12 +3,10 @@
 import itertools
 import math
 
-import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from pyproj import Transformer
-from shapely.geometry import MultiPolygon, Point, Polygon
+from shapely.geometry import Point, Polygon
 
 from satmip_data import geometry
 from satmip_data.geometry import OutsideError
@@ -315,116 +313,6 @@ def test_utm_zone_is_found_by_walking_its_borders(hundredths_lon: int, hundredth
 def test_utm_ends_before_the_poles(lat: float) -> None:
     with pytest.raises(ValueError, match=r"however: lat="):
         geometry.utm_zone((0.0, lat))
-
-
-def test_a_projected_image_lies_where_pyproj_puts_it() -> None:
-    """UTM 32N on its central meridian, where a metre on the ground is 0.9996 of a metre of the map."""
-    georeference = Georeference((10.0, 0.0, 499_000.0, 0.0, -10.0, 5_300_000.0), "EPSG:32632")
-    window = Window(50, 20, 100, 200)
-    to_degrees = Transformer.from_crs("EPSG:32632", "EPSG:4326", always_xy=True)
-    assert geometry.window_centre(georeference, window) == pytest.approx(to_degrees.transform(500_000.0, 5_298_800.0))
-    assert geometry.ground_gsd(georeference, window, (100, 200)) == pytest.approx((10 / 0.9996, 10 / 0.9996), rel=1e-6)
-    ring = geometry.footprint(georeference, window)
-    assert np.allclose(ring[0], to_degrees.transform(499_500.0, 5_297_800.0))
-    assert Polygon(ring).contains(Point(geometry.window_centre(georeference, window)))
-
-
-@pytest.mark.parametrize(("crs", "pole"), [("EPSG:3031", -90.0), ("EPSG:3995", 90.0)])
-@pytest.mark.parametrize("height", [100, 92])
-def test_a_footprint_over_a_pole_contains_it(crs: str, pole: float, height: int) -> None:
-    georeference = Georeference((100.0, 0.0, -5000.0, 0.0, -100.0, 5000.0), crs)
-    window = Window(0, 0, 100, height)
-    lon, lat = geometry.window_centre(georeference, window)
-    assert lat == pytest.approx(pole, abs=0.01)
-    ring = geometry.footprint(georeference, window)
-    assert ring[0] == ring[-1]
-    assert Polygon(ring).is_valid
-    assert Polygon(ring).exterior.is_ccw
-    for meridian in range(-170, 180, 20):
-        near, far = (math.copysign(edge, pole) for edge in (89.99, 89.9))
-        inside = [Polygon(part) for part in geometry.split_ring(ring)]
-        assert any(part.covers(Point(meridian, near)) for part in inside)
-        assert not any(part.covers(Point(meridian, far)) for part in inside)
-    assert any(Polygon(ring).intersects(Point(lon + turn, lat)) for turn in (0, 360))
-    assert geometry.ground_gsd(georeference, window, (100, height)) == pytest.approx((100.0, 100.0), rel=0.04)
-
-
-@pytest.mark.parametrize("crs", ["EPSG:3031", "EPSG:3413"])
-@pytest.mark.parametrize(
-    ("west", "north"), [(0, 0), (-100, 0), (0, 300), (-100, 300), (0, 77), (-33, 0), (-40, 150), (3, 150), (20, 310)]
-)
-def test_a_footprint_with_a_pole_on_it_or_beside_it_is_the_window(crs: str, west: int, north: int) -> None:
-    """Mosaics of the polar regions are cut through the pole: it is a corner of tiles, or lies on a side."""
-    georeference, window = Georeference((10.0, 0.0, 10.0 * west, 0.0, -10.0, 10.0 * north), crs), Window(0, 0, 100, 300)
-    ring = geometry.footprint(georeference, window)
-    assert Polygon(ring).is_valid
-    assert Polygon(ring).exterior.is_ccw
-    parts = MultiPolygon([Polygon(part) for part in geometry.split_ring(ring)])
-    assert parts.area == pytest.approx(geometry.signed_area(ring))
-    for col in (-40, -2, 2, 50, 98, 102, 140):
-        for row in (-40, -2, 2, 150, 298, 302, 340):
-            lon, lat = geometry.lonlat(georeference, col, row)
-            assert parts.covers(Point(geometry.wrap_longitude(lon), lat)) == (0 < col < 100 and 0 < row < 300), (col, row)
-
-
-def test_a_pole_beside_a_window_is_no_point_of_its_footprint() -> None:
-    """It lies a 300th of the side away: nearer than longitudes can be followed, and farther than rounding."""
-    ring = geometry.footprint(Georeference((10.0, 0.0, 10.0, 0.0, -10.0, 1500.0), "EPSG:3413"), Window(0, 0, 100, 300))
-    assert 89.999 < max(lat for _, lat in ring) < 90.0 - 1e-5
-
-
-def test_a_window_of_half_the_earth_or_more_keeps_its_width() -> None:
-    for width in (179, 180, 270, 360):
-        ring = geometry.footprint(Georeference((1.0, 0.0, -180.0, 0.0, -1.0, 90.0)), Window(0, 0, width, 180))
-        assert sorted(set(ring)) == [(-180.0, -90.0), (-180.0, 90.0), (width - 180.0, -90.0), (width - 180.0, 90.0)]
-
-
-WORLDS = [("EPSG:3857", 20037508.342789244), ("EPSG:6933", 7314540.83), ("EPSG:4087", 10018754.171394622), ("EPSG:4269", 90.0)]
-
-
-@pytest.mark.parametrize(("crs", "top"), [*WORLDS, ("EPSG:4326", 90.0)])
-@pytest.mark.parametrize(("west", "width"), [(-180.0, 360.0), (0.0, 360.0), (-179.5, 359.0)])
-def test_a_window_of_the_whole_world_is_as_large_as_that(crs: str, top: float, west: float, width: float) -> None:
-    """Its left and right side lie at one place."""
-    degree = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(1.0, 0.0)[0]
-    georeference = Georeference((degree * width / 720, 0.0, degree * west, 0.0, -top / 180, top), crs)
-    window = Window(0, 0, 720, 360)
-    ring = geometry.footprint(georeference, window)
-    latitude = geometry.lonlat(georeference, 0, 0)[1]
-    assert geometry.signed_area(ring) == pytest.approx(2 * latitude * width)
-    assert sum(map(geometry.signed_area, geometry.split_ring(ring))) == pytest.approx(2 * latitude * width)
-    equator = 2 * math.pi * 6378137.0 * width / 360
-    assert geometry.ground_gsd(georeference, window, (720, 360))[0] == pytest.approx(equator / 720)
-
-
-def test_the_gsd_of_a_wide_window_is_that_of_its_rows() -> None:
-    """At 60 degrees of latitude the shortest line from west to east lies far in the north of them."""
-    georeference = Georeference((1.0, 0.0, -45.0, 0.0, -1.0, 60.5))
-    parallel = math.pi / 2 * 6378137.0 * math.cos(math.radians(60)) / math.sqrt(1 - 0.00669438 * math.sin(math.radians(60)) ** 2)
-    assert geometry.ground_gsd(georeference, Window(0, 0, 90, 1), (90, 1))[0] == pytest.approx(parallel / 90, rel=1e-4)
-
-
-def test_a_sliver_beyond_the_antimeridian_is_no_part() -> None:
-    """The intersection of what is narrower than the digits hold is a polygon without points."""
-    georeference = Georeference((6.123233995736766e-16, 10.0, 0.0, 10.0, -6.123233995736766e-16, -86.01814494480462), "EPSG:3995")
-    parts = geometry.split_ring(geometry.footprint(georeference, Window(0, 0, 10, 10)))
-    assert [geometry.signed_area(part) > 0.0 for part in parts] == [True]
-
-
-def test_rounding_past_a_pole_is_put_back_on_it() -> None:
-    assert geometry.lonlat(Georeference((1e-3, 0, 10.0, 0, -1e-3, 90.0)), 0, -1e-9)[1] == 90.0
-
-
-def test_a_grid_with_pixels_on_the_poles_ends_at_them() -> None:
-    """As weather models have: 0.25 degrees a pixel, the first centred on the pole."""
-    world = Georeference((0.25, 0, -180.125, 0, -0.25, 90.125))
-    assert geometry.lonlat(world, 0, 0) == (-180.125, 90.0)
-
-
-@pytest.mark.parametrize("affine", [(10.0, 0, 500_000.0, 0, -10.0, 5_000_000.0), (10.0, 0, 500_000.0, 0, -10.0, 5.0)])
-def test_metres_are_no_degrees(affine: tuple[float, ...]) -> None:
-    with pytest.raises(geometry.OffEarthError, match=r"a pixel must lie on Earth, however: column 3, row 1 is at 500030,"):
-        geometry.lonlat(Georeference(affine), 3, 1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("sides", [(-1, 0, 5, 5), (0, -1, 5, 5), (0, 0, 0, 5), (0, 0, 5, 0)])
