@@ -1,6 +1,7 @@
 """A group of commands that ends as a shell expects of one that was interrupted."""
 
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -13,7 +14,9 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was typed."""
         before = signal.getsignal(signal.SIGINT)
-        if before is signal.default_int_handler:
+        # Ctrl-C reaches the main thread, and Python lets no other one say what it does.
+        ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+        if ours:
             signal.signal(signal.SIGINT, _interrupt)
         try:
             return super().invoke(ctx)
@@ -21,7 +24,7 @@ class Commands(click.Group):
             click.echo("Interrupted.", err=True)
             ctx.exit(128 + signal.SIGINT)
         finally:
-            if signal.getsignal(signal.SIGINT) is _interrupt:
+            if ours and signal.getsignal(signal.SIGINT) is _interrupt:
                 signal.signal(signal.SIGINT, before)
 
 

@@ -1,5 +1,6 @@
 """How the numbers of a step are computed: TF32, compiled or not, activations kept or computed again."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -44,8 +45,10 @@ def tell_graphs_apart(*circumstances: str) -> None:
 
     The code names neither the implementation of attention (see `attention.use`; pytorch issue 185449) nor, before torch 2.14, the
     type of autocast. A run would get the graphs of an earlier one, and with them the earlier one's attention and precision.
+    A tag of the user's own, in the environment, goes on to tell graphs apart too.
     """
-    torch.compiler.config.cache_key_tag = ", ".join(circumstances)
+    own = os.environ.get("TORCH_COMPILE_CACHE_KEY_TAG", "")
+    torch.compiler.config.cache_key_tag = ", ".join(filter(None, (own, *circumstances)))
 
 
 class CompilerError(UsageError):

@@ -206,6 +206,13 @@ def test_attention_and_precision_tell_graphs_on_the_disk_apart(toy: Dataset) -> 
     assert len(tags) == 3
 
 
+def test_a_tag_of_the_users_own_goes_on_to_tell_graphs_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler.config, "cache_key_tag", "")
+    monkeypatch.setenv("TORCH_COMPILE_CACHE_KEY_TAG", "mine")
+    tell_graphs_apart("attention math", "bf16")
+    assert torch.compiler.config.cache_key_tag == "mine, attention math, bf16"
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch 2.11's own
 def test_a_graph_on_the_disk_is_not_taken_for_another_attention() -> None:
     """By itself torch would take it, whatever was in use around the code that it compiles."""

@@ -3,9 +3,11 @@
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from click import Group
 from click.testing import CliRunner
 from eval_world import COMMON, call, write_run
 from test_segment import paint
@@ -89,3 +91,10 @@ def test_an_interrupted_command_ends_as_a_shell_expects(world: Path, monkeypatch
     words = ["--recipe", "tiny"] if program == "satmip-train" else ["knn", str(world / "run")]
     got = CliRunner().invoke(command, [*words, "--shards", str(world / "shards"), "--device", "cpu"])
     assert (got.exit_code, got.output) == (130, "Interrupted.\n")
+
+
+@pytest.mark.parametrize("command", [train_main, eval_main])
+def test_a_command_runs_in_a_thread_that_may_not_answer_signals(command: Group) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        got = thread.submit(CliRunner().invoke, command, [next(iter(command.commands)), "--help"]).result()
+    assert got.exit_code == 0, got.exception
