@@ -283,7 +283,7 @@ def check_result(path: Path, **parts: Result) -> None:
     except (OSError, KeyError, TypeError, ValueError):
         return  # there is none, or it is damaged
     for then, now in others:
-        name = now["split"] if then["shards"] == now["shards"] else Path(now["shards"]).name
+        name = now["split"] if then["shards"] == now["shards"] else Path(now["shards"]).resolve().name
         raise UsageError(
             f"a result on one set must not be written over that on another, however: {path} was measured on {then['split']!r} of "
             f"{then['shards']}, and this is {now['split']!r} of {now['shards']}. Pass another --out, such as {path.parent / name}"

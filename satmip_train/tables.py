@@ -105,8 +105,8 @@ def _notes(result: Result) -> tuple[str, ...]:
         f"{test['split']} ({test['shards']}), {result['classes']} classes; in percent."
     ]
     notes += _PROTOCOLS[result["probe"]](settings)
-    if settings.get("larger_images") == "keep":
-        notes.append("Images larger than a view keep their size, as in the paper.")
+    if settings.get("larger_images") == "keep" and result["modality"] != "metadata":
+        notes.append("Images larger than a view keep their size, as in the paper, where all have one square size.")
     if result["summaries"]:
         notes.append("±: standard deviation over seeds (n - 1); the interval is Student's, for the mean of runs with other seeds.")
     return (*notes, *result["notes"])

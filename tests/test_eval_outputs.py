@@ -52,6 +52,18 @@ def test_a_result_on_one_set_is_not_written_over_that_on_another(world: Path, tm
     assert written == {path: path.read_bytes() for path in written}
 
 
+def test_another_folder_is_named_for_shards_that_are_the_current_one(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write_toy_shards(tmp_path / "eurosat", {"train": 20, "val": 8}, seed=5)
+    asked = ["knn", world / "run", "--random-seeds", "", "--out", tmp_path / "eval", *COMMON, "--shards"]
+    assert call(*asked, world / "shards").exit_code == 0
+    monkeypatch.chdir(other)
+    got = call(*asked, ".")
+    assert got.exit_code == 1
+    assert " ".join(got.output.split()).endswith(f"Pass another --out, such as {tmp_path}/eval/eurosat")
+
+
 def test_a_set_that_was_moved_or_built_again_is_the_same_set(world: Path, tmp_path: Path) -> None:
     asked = ["knn", world / "run", "--random-seeds", "", "--out", tmp_path, *COMMON, "--shards"]
     assert call(*asked, world / "shards").exit_code == 0

@@ -32,7 +32,8 @@ def test_larger_images_keep_their_size_where_asked(side: int, seen: int, world: 
     run, keep = world / "run", ["--larger-images", "keep"]
     got = call("knn", run, "--shards", other, "--k", "1,5", "--backbone", "pixels", "--out", tmp_path, *keep, *COMMON)
     assert got.exit_code == 0, got.output
-    assert "Images larger than a view keep their size, as in the paper." in " ".join(got.output.split())
+    said = "Images larger than a view keep their size, as in the paper, where all have one square size."
+    assert said in " ".join(got.output.split())
     result, dataset = json.loads((tmp_path / "knn.json").read_text()), open_dataset(other)
     backbone = evaluate.load_model(run).backbone
     if seen != 32:
@@ -66,3 +67,12 @@ def test_a_network_made_for_one_size_says_what_to_pass(world: Path, tmp_path: Pa
     got = call("knn", run, "--shards", other, "--k", "1", "--larger-images", "keep", "--out", tmp_path, *COMMON)
     assert got.exit_code == 1
     assert "Pass --larger-images resize" in got.output
+
+
+def test_of_metadata_alone_nothing_is_said_of_images(world: Path, tmp_path: Path) -> None:
+    got = call(
+        "linear", world / "run", "--shards", world / "shards", "--modality", "metadata", "--random-seeds", "", "--max-iterations", "2",
+        "--larger-images", "keep", "--out", tmp_path, *COMMON,
+    )  # fmt: skip
+    assert got.exit_code == 0, got.output
+    assert "Images larger" not in got.output
