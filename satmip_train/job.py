@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -112,7 +113,10 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """While it is entered, SIGINT and SIGTERM are noted instead of killing; a second Ctrl-C kills a run of one process."""
+    """While it is entered, SIGINT and SIGTERM are noted instead of killing; a second Ctrl-C kills a run of one process.
+
+    In a thread other than the main one nothing is noted: there Python lets nobody say what a signal does.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -120,7 +124,8 @@ class StopRequest:
         self.signal: int | None = None
 
     def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,13 @@ def test_a_signal_while_a_split_is_decoded_onto_the_device_ends_the_run(toy, tmp
     code, output = run_in_process(toy, tmp_path, data="resident")
     assert (code, len(decoded)) == (signal.SIGTERM, 8)
     assert "Stopped; nothing more was saved. The same command begins again." in output
+
+
+def test_a_run_goes_in_a_thread_that_may_not_answer_signals(toy, tmp_path):
+    handler = signal.getsignal(signal.SIGINT)
+    with ThreadPoolExecutor(1) as thread:
+        code, _ = thread.submit(run_in_process, toy, tmp_path, max_steps=2).result()
+    assert (code, len(losses(tmp_path)), signal.getsignal(signal.SIGINT)) == (0, 2, handler)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
