@@ -23,7 +23,8 @@ MOST_STEP = 2.0
 """Degrees of longitude between neighbours of a footprint, at most, where its side is no straight line on the map."""
 
 MOST_BEND = 0.5
-"""Pixels by which the middle of a side may leave the line between its ends before it becomes a point of the footprint."""
+"""Pixels, of their shorter side, by which the middle of a side may leave the line between its ends before it becomes a point of
+the footprint."""
 
 WIDE = 10.0
 """Degrees of longitude between the middle of a window and its sides beyond which its rows are no shortest lines on the ground; at
@@ -173,46 +174,38 @@ def _outline(georeference: Georeference, window: Window) -> list[Point]:
     """Return the window's corners on the ground and what is needed between them, once around."""
     x0, y0, x1, y1 = window.x, window.y, window.x + window.width, window.y + window.height
     corners = [((col, row), lonlat(georeference, col, row)) for col, row in ((x0, y1), (x1, y1), (x1, y0), (x0, y0))]
-    middle = lonlat(georeference, (x0 + x1) / 2, (y0 + y1) / 2)
-    wide = georeference.crs != "EPSG:4326" and any(abs(wrap_longitude(place[0] - middle[0])) > 90.0 for _, place in corners)
     points = []
     for (start, first), (end, last) in zip(corners, corners[1:] + corners[:1], strict=True):
-        around = _around(georeference, start, end, first, last) if wide else None
-        points += [first, *(_between(georeference, start, end, first, last) if around is None else around)]
+        points += [first, *_between(georeference, start, end, first, last)]
     return points
-
-
-def _around(georeference: Georeference, start: Point, end: Point, first: Point, last: Point) -> list[Point] | None:
-    """Return points on the ground between the ends of a side that goes around the whole Earth; None where it does not.
-
-    Its ends lie at one place, and only what is between them tells it from a side that has no length. See `_between`.
-    """
-    ends = [(start[0] + (end[0] - start[0]) * i / 4, start[1] + (end[1] - start[1]) * i / 4) for i in range(5)]
-    places = [first, *(lonlat(georeference, *point) for point in ends[1:4]), last]
-    if abs(wrap_longitude(last[0] - first[0])) > MOST_STEP or abs(wrap_longitude(places[1][0] - first[0])) <= MOST_STEP:
-        return None
-    points = []
-    for i in range(4):
-        points += [places[i], *_between(georeference, ends[i], ends[i + 1], places[i], places[i + 1])]
-    return points[1:]
 
 
 def _between(georeference: Georeference, start: Point, end: Point, first: Point, last: Point, halvings: int = 12) -> list[Point]:
     """Return points on the ground between two points of the image, `start` and `end`, which lie at `first` and `last`.
 
     A straight line of the image is nearly one of longitude and latitude where it is short and spans few degrees of longitude.
+    The ends of a side around the whole Earth lie at one place: its middle tells it from a side that has no length.
     """
-    if georeference.crs == "EPSG:4326" or _is_pole(first) or _is_pole(last):
-        return []
+    if georeference.crs == "EPSG:4326" or _is_pole(first) != _is_pole(last):
+        return []  # a pole that is a point has any longitude; a side with both ends on one lies on it, which is a line then
     step = abs(wrap_longitude(last[0] - first[0]))
     if halvings == 0:  # a pole that is nearer than a thousandth of the side lies on it
         return [(0.0, math.copysign(90.0, first[1]))] if step > 90.0 and abs(first[1]) > 89.0 else []
     middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
     place = lonlat(georeference, *middle)
-    if step <= MOST_STEP and _bend(first, place, last) * math.dist(start, end) <= MOST_BEND:
+    steps = max(step, abs(wrap_longitude(place[0] - first[0])))
+    if steps <= MOST_STEP and _is_straight(georeference, start, end, (first, place, last)):
         return []
     before = _between(georeference, start, middle, first, place, halvings - 1)
     return [*before, place, *_between(georeference, middle, end, place, last, halvings - 1)]
+
+
+def _is_straight(georeference: Georeference, start: Point, end: Point, places: tuple[Point, Point, Point]) -> bool:
+    """Tell whether a side leaves the line between its ends by at most `MOST_BEND`; start, middle and end lie at `places`."""
+    a, b, _, d, e, _ = georeference.affine
+    col, row = end[0] - start[0], end[1] - start[1]
+    length, pixel = math.hypot(a * col + b * row, d * col + e * row), min(math.hypot(a, d), math.hypot(b, e))
+    return _bend(*places) * length <= MOST_BEND * pixel
 
 
 def _bend(first: Point, place: Point, last: Point) -> float:

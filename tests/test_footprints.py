@@ -92,6 +92,18 @@ def test_a_window_of_the_whole_world_is_as_large_as_that(crs: str, top: float, w
     assert geometry.ground_gsd(georeference, window, (720, 360))[0] == pytest.approx(equator / 720)
 
 
+@pytest.mark.parametrize(("crs", "degree"), [("EPSG:4326", 1.0), ("EPSG:4269", 1.0), ("EPSG:4087", math.radians(6378137.0))])
+@pytest.mark.parametrize("width", [1, 100, 180, 200, 300])
+@pytest.mark.parametrize(("top", "height"), [(0, 180), (0, 75), (105, 75)])
+def test_a_wide_window_that_ends_at_a_pole_keeps_its_width(crs: str, degree: float, width: int, top: int, height: int) -> None:
+    """In these a pole is a line as long as the equator."""
+    georeference = Georeference((degree, 0.0, -170.0 * degree, 0.0, -degree, 90.0 * degree), crs)
+    ring = geometry.footprint(georeference, Window(0, top, width, height))
+    assert Polygon(ring).is_valid
+    assert geometry.signed_area(ring) == pytest.approx(width * height)
+    assert (min(lon for lon, _ in ring), max(lon for lon, _ in ring)) == pytest.approx((-170.0, width - 170.0))
+
+
 def test_the_gsd_of_a_wide_window_is_that_of_its_rows() -> None:
     """At 60 degrees of latitude the shortest line from west to east lies far in the north of them."""
     georeference = Georeference((1.0, 0.0, -45.0, 0.0, -1.0, 60.5))
@@ -130,6 +142,7 @@ def test_metres_are_no_degrees(affine: tuple[float, ...]) -> None:
         ("EPSG:32633", (7.0, 7.0, 4e5, 7.0, -7.0, 7e6), 7000, 7000, False),
         ("EPSG:3035", (1000.0, 0.0, 2_777_193.0, 0.0, -1000.0, 3_408_387.0), 29, 375, False),
         ("EPSG:3031", (100.0, 0.0, 1e6, 0.0, -100.0, 1e6), 3000, 3000, False),
+        ("EPSG:32633", (50.0, 0.0, 399_960.0, 0.0, -1.0, 7_900_020.0), 2000, 9000, False),  # half of the shorter side of a pixel
         ("EPSG:32633", (0.5, 0.0, 5e5, 0.0, -0.5, 5.3e6), 2000, 2000, True),
         ("EPSG:3857", (10.0, 0.0, 1e6, 0.0, -10.0, 6e6), 9000, 9000, True),
     ],

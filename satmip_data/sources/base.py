@@ -228,7 +228,6 @@ def read_json(root: str, path: str) -> Any:
 def parse_time(key: str, text: str) -> dt.datetime:
     """Return an ISO 8601 time in UTC; a time without a zone is taken as UTC.
 
-
     Raises:
         InvalidError: `text`, the value of `key`, is no such time, or none of `YEARS`.
     """
