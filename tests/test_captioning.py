@@ -27,6 +27,14 @@ def test_caption_changes_captions_and_nothing_else(built: Path) -> None:
     assert contents(built) == before
 
 
+def test_captions_of_shards_that_are_done_out_of_order_are_those_of_their_shards(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captioning.Local, "unordered", lambda self, function, tasks: map(function, reversed(tasks)))
+    captioning.recaption(str(built), CaptionRewrite(("gsd",), "key-value"))
+    assert validate.validate(str(built)).problems == ()
+
+
 def test_caption_stopped_half_way_is_finished_by_running_it_again(built: Path) -> None:
     rewrite = CaptionRewrite(("gsd",), "key-value")
     expected_out = built.parent / "expected"

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pvlib.solarposition import get_solarposition
 
@@ -150,9 +150,11 @@ def test_a_zone_passes_where_the_place_lies_in_it(number: int, lat: float, band:
         (4.0, 60.0, "31V", True),
         (20.0, 78.0, "33X", True),  # Svalbard
         (20.0, 78.0, "34X", True),
+        (20.0, 78.0, "40X", False),
         (180.0, 10.0, "60P", True),
         (180.0, 10.0, "1P", True),
         (0.0, 85.0, "31X", True),  # beyond UTM: nothing to compare
+        (0.0, 83.9999, "40X", True),  # its upper edge lies beyond
         (10.0, 48.0, None, True),
     ],
 )
@@ -163,12 +165,27 @@ def test_zones_at_their_edges(lon: float, lat: float, zone: str | None, passes: 
     assert checks.utm_zone(zone, None, 500, height) is None
 
 
+@pytest.mark.parametrize("zone", ["31T", "31U", "32T", "32U"])
+def test_the_zone_of_any_corner_will_do(zone: str) -> None:
+    placed, height = square(6.0, 48.0, 500)
+    assert checks.utm_zone(zone, placed, 500, height) is None
+    assert checks.utm_zone(f"33{zone[-1]}", placed, 500, height) is not None
+
+
+def test_the_zone_of_a_wide_image_is_that_of_its_own_middle() -> None:
+    """Two degrees from west to east, at 48.5 N: nothing of it lies in band T, a degree further south."""
+    wide = Georeference((0.001, 0.0, 8.0, 0.0, -0.001, 48.5))
+    assert checks.utm_zone("32U", wide, 2000, 10) is None
+    assert checks.utm_zone("32T", wide, 2000, 10) is not None
+
+
 def test_every_flag_has_a_meaning_and_a_normalised_country_is_no_reason_for_doubt() -> None:
     assert set(checks.FLAGS) > checks.SUSPECT
     assert set(checks.FLAGS) - checks.SUSPECT == {"country_code"}
     assert all(checks.FLAGS.values())
 
 
+@example(60.0, 0.99, 0.97, 5000, 5000)  # it would look square half a degree further north
 @given(LATS, st.floats(1e-6, 2.0), st.floats(0.97, 1.03), st.integers(1, 5000), st.integers(1, 5000))
 def test_the_short_way_to_a_square_says_what_geodesics_say(
     lat: float, side: float, stretch: float, width: int, height: int

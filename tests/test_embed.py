@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 import torch
-from eval_world import COMMON, call, write_run
+from eval_world import COMMON, call, rewrite, write_run
 from PIL import Image
 from pyproj import Transformer
 from rasterio.transform import Affine
@@ -89,6 +89,26 @@ def test_a_split_of_shards(world: Path, tmp_path: Path) -> None:
     direct = features.extract(backbone, dataset, "val", features.Input(32, dataset.mean, dataset.std))
     assert table["key"].to_pylist() == direct.keys.tolist()
     np.testing.assert_allclose(np.stack(table["vector"].to_pylist()), direct.vectors, atol=1e-5)
+
+
+def test_vectors_of_chips_lie_where_their_metadata_say(world: Path, tmp_path: Path) -> None:
+    rings: dict[str, list[tuple[int, int]] | None] = {}
+
+    def place(name: str, content: bytes) -> tuple[str, bytes]:
+        if name.endswith(".json"):
+            west = len(rings)
+            rings[name] = None if west == 3 else [(west, 0), (west, 1), (west + 1, 1), (west, 0)]
+            content = json.dumps({**json.loads(content), "footprint": rings[name]}).encode()
+        return name, content
+
+    shards = rewrite(write_toy_shards(tmp_path / "shards", {"val": 7}), place)
+    out = tmp_path / "val.parquet"
+    got = call("embed", world / "run", "--shards", shards, "--split", "val", "--out", out, "--batch-size", "3", *COMMON)
+    assert got.exit_code == 0, got.output
+    table = geopandas.read_parquet(out)
+    assert table.crs == "OGC:CRS84"
+    for key, shape in zip(table["key"], table["geometry"], strict=True):
+        assert (None if shape is None else list(shape.exterior.coords)) == rings[f"{key}.json"]
 
 
 def test_deep_rasters_need_a_stretch_and_bands(world: Path) -> None:

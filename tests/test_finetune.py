@@ -12,13 +12,14 @@ from eval_world import COMMON, as_multilabel, call, unlabel, write_run
 from safetensors.torch import load_file
 from toy_shards import write_toy_shards
 
-from satmip_train import finetune
+from satmip_train import augment, features, finetune
 from satmip_train.classifiers import Knn
 from satmip_train.errors import UsageError
 from satmip_train.evaluate import Protocol, evaluate
 from satmip_train.finetune import Recipe
 from satmip_train.models import load_model
 from satmip_train.shards import open_dataset
+from satmip_train.stream import ordered_batches
 
 RECIPE = Recipe(epochs=3, batch_size=16, lr=1e-3)
 
@@ -162,6 +163,65 @@ def test_the_rate_rises_and_falls() -> None:
     assert rates[10] == pytest.approx(0.2)
     assert rates[25] == pytest.approx(0.1)
     assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+def tuning_of(run: Path, protocol: Protocol, out: Path, recipe: Recipe = RECIPE) -> finetune._Tuning:
+    return finetune._Tuning(load_model(run), protocol, recipe, out, lambda name, samples: None)
+
+
+def test_the_classifier_learns_ten_times_as_fast_and_vectors_and_tokens_do_not_decay(world: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(world / "shards")
+    tuning = tuning_of(world / "run", Protocol(dataset, dataset), tmp_path)
+    tuning._step(20, next(ordered_batches(dataset, "train", {"image", "label"}, 16)), 10)
+    rate, names = finetune.learning_rate(20, 10, RECIPE), {id(p): name for name, p in tuning._network.named_parameters()}
+    for group in tuning._optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names.pop(id(parameter))
+            assert group["lr"] == pytest.approx(rate * (10 if name.startswith("classifier.") else 1)), name
+            decays = parameter.ndim > 1 and not name.endswith(("pos_embed", "cls_token"))
+            assert group["weight_decay"] == (0.05 if decays else 0.0), name
+    assert not names
+
+
+def test_each_step_and_each_seed_has_views_of_its_own(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, draw, drawn = open_dataset(world / "shards"), augment.draw, []
+
+    def noted(policy: augment.Policy, count: int, generator: torch.Generator, size: tuple[int, int]) -> augment.Params:
+        drawn.append(generator.initial_seed())
+        return draw(policy, count, generator, size)
+
+    monkeypatch.setattr(augment, "draw", noted)
+    batch, weights = next(ordered_batches(dataset, "train", {"image", "label"}, 8)), []
+    for seed in (0, 1):
+        tuning = tuning_of(world / "run", Protocol(dataset, dataset), tmp_path, replace(RECIPE, seed=seed))
+        weights.append(tuning._network["classifier"].weight.detach().clone())
+        for step in (0, 1):
+            tuning._step(step, batch, 3)
+    assert len(set(drawn)) == 4
+    assert not torch.equal(*weights)
+
+
+def test_the_test_is_in_evaluation_mode_with_the_statistics_of_the_train_chips(tmp_path: Path) -> None:
+    """Of a network with batch norms: their statistics are learned while it is tuned, and used when it is tested."""
+    shards = write_toy_shards(tmp_path / "other", {"val": 12}, seed=3)
+    described = json.loads((shards / "dataset.json").read_text())
+    described["channels"].update(mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7])
+    (shards / "dataset.json").write_text(json.dumps(described))
+    learned = write_toy_shards(tmp_path / "learned", {"train": 16})
+    run = write_run(tmp_path / "run", learned, objective="simclr", backbone="test_resnet", backbone_args={})
+    train, test = open_dataset(learned), open_dataset(shards)
+    tuning = tuning_of(run, Protocol(train, test), tmp_path, replace(RECIPE, epochs=1))
+    tuning.run()
+    labels, scores = tuning.test()
+    network = tuning._network.eval()
+    first = next(iter(load_model(run).backbone.buffers()))
+    assert not torch.equal(first, next(iter(network.buffers())))
+    batch = next(ordered_batches(test, "val", {"image", "label"}, 12))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (train.mean, train.std))
+    with torch.inference_mode():
+        expected = network["classifier"](network["backbone"]((features.resize(batch["image"], 32) - mean) / std))
+    assert labels.tolist() == batch["label"].tolist()
+    torch.testing.assert_close(torch.from_numpy(scores).float(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_there_must_be_weights_to_tune(world: Path, tmp_path: Path) -> None:

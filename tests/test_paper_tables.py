@@ -160,6 +160,12 @@ def test_a_single_seed_has_no_deviation() -> None:
     assert cell.std is None
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_files_of_one_run_the_newer_one_counts(order: int) -> None:
+    both = [replace(score(value=value), modified=time) for value, time in ((0.4, 1.0), (0.7, 2.0))]
+    assert filled("2", both[::order]).cells[row_of("2", "SimCLR"), "fmow"].mean == pytest.approx(70.0)
+
+
 @pytest.mark.parametrize(("dataset", "expected"), [("fmow", 50.0), ("fgsc23", 12.5), ("eurosat", 25.0)])
 def test_metric_and_neighbours_are_the_papers(dataset: str, expected: float) -> None:
     """Macro-F1 at k = 100 on fMoW, macro-F1 at k = 5 on FGSC-23, top-1 at k = 5 elsewhere."""

@@ -261,6 +261,8 @@ def test_multilabel_linear_is_one_scikit_learn_fit_a_class() -> None:
     (train, labels), (test, _) = labelled(300, 1), labelled(80, 2)
     got = probes.linear_multilabel(train, labels, test)
     iterations, losses = [], []
+    alone = [probes.linear_multilabel(train, labels[:, index : index + 1], test).gradient_norm for index in range(3)]
+    assert got.gradient_norm == pytest.approx(max(alone))
     for index in range(3):
         model = LogisticRegression(C=np.inf, max_iter=200).fit(train.astype(np.float64), labels[:, index])
         np.testing.assert_allclose(got.scores[:, index], model.decision_function(test.astype(np.float64)), rtol=1e-6, atol=1e-8)

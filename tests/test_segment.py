@@ -1,6 +1,7 @@
 """Linear segmentation on painted images."""
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -16,6 +17,8 @@ from toy_shards import write_toy_shards
 
 from satmip_train import segment
 from satmip_train.errors import UsageError
+from satmip_train.metadata_features import Running
+from satmip_train.models import load_model
 
 
 def paint(folder: Path, count: int, seed: int) -> Path:
@@ -53,6 +56,9 @@ def test_areas_are_told_apart_and_ignored_pixels_do_not_count(world: Path, tmp_p
     assert list(result["models"][0]["iou_per_class"]) == ["3", "9"]
     assert result["models"][0]["metrics"]["miou"] > 0.8
     assert (result["train"]["samples"], result["test"]["samples"], result["classes"]) == (12, 6, 2)
+    pixels = np.concatenate([np.array(Image.open(path)).reshape(-1, 3) for path in (world / "train").rglob("*.jpg")]) / 255
+    assert result["settings"]["mean"] == pytest.approx(pixels.mean(0).tolist())
+    assert result["settings"]["std"] == pytest.approx(pixels.std(0).tolist())
     again = call("segment", world / "run", *folders, "--random-seeds", "0,1", "--out", tmp_path / "again", *COMMON)
     assert again.exit_code == 0
     assert json.loads((tmp_path / "again" / "segment.json").read_text()) == result
@@ -83,6 +89,56 @@ def test_patch_features_lie_where_the_patches_are() -> None:
     assert torch.equal(grid[1, :, 2, 3], tokens[1, 1 + 2 * 4 + 3])
     resnet = timm.create_model("resnet10t", num_classes=0).eval()
     assert segment.patch_features(resnet, torch.randn(1, 3, 64, 64)).shape[2:] == (2, 2)
+
+
+def test_the_backbone_looks_in_evaluation_mode(world: Path) -> None:
+    model = load_model(world / "run")
+    model.backbone.train()
+    looked = segment._Look(model, ((0.5,) * 3, (0.2,) * 3), Running(), lambda samples: None)
+    assert len(list(looked.grids(segment.find_pairs(world / "val")))) == 6
+    assert not model.backbone.training
+
+
+def test_a_class_of_the_test_masks_alone_is_one_that_is_never_found(world: Path, tmp_path: Path) -> None:
+    test = paint(tmp_path / "test", 2, seed=4)
+    for path in (test / "masks").rglob("*.png"):
+        mask = np.array(Image.open(path))
+        mask[-8:] = 5
+        Image.fromarray(mask).save(path)
+    folders = segment.read_folders(world / "train", test)
+    result = segment.segment([world / "run"], folders, segment.Recipe(epochs=1), Running(), (), lambda name, samples: None)
+    assert result["classes"] == 3
+    assert result["models"][0]["iou_per_class"]["5"] == 0.0
+
+
+def test_a_mask_made_smaller_holds_no_class_between_two() -> None:
+    mask = np.repeat(np.array([3, 3, 3, 3, 3, 9, 9, 9, 9], np.uint8)[None], 9, 0)
+    assert segment._target(mask, (3, 5, 9), 4).unique().tolist() == [0, 2]
+
+
+def test_the_rate_falls_as_a_cosine_and_the_loss_is_that_of_the_last_epoch(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also beside an image of which nothing is known, which has no loss."""
+    pairs = segment.find_pairs(paint(tmp_path / "some", 4, seed=6))
+    Image.fromarray(np.full_like(segment.read_mask(pairs[0].mask), 255)).save(pairs[0].mask)
+    looked = segment._Look(load_model(world / "run"), ((0.5,) * 3, (0.2,) * 3), Running(), lambda samples: None)
+    rates, losses = [], []
+    step, measure = torch.optim.AdamW.step, torch.nn.functional.cross_entropy
+
+    def noted(self: torch.optim.AdamW) -> None:
+        rates.append(self.param_groups[0]["lr"])
+        step(self)
+
+    def measured(*arguments: object, **options: object) -> torch.Tensor:
+        losses.append(measure(*arguments, **options))
+        return losses[-1]
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", measured)
+    _, loss = segment._fit(looked, pairs, (3, 9), segment.Recipe(epochs=3, batch_size=1, lr=0.02))
+    assert rates == pytest.approx([0.01 * (1 + math.cos(math.pi * number / 12)) for number in range(9)])
+    assert loss == pytest.approx(sum(value.item() for value in losses[-3:]) / 3)
 
 
 @pytest.mark.parametrize("side", ["train", "val"])

@@ -203,6 +203,12 @@ def test_what_to_do_follows_from_what_the_system_says(tmp_path, number, advice):
         checkpoint.write_atomically(tmp_path / "file", fail)
 
 
+def test_what_a_run_writes_may_be_read_by_others(tmp_path):
+    """The temporary file that it was may not."""
+    checkpoint.write_atomically(tmp_path / "last.pt", lambda file: file.write(b"weights"))
+    assert (tmp_path / "last.pt").stat().st_mode & 0o777 == 0o644
+
+
 def test_other_errors_of_writing_are_passed_on(tmp_path):
     def fail(_):
         raise RuntimeError("no error of the system")

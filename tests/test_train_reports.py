@@ -19,7 +19,7 @@ from satmip_train.display import show_run
 from satmip_train.errors import UsageError
 from satmip_train.export import export_run, load_metadata_encoder, push
 from satmip_train.job import Job
-from satmip_train.log import read_log
+from satmip_train.log import Clock, read_log
 from satmip_train.plan import describe, plan_run
 from satmip_train.shards import open_dataset
 from satmip_train.stream import ordered_batches
@@ -141,6 +141,32 @@ def test_energy_is_what_the_gpu_counts(monkeypatch):
     session = meter.Meter(Job(torch.device("cuda:0")), 0).session(3, 1.5)
     assert (session["energy_joules"], session["device_seconds"], session["peak_memory_bytes"]) == (2500.0, 1.5, 77)
     assert meter.energy_joules(CPU) is None
+    counted = iter([1_000_000, 3_500_000])
+    monkeypatch.setattr(Job, "mean", lambda self, values: values)  # of two GPUs that used the same
+    assert meter.Meter(Job(torch.device("cuda:0"), ranks=2), 0).session(3, 1.5)["energy_joules"] == 5000.0
+
+
+def test_a_clock_counts_from_the_last_reading_and_tells_waiting_from_work(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("satmip_train.log.time.perf_counter", lambda: now[0])
+    clock = Clock(torch.device("cpu"))
+
+    def step(waited, worked):
+        clock.waits()
+        now[0] += waited
+        clock.works()
+        now[0] += worked
+
+    step(1.0, 3.0)
+    step(2.0, 2.0)
+    assert clock.read() == (2, 8.0, 3.0)
+    step(0.5, 1.0)
+    assert clock.read() == (1, 1.5, 0.5)
+    now[0] += 100.0  # an evaluation
+    clock.restart()
+    step(0.0, 1.0)
+    assert clock.read() == (1, 1.0, 0.0)
+    assert clock.worked == 7.0
 
 
 def test_the_page_holds_everything_and_loads_nothing(run):
