@@ -71,8 +71,8 @@ def test_a_network_made_for_one_size_says_what_to_pass(world: Path, tmp_path: Pa
 
 def test_of_metadata_alone_nothing_is_said_of_images(world: Path, tmp_path: Path) -> None:
     got = call(
-        "linear", world / "run", "--shards", world / "shards", "--modality", "metadata", "--random-seeds", "", "--max-iterations", "2",
-        "--larger-images", "keep", "--out", tmp_path, *COMMON,
+        "linear", world / "run", "--shards", world / "shards", "--modality", "metadata", "--random-seeds", "",
+        "--max-iterations", "2", "--larger-images", "keep", "--out", tmp_path, *COMMON,
     )  # fmt: skip
     assert got.exit_code == 0, got.output
     assert "Images larger" not in got.output
