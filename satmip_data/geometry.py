@@ -27,8 +27,11 @@ MOST_BEND = 0.5
 the footprint."""
 
 WIDE = 10.0
-"""Degrees of longitude between the middle of a window and its sides beyond which its rows are no shortest lines on the ground; at
-80 degrees of latitude they are half a percent longer."""
+"""Degrees of longitude between neighbouring sides of a window beyond which its rows may be no shortest lines on the ground; at 80
+degrees of latitude they are half a percent longer."""
+
+MOST_DETOUR = 1e-4
+"""Share by which a line through the middle of a row may be longer than the shortest one, which is then the row's own."""
 
 PARTS = 64
 """Pieces in which the rows and columns of a wide window are measured."""
@@ -322,11 +325,18 @@ def ground_gsd(georeference: Georeference, window: Window, size: tuple[int, int]
 
 
 def _length(georeference: Georeference, start: Point, end: Point) -> float:
-    """Return the metres on the ground of a line of the image: of the whole equator 40,075 km, though its ends lie at one place."""
-    shares = [i / PARTS for i in range(PARTS + 1)]
+    """Return the metres on the ground of a line of the image: of the whole equator 40,075 km, though its ends lie at one place.
+
+    A few kilometres beside a pole are wide in degrees, too, and straight.
+    """
     places = [
-        lonlat(georeference, start[0] + (end[0] - start[0]) * share, start[1] + (end[1] - start[1]) * share) for share in shares
+        lonlat(georeference, start[0] + (end[0] - start[0]) * part / PARTS, start[1] + (end[1] - start[1]) * part / PARTS)
+        for part in range(PARTS + 1)
     ]
+    first, middle, last = places[0], places[PARTS // 2], places[-1]
+    shortest = distance(first, last)
+    if distance(first, middle) + distance(middle, last) <= shortest * (1 + MOST_DETOUR):
+        return shortest
     return sum(map(distance, places, places[1:]))
 
 

@@ -111,6 +111,14 @@ def test_the_gsd_of_a_wide_window_is_that_of_its_rows() -> None:
     assert geometry.ground_gsd(georeference, Window(0, 0, 90, 1), (90, 1))[0] == pytest.approx(parallel / 90, rel=1e-4)
 
 
+def test_the_gsd_beside_a_pole_is_that_of_the_shortest_lines() -> None:
+    """A window of 2.5 km that has all longitudes there: its rows are straight, and adding up parts of them would only round."""
+    georeference, window = Georeference((10.0, 0.0, -1000.0, 0.0, -10.0, 2000.0), "EPSG:3031"), Window(0, 0, 256, 256)
+    places = [geometry.lonlat(georeference, *point) for point in ((0, 128), (256, 128), (128, 0), (128, 256))]
+    sides = geometry.distance(*places[:2]) / 224, geometry.distance(*places[2:]) / 224
+    assert geometry.ground_gsd(georeference, window, (224, 224)) == sides
+
+
 def test_a_sliver_beyond_the_antimeridian_is_no_part() -> None:
     """The intersection of what is narrower than the digits hold is a polygon without points."""
     georeference = Georeference((6.123233995736766e-16, 10.0, 0.0, 10.0, -6.123233995736766e-16, -86.01814494480462), "EPSG:3995")
