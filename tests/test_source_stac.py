@@ -140,6 +140,16 @@ def test_a_stopped_build_inside_its_source_is_finished(root: Path, monkeypatch: 
     assert dataset["rejects"] == {}
 
 
+def test_shards_inside_their_source_are_no_items(root: Path) -> None:
+    """As --retry-rejects reads it again, and a build that was stopped while it was sealed."""
+    for number in range(3):
+        (root / f"{number}.json").write_text(json.dumps(stac_item(number, ASSET)))
+    items = Stac().list_items(str(root))
+    build(BuildRequest(Stac(), str(root), str(root / "out"), BuildSettings(size=32)))
+    assert (root / "out/dataset.json").exists()
+    assert Stac().list_items(str(root)) == items
+
+
 def test_a_folder_of_items_is_the_same_as_their_collection(root: Path) -> None:
     expected = read(root, *(stac_item(number, ASSET) for number in range(3)), shares="train=1").samples
     (root / "items.json").unlink()

@@ -47,6 +47,9 @@ PROPERTIES = {
 }
 """Properties of an item -> attributes of `Metadata`."""
 
+REJECTS = "rejects.parquet"
+"""Lies in shard directories, before any JSON file that is not hidden does: what was built within its source is not read again."""
+
 
 @dataclass(frozen=True)
 class Stac(Archive):
@@ -77,8 +80,9 @@ class Stac(Archive):
         """
         folder, name = _split_root(root)
         if not name:
-            files = (path for path in list_files(folder) if not hidden(path))  # such as the journal of a build that lies in it
-            paths = sorted(path for path in files if path.lower().endswith((".json", ".geojson")))
+            files = [path for path in list_files(folder) if not hidden(path)]  # such as the journal of a build that lies in it
+            shards = tuple(path.removesuffix(REJECTS) for path in files if path.endswith(f"/{REJECTS}"))
+            paths = sorted(path for path in files if path.lower().endswith((".json", ".geojson")) and not path.startswith(shards))
             paths = [path for path in paths if PurePosixPath(path).name not in ("catalog.json", "collection.json")]
             found = [(path, Item(path, path)) for path in paths]
             folders = {path: folder_split(path) for path in paths}
