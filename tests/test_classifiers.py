@@ -56,7 +56,9 @@ def test_the_best_k_of_a_metric_is_that_of_its_own_values() -> None:
     assert got["best_k"] == {"macro_f1": 1, "top1": 4}
 
 
-@pytest.mark.parametrize(("asked", "ks", "fixed", "notes"), [((1, 5, 20, 100), (1, 5, 7), 5, 1), ((1, 7), (1, 7), 5, 0)])
+@pytest.mark.parametrize(
+    ("asked", "ks", "fixed", "notes"), [((1, 5, 20, 100), (1, 5, 7), 5, 1), ((1, 7), (1, 7), 5, 0), ((1, 5, 5), (1, 5), 5, 0)]
+)
 def test_no_k_is_above_the_samples(asked: tuple[int, ...], ks: tuple[int, ...], fixed: int, notes: int) -> None:
     probe, said = Knn(ks=asked).fit_to(7)
     assert (probe.ks, probe.fixed_k, len(said)) == (ks, fixed, notes)

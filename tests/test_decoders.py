@@ -173,7 +173,9 @@ def test_a_box_needs_the_rows_down_to_it_and_no_more(decoder: str) -> None:
             assert decoders.decode_fast(data[: len(data) // 10], above, prefix=True) is None
 
 
-@given(st.lists(st.sampled_from([b"\xff\x00", b"\xff", b"\x00", b"\xd3", b"\xff\xd3", b"ab"]), max_size=12), st.booleans())
+@given(
+    st.lists(st.sampled_from([b"\xff\x00", b"\xff", b"\x00", b"\xd3", b"\xff\xd3", b"\xff\xd9", b"ab"]), max_size=12), st.booleans()
+)
 @settings(deadline=None)
 def test_a_scan_is_unbroken_where_no_other_marker_stands_in_it(parts: list[bytes], restarts: bool) -> None:
     image = picture(16, 16)

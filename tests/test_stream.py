@@ -25,6 +25,8 @@ from toy_shards import write_toy_shards
 from satmip_train.errors import UsageError
 from satmip_train.shards import Readers, ShardReader, open_dataset, tar_members
 from satmip_train.stream import (
+    HIDE,
+    PARTNER,
     Decoder,
     Order,
     TrainingStream,
@@ -274,6 +276,13 @@ def test_epochs_and_seeds_differ():
     orders = [epoch_order(counts, seed, epoch, 2).tolist() for seed in (0, 1) for epoch in (0, 1)]
     assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
     assert orders[0] == epoch_order(counts, 0, 0, 2).tolist()
+
+
+def test_each_use_and_each_step_draws_numbers_of_its_own():
+    order = Order((20,), 4, seed=0, block=1)
+    drawn = [order.draws(step, use).tolist() for step in (0, 1) for use in (PARTNER, HIDE)]
+    assert all(a != b for i, a in enumerate(drawn) for b in drawn[:i])
+    assert drawn[0] == order.draws(0, PARTNER).tolist()
 
 
 @settings(max_examples=50, deadline=None)

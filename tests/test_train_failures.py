@@ -20,7 +20,7 @@ from satmip_train.dry_run import dry_run
 from satmip_train.errors import UsageError
 from satmip_train.job import Job
 from satmip_train.plan import plan_run
-from satmip_train.recent import all_finite
+from satmip_train.recent import Recent, all_finite
 from satmip_train.shards import Readers, open_dataset
 from satmip_train.train import Step
 
@@ -118,6 +118,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_keys_of_the_first_such
     saved = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
     assert (saved["step"], saved["measured"]["loss"], saved["keys"]) == (5, "nan", keys_of(toy, 5))
     assert saved["before"] == {"step": 4, "keys": keys_of(toy, 4)}
+
+
+def test_the_step_before_is_told_though_it_was_looked_at_already(tmp_path):
+    recent = Recent(Job(torch.device("cpu")), tmp_path)
+    recent.add(0, ["a"], {"loss": torch.tensor(1.0)})
+    assert recent.check() == {"loss": 1.0}
+    for step, key in ((1, "b"), (2, "c")):
+        recent.add(step, [key], {"loss": torch.tensor(float("inf"))})
+    with pytest.raises(UsageError, match="at step 1"):
+        recent.check()
+    saved = json.loads((tmp_path / "nonfinite-rank0.json").read_text())
+    assert (saved["keys"], saved["before"]) == (["b"], {"step": 0, "keys": ["a"]})
 
 
 @pytest.mark.parametrize("knn_every", [0, 2])
