@@ -16,10 +16,11 @@ from fmow_tree import write_fmow_tree
 
 from satmip_data import captioning, card
 from satmip_data.build import BuildRequest, build
+from satmip_data.records import Metadata, Sample, Window
 from satmip_data.settings import BuildSettings
 from satmip_data.shards import CaptionRewrite
 from satmip_data.sources import SOURCES
-from satmip_data.tables import read_parquet
+from satmip_data.tables import index_table, read_parquet
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +187,23 @@ def test_an_archive_that_knows_nothing_has_a_card(tmp_path: Path) -> None:
     terms = croissant(tmp_path / "out")
     assert not {"spatialCoverage", "temporalCoverage", "geocr:spatialResolution"} & terms.keys()
     assert "Captions: gsd, key-value." in (tmp_path / "out/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("samples", "category"), [(999, "n<1K"), (1000, "1K<n<10K"), (999_999, "100K<n<1M"), (1_000_000, "1M<n<10M")]
+)
+def test_sizes_have_the_hubs_names(samples: int, category: str) -> None:
+    assert card._size_category(samples) == category
+
+
+@pytest.mark.parametrize(("categories", "classes"), [((None, "dam"), True), ((None, None), False)])
+def test_a_set_of_which_some_samples_have_a_class_has_classes(categories: tuple[str | None, ...], classes: bool) -> None:
+    nothing = Metadata()
+    rows = [
+        (
+            "train/000000.tar",
+            Sample(f"key{number}", "train", "place", category, "path", 8, 8, Window(0, 0, 8, 8), nothing, nothing, None),
+        )
+        for number, category in enumerate(categories)
+    ]
+    assert card.read_coverage(index_table(rows)).classes is classes

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -293,6 +294,16 @@ def test_an_estimate_finds_problems_and_counts_workers(broken: tuple[Path, dict[
     assert {root / problem.path for problem in found.problems} == set(mend)
 
 
+def test_the_time_of_the_samples_tried_is_that_of_all_on_so_many_workers(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 10.0])
+    wanted = replace(request(tree, tmp_path / "out"), workers=5)
+    plan = plan_build(wanted)
+    monkeypatch.setattr("satmip_data.estimate.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert estimate(wanted, plan, tried=4).seconds == pytest.approx(10.0 / 4 * 36 / 5)
+
+
 def test_the_samples_tried_are_spread_over_all_sizes(tree: Path, tmp_path: Path) -> None:
     samples = plan_build(request(tree, tmp_path / "out")).index.samples
     sizes = [s.scene_width * s.scene_height for s in spread_by_size(samples, 6)]
@@ -300,6 +311,8 @@ def test_the_samples_tried_are_spread_over_all_sizes(tree: Path, tmp_path: Path)
     for group, size in enumerate(sizes):
         assert ordered[group * 6] <= size <= ordered[group * 6 + 5]
     assert len(spread_by_size(samples, 1000)) == 36
+    (middle,) = spread_by_size(samples, 1)
+    assert middle.scene_width * middle.scene_height == ordered[18]
 
 
 def test_rejects_of_a_build_are_listed_once(broken: tuple[Path, dict[Path, bytes]], tmp_path: Path) -> None:
