@@ -1,6 +1,7 @@
 """What is compared with what: the statistics of test chips, and which models are draws of one network."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from eval_world import write_run
 from toy_shards import write_toy_shards
 
 from satmip_train import features
+from satmip_train.errors import UsageError
 from satmip_train.evaluate import Protocol, Result, split_features, summarise
 from satmip_train.models import load_model
 from satmip_train.shards import open_dataset
@@ -25,6 +27,14 @@ def test_test_images_are_normalised_with_the_statistics_of_the_train_shards(tmp_
     how = features.Input(32, protocol.train.mean, protocol.train.std)
     expected = features.extract(model.backbone, protocol.test, "val", how)
     np.testing.assert_allclose(test.vectors, expected.vectors, atol=1e-5)
+
+
+def test_classes_in_another_order_are_other_classes(tmp_path: Path) -> None:
+    """Their numbers would stand for others."""
+    train = open_dataset(write_toy_shards(tmp_path / "train", {"train": 4}))
+    test = open_dataset(write_toy_shards(tmp_path / "other", {"val": 4}, seed=3))
+    with pytest.raises(UsageError, match="they are in another order"):
+        Protocol(train, replace(test, classes=test.classes[::-1]))
 
 
 def result(seed: int, value: float, kind: str = "run", shards: str = "abc") -> Result:

@@ -1,6 +1,7 @@
 """Metadata encoders: padding, order, missing values, starts, and the FT-Transformer against its formulas."""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from satmip_train.config import Settings
-from satmip_train.metadata_encoders import MetadataShape, TabularEncoder, TextEncoder, create_metadata_encoder
+from satmip_train.metadata_encoders import MetadataShape, TabularEncoder, TextEncoder, _longest_input, create_metadata_encoder
 
 POSTER_CAPTION = (
     "gsd: [11.4546, 9.1344], multispectral_gsd: 41.1896, pixel_size: [1.03e-04, 8.23e-05], timestamp: 2015-09-21T15:30:08Z, "
@@ -276,3 +277,10 @@ def test_the_ft_transformer_ends_with_a_norm_on_demand() -> None:
         "categorical": torch.zeros(5, len(SHAPE.cardinalities), dtype=torch.int64),
     }  # fmt: skip
     torch.testing.assert_close(normed(batch), torch.nn.functional.layer_norm(plain(batch), (plain.width,)))
+
+
+@pytest.mark.parametrize(("kind", "longest"), [("bert", 514), ("roberta", 512), ("xlm-roberta", 512)])
+def test_a_roberta_takes_fewer_tokens_than_it_has_positions(kind: str, longest: int) -> None:
+    """It numbers them from behind the id of padding."""
+    config = SimpleNamespace(model_type=kind, max_position_embeddings=514, pad_token_id=1)
+    assert _longest_input(config) == longest

@@ -158,6 +158,12 @@ def test_labels_are_the_nearest_centre_and_unknown_locations_have_none() -> None
         assert len(set(labels)) == 21
 
 
+def test_centres_a_hundred_metres_apart_are_told_apart() -> None:
+    classifier = geo.GeoClassifier(8, tiny_settings(geo_clusters=40, geo_space="raw"))
+    classifier.centres = torch.stack([170 + 0.001 * torch.arange(40), torch.full((40,), 60.0)], dim=1)
+    assert classifier.labels(classifier.centres).tolist() == list(range(40))
+
+
 def test_clusters_of_the_sphere_know_no_date_line() -> None:
     rng = np.random.default_rng(0)
     locations = np.stack([rng.choice([-179.5, 179.5, 0.0], 300), rng.normal(0, 1, 300)], axis=1)

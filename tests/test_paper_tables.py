@@ -160,6 +160,12 @@ def test_a_single_seed_has_no_deviation() -> None:
     assert cell.std is None
 
 
+def test_timms_weights_are_those_of_no_row() -> None:
+    assert {init: identity({"objective": "simclr", "init": init})["hpt"] for init in ("random", "slip.pt", "timm")} == {
+        "random": False, "slip.pt": True, "timm": "timm",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_of_two_files_of_one_run_the_newer_one_counts(order: int) -> None:
     both = [replace(score(value=value), modified=time) for value, time in ((0.4, 1.0), (0.7, 2.0))]
@@ -247,6 +253,8 @@ def test_the_mean_over_sets_says_how_many() -> None:
     cell = table.cells[0, "transfer"]
     assert cell.mean == pytest.approx((40 + 20) / 2)
     assert cell.note == "mean over 2 of 6 sets"
+    more = [score("resisc45", 0.8, **gsd), score("resisc45", 0.6, seed=1, **gsd), score("eurosat", 0.4, **gsd)]
+    assert filled("5", more).cells[0, "transfer"].seeds == (0,)  # that were measured on all of these
 
 
 def test_costs_are_relative_to_the_baseline_of_as_many_epochs() -> None:
