@@ -219,6 +219,20 @@ def test_tree_archive_and_merged_tree_give_the_same_scenes(tree: Path) -> None:
     assert found[0] == found[1] == found[2] == found[3]
 
 
+def test_records_without_an_image_are_counted(tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One has none from the start."""
+    make.write_images(tmp_path)
+    images = sorted(tmp_path.glob("*/*/*/*_rgb.jpg"))
+    for gone, unused in ((images[:0], 1), (images[:2], 3)):
+        for path in gone:
+            path.unlink()
+        for name in ("truth", "groundtruth.tar.bz2", "nested.tar.gz"):
+            caplog.clear()
+            assert len(Fmow(metadata=str(tree / name)).list_items(str(tmp_path))) == 6 - len(gone)
+            (record,) = caplog.records
+            assert record.getMessage() == f"{tree / name}: {unused} records of this product have no image here"
+
+
 def test_images_and_archive_may_lie_behind_any_url(tree: Path) -> None:
     memory = fsspec.filesystem("memory")
     memory.put(str(tree / "full"), "/fmow-full", recursive=True)
