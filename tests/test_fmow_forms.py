@@ -230,7 +230,7 @@ def test_records_without_an_image_are_counted(tree: Path, tmp_path: Path, caplog
             caplog.clear()
             assert len(Fmow(metadata=str(tree / name)).list_items(str(tmp_path))) == 6 - len(gone)
             (record,) = caplog.records
-            assert record.getMessage() == f"{tree / name}: {unused} records of this product have no image here"
+            assert record.getMessage() == f"{tree / name}: records of this product without an image here: {unused}"
 
 
 def test_images_and_archive_may_lie_behind_any_url(tree: Path) -> None:

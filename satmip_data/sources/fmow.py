@@ -114,7 +114,7 @@ class Fmow(ImageFiles):
             raise self._nothing(root)
         truth = read_truth(self.metadata, self.product, _names(images))
         if truth.unused:
-            _log.warning("%s: %s records of this product have no image here", self.metadata, f"{truth.unused:,}")
+            _log.warning("%s: records of this product without an image here: %s", self.metadata, f"{truth.unused:,}")
         found = {stem: truth.records.get(stem, ("", "")) for stem in sorted(images)}
         return [Item(path, images[stem], record) for stem, (path, record) in found.items()]
 
