@@ -199,7 +199,7 @@ def test_ground_truth_is_laid_over_images_as_a_tree_or_as_the_archive_that_holds
     with caplog.at_level(logging.WARNING):
         scenes = scenes_of(tree / "rgb", Fmow(product=product, metadata=str(tree / metadata)))
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tree / metadata}: 1 records of this product have no image here"
+        f"{tree / metadata}: records of this product without an image here: 1"
     ]
     expected = {shot.stem(product, truth=False): shot for shot in make.SHOTS}
     assert {scene.path.removesuffix(".jpg") for scene in scenes} == set(expected)
