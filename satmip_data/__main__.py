@@ -14,13 +14,14 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without some signs, and names that are no Unicode, end no command
             stream.reconfigure(errors="backslashreplace")
-    interrupted = signal.getsignal(signal.SIGINT)
-    if interrupted is signal.default_int_handler:
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
         # An exception in the middle of an import shows lines of others' code; there is nothing yet that it should end in order.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from satmip_data.cli import main as command
 
-    signal.signal(signal.SIGINT, interrupted)
+    if ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     command()
 
 

@@ -10,8 +10,6 @@ from satmip_data.progress import Progress, Show, no_show
 from satmip_data.shards import CaptionCount, CaptionRewrite, ShardRecord, recaption_shard
 from satmip_data.storage import Store
 
-JOURNAL = CAPTION_JOURNAL
-
 
 @dataclass(frozen=True, slots=True)
 class _Task:
@@ -36,14 +34,14 @@ def recaption(out: str, rewrite: CaptionRewrite, workers: int = 1, show: Show = 
     store = Store(out)
     dataset = read_dataset(store)
     caption = {"fields": list(rewrite.fields), "style": rewrite.style}
-    if not store.exists(JOURNAL) and {name: dataset["caption"][name] for name in caption} == caption:
+    if not store.exists(CAPTION_JOURNAL) and {name: dataset["caption"][name] for name in caption} == caption:
         return dataset
     with store.locked():
         return _recaption(store, rewrite, workers, show)
 
 
 def _recaption(store: Store, rewrite: CaptionRewrite, workers: int, show: Show) -> dict[str, Any]:
-    dataset, journal = read_dataset(store), Journal(store, JOURNAL)
+    dataset, journal = read_dataset(store), Journal(store, CAPTION_JOURNAL)
     caption = {"fields": list(rewrite.fields), "style": rewrite.style}
     try:
         journal.begin(caption)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from satmip_data import captioning
-from satmip_data.build import JOURNAL, TRAIN
+from satmip_data.build import CAPTION_JOURNAL, JOURNAL, TRAIN
 from satmip_data.engines import Local
 from satmip_data.index_checks import check_counts, check_rows, rows_by_shard
 from satmip_data.progress import Progress, Show, no_show
@@ -111,7 +111,7 @@ def validate(out: str, workers: int = 1, show: Show = no_show) -> Report:
 
 
 def _check_folder(store: Store, dataset: dict[str, Any]) -> Iterator[Problem]:
-    for journal, command in ((JOURNAL, "build"), (captioning.JOURNAL, "caption")):
+    for journal, command in ((JOURNAL, "build"), (CAPTION_JOURNAL, "caption")):
         if store.exists(journal):
             yield Problem(journal, "finished", f"no work must be under way, however: run satmip-data {command} again to finish it")
     listed = {entry["name"] for entry in dataset["shards"]}

@@ -23,8 +23,8 @@ def _run(module: str) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without some signs, and names that are no Unicode, end no command
             stream.reconfigure(errors="backslashreplace")
-    interrupted = signal.getsignal(signal.SIGINT)
-    if interrupted is signal.default_int_handler:
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
         # An exception in the middle of an import shows lines of others' code; there is nothing yet that it should end in order.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
@@ -34,7 +34,8 @@ def _run(module: str) -> None:
             raise
         advice = "Type: pip install 'satmip[train]'"
         sys.exit(f"Error: training and evaluation need the extra train, however: {error.name} is not installed. {advice}")
-    signal.signal(signal.SIGINT, interrupted)
+    if ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     command()
 
 
