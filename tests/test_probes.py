@@ -190,6 +190,9 @@ def test_features_that_are_not_finite_are_refused() -> None:
         probes.knn(train, labels, test, [1], classes=3)
     with pytest.raises(ValueError, match="test features must be finite"):
         probes.linear(train, labels, test)
+    test[9], test[3, 2], test[4, :2] = 3e38, 0, (np.inf, -np.inf)  # the first is finite, though its sum is not
+    with pytest.raises(ValueError, match="test features must be finite, however: 1 of 60"):
+        probes.knn(train, labels, test, [1], classes=3)
 
 
 @pytest.mark.parametrize(("classes", "iterations"), [(5, 200), (5, 7), (2, 200), (2, 4)])
