@@ -15,6 +15,7 @@ from rich.console import Console
 from satmip_data import __version__, build, captioning, decoders, display, estimate, fields, tracking, validate
 from satmip_data.build import BuildError
 from satmip_data.captions import STYLES
+from satmip_data.commands import Commands, kept
 from satmip_data.decoders import DECODERS, DecoderError
 from satmip_data.demo import write_demo
 from satmip_data.demo.world import CLASSES
@@ -147,7 +148,7 @@ def engine_options(command: Command) -> Command:
     )(command)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, "-V", "--version")
 def main() -> None:
     """Turn raw satellite imagery and its metadata into WebDataset shards.
@@ -244,7 +245,7 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
             click.echo(f"{out} was already built, and {root} was not read again. To read it again, name another folder.")
         else:
             config = {"root": root, "out": out, "source": source_name, **request.settings.to_json()}
-            with tracking.progress_bar() as bar, tracking.wandb_run(options["wandb_project"], config, bar) as show:
+            with tracking.progress_bar() as bar, tracking.wandb_run(options["wandb_project"], config, bar) as show, kept():
                 dataset = build.build(request, show)
     display.show_dataset(console, out, dataset)
     folder = quote(out)
@@ -303,7 +304,7 @@ def caption_command(shard_directory: str, caption_fields: tuple[str, ...], style
       satmip-data caption --fields gsd,time,loc
       satmip-data caption out/shards --fields all --style sentence
     """
-    with failures(), tracking.progress_bar() as show:
+    with failures(), tracking.progress_bar() as show, kept():
         dataset = captioning.recaption(shard_directory, CaptionRewrite(caption_fields, style), workers, show)
     display.show_captions(Console(), shard_directory, dataset)
 

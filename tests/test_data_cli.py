@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from shlex import quote
 from types import ModuleType
@@ -19,6 +20,7 @@ from fmow_tree import write_fmow_tree
 from PIL import Image
 
 from satmip_data import cli, sheet, tracking
+from satmip_data.journal import Journal
 from satmip_data.progress import Progress
 from satmip_data.tracking import Speeds, describe
 
@@ -339,3 +341,65 @@ def test_an_interrupt_before_the_command_line_is_there_shows_no_traceback(comman
     assert (runs["during"].returncode, runs["during"].stderr) == (-signal.SIGINT, "")  # a shell calls it 130
     assert "default_int_handler" in runs["after"].stdout
     assert "SIG_IGN" in runs["ignored"].stdout  # as in a job in the background
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_build_ends_as_a_shell_expects_and_says_that_it_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once with 1, as after an error."""
+    words = ("build", "../fmow", "--size", "32", "--samples-per-shard", "10", "--workers", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", interrupted)
+        got = run(*words)
+    assert (got.exit_code, got.stderr.splitlines()[-1]) == (
+        130, "Interrupted. What is finished is kept: run the same command again to go on.",
+    )  # fmt: skip
+    assert run(*words).exit_code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("satmip_data.captioning.recaption_shard", interrupted)
+        got = run("caption", "--fields", "gsd", "--workers", "1")
+    assert (got.exit_code, "run the same command again" in got.stderr) == (130, True)
+    assert run("caption", "--fields", "gsd", "--workers", "1").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "function"),
+    [
+        (("validate",), "satmip_data.validate.validate"),
+        (("inspect",), "satmip_data.captioning.read_dataset"),
+        (("demo", "world"), "satmip_data.cli.write_demo"),
+        (("build", "../fmow", "--dry-run"), "satmip_data.build.plan_build"),
+    ],
+)
+def test_an_interrupted_command_that_keeps_nothing_says_no_more(
+    here: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], function: str
+) -> None:
+    monkeypatch.setattr(function, interrupted)
+    got = run(*words)
+    assert (got.exit_code, got.stderr.strip()) == (130, "Interrupted.")
+
+
+def test_a_second_interrupt_waits_for_nothing() -> None:
+    """Once it was waited for ever for workers whose end had been interrupted."""
+    code = """
+import os, signal
+from satmip_data import cli, display
+def interrupted_twice(console):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        print("waited")
+display.show_field_table = interrupted_twice
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli.main(["fields"])
+"""
+    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (got.returncode, got.stdout, got.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_a_command_runs_in_a_thread_that_may_not_answer_signals() -> None:
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(run, "fields").result().exit_code == 0

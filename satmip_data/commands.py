@@ -1,0 +1,45 @@
+"""A group of commands that ends as a shell expects of one that was interrupted."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import click
+
+
+class Commands(click.Group):
+    """Ends with 128 + SIGINT at Ctrl-C, where click would end with 1, as for an error; a second Ctrl-C waits for nothing."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was typed."""
+        before = signal.getsignal(signal.SIGINT)
+        # Ctrl-C reaches the main thread, and Python lets no other one say what it does.
+        ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+        if ours:
+            signal.signal(signal.SIGINT, _interrupt)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            click.echo(" ".join(("Interrupted.", *error.args)), err=True)
+            ctx.exit(128 + signal.SIGINT)
+        finally:
+            if ours and signal.getsignal(signal.SIGINT) is _interrupt:
+                signal.signal(signal.SIGINT, before)
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    # Workers are waited for, so that none writes beside the next run; who interrupts that again would wait for ever.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Have an interruption of the block say that what was finished in it is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("What is finished is kept: run the same command again to go on.") from error
