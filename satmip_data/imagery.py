@@ -17,6 +17,7 @@ from PIL import Image
 from satmip_data import decoders
 from satmip_data.jpeg import cut_below
 from satmip_data.records import Window
+from satmip_data.storage import check_regular
 
 MAX_PIXELS = 400_000_000
 """Default limit on the pixels of a raw image; the largest of fMoW has 16,288 x 16,291."""
@@ -77,14 +78,16 @@ def read_chip(
     return pixels.resize(size, Image.Resampling.BICUBIC)
 
 
-def image_size(image: bytes | str | Path) -> tuple[int, int]:
+def image_size(image: bytes | str) -> tuple[int, int]:
     """Return width and height as the image's header says; of a file no more than that is read.
 
     Raises:
         ImageError: `image_unreadable`.
     """
     try:
-        stream = io.BytesIO(image) if isinstance(image, bytes) else image
+        if isinstance(image, str):
+            check_regular(image)
+        stream = image if isinstance(image, str) else io.BytesIO(image)
         with _without_pillow_limit(), Image.open(stream, formats=FORMATS) as header:
             return header.size
     except Exception as error:  # on broken bytes Pillow's readers raise nearly anything

@@ -14,7 +14,7 @@ from PIL import Image
 
 from satmip_data.imagery import ImageError
 from satmip_data.records import Georeference, Window
-from satmip_data.storage import Store
+from satmip_data.storage import Store, check_regular
 
 SENTINEL2_COUNTS = (12, 13)
 """Bands of a Sentinel-2 product, without and with B10; red, green and blue are the fourth, third and second of both."""
@@ -154,6 +154,7 @@ def _opened(store: Store, name: str) -> Iterator[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             if store.local:
+                check_regular(store.path(name))
                 dataset = rasterio.open(store.path(name))
             else:
                 dataset = rasterio.open(store.path(name), opener=fsspec.core.url_to_fs(store.url)[0])

@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,22 @@ def _connect(url: str) -> tuple[Any, str]:
     return filesystem, root.rstrip("/")
 
 
+def check_regular(path: str) -> None:
+    """Refuse a pipe, a socket or a device of this machine, whose end a reader may wait for for ever.
+
+    What is not there is left to whoever opens it.
+
+    Raises:
+        OSError: `path` is one.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # a ValueError: NUL in a name
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(f"a file must be a regular one, however: {path} is a pipe, a socket or a device")
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """Files below `url`, named by relative paths with slashes. A small value: every process opens its own connection."""
@@ -82,9 +99,11 @@ class Store:
 
         Raises:
             FileNotFoundError: there is none.
+            OSError: it cannot be read, or is no regular file.
         """
         filesystem, root = _filesystem(self.url)
         if isinstance(filesystem, LocalFileSystem):
+            check_regular(f"{root}/{name}")
             with open(f"{root}/{name}", "rb", buffering=0) as stream:
                 return stream.readall()
         data: bytes = filesystem.cat_file(self.path(name))

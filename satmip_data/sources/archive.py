@@ -181,6 +181,8 @@ def failure(item: Item, error: Exception, key: str) -> Reject:
     """Return the reject of an item whose image or record is not as it must be."""
     if isinstance(error, imagery.ImageError):
         return reject(item, error.reason, str(error), key)
+    if isinstance(error, OSError):
+        return reject(item, "image_unreadable", f"an image must be readable, however: {error}", key)
     if isinstance(error, raster.ScaleError):
         return reject(item, "unscaled", str(error), key)
     return reject(item, "metadata_invalid", str(error) or type(error).__name__, key)

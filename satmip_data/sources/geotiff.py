@@ -94,7 +94,7 @@ class GeoTiff(Archive):
                 message = "a raster must have a CRS and a transform, however: it has none"
                 return [reject(item, "no_georeference", message, key)]
             return list(self._scenes(key, split, item.image, head))
-        except (ImageError, ScaleError, ValueError, ArithmeticError) as error:
+        except (ImageError, ScaleError, OSError, ValueError, ArithmeticError) as error:
             return [failure(item, error, key)]
 
     def _scenes(self, key: str, split: str, path: str, head: ImageHead) -> Iterator[Found]:

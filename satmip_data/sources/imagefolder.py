@@ -82,7 +82,7 @@ class ImageFolder(Archive):
             head = self.read_image(root, item.image)
             window = Window(0, 0, head.width, head.height)
             metadata = placed(self.known, head.georeference, window)
-        except (ImageError, ScaleError, ValueError) as error:
+        except (ImageError, ScaleError, OSError, ValueError) as error:
             return [failure(item, error, key)]
         aoi = Aoi(0, 0, head.width, head.height, category)
         return [Scene(key, split, key, item.image, head.width, head.height, metadata, head.georeference, (aoi,))]

@@ -19,7 +19,7 @@ from satmip_data import raster
 from satmip_data.imagery import ImageError
 from satmip_data.records import Aoi, Metadata, Sample, Scene
 from satmip_data.sources.base import Found, Item, LayoutError, list_files, reject
-from satmip_data.storage import Store
+from satmip_data.storage import Store, check_regular
 
 SPLITS = {"training": "train", "validation": "test", "testing": "test"}
 """A file's name -> our split. Validation and testing are together the paper's test split, as version 3 publishes them."""
@@ -115,5 +115,7 @@ def _file(root: str, path: str) -> Any:
     except ImportError as error:
         raise LayoutError('So2Sat is read by h5py, however: it is not installed. Type: pip install "satmip[h5]"') from error
     store = Store(root)
+    if store.local:
+        check_regular(store.path(path))
     stream = store.path(path) if store.local else fsspec.core.url_to_fs(store.url)[0].open(store.path(path), "rb")
     return h5py.File(stream, "r")

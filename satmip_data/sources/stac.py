@@ -118,7 +118,7 @@ class Stac(Archive):
             path = _on_disk(folder, _resolve(item.metadata, str(asset["href"])))
             head = self.read_image(folder, path)
             return list(self._scenes(key, split, path, head, feature, asset))
-        except (ImageError, ScaleError) as error:
+        except (ImageError, ScaleError, OSError) as error:
             return [failure(item, error, key)]
         except InvalidError as error:
             return [reject(item, "metadata_invalid", str(error), key)]

@@ -159,7 +159,7 @@ class Table(Archive):
                 raise InvalidError("a row must name an image, however: its cell is empty")
             head = self._head(self._split_root(root)[0], item.image, cells)
             return [_scene(item.image, cells, head)]
-        except (ImageError, ScaleError, ValueError, ArithmeticError) as error:
+        except (ImageError, ScaleError, OSError, ValueError, ArithmeticError) as error:
             return [failure(item, error, key)]
 
     def _head(self, folder: str, image: str, cells: Mapping[str, Any]) -> ImageHead:
