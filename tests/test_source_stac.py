@@ -163,6 +163,26 @@ def test_a_folder_of_items_is_the_same_as_their_collection(root: Path) -> None:
     assert index.samples == expected
 
 
+@pytest.mark.parametrize("name", ["catalog.json", "collection.json"])
+def test_a_file_named_like_one_of_links_is_what_it_holds(root: Path, name: str) -> None:
+    """Of links it stays passed over, also before version 1.0, where it has no type; and it moves no item to another split."""
+    for number in range(3):
+        (root / f"{number}.json").write_text(json.dumps(stac_item(number, ASSET)))
+    items = Stac().list_items(str(root))
+    for links in ({"type": "Collection", "links": []}, {"type": "Catalog", "links": []}, {"id": "old", "links": []}):
+        (root / name).write_text(json.dumps(links))
+        assert Stac().list_items(str(root)) == items
+    for held in ({"type": "FeatureCollection", "features": [stac_item(8, ASSET), stac_item(9, ASSET)]}, stac_item(8, ASSET)):
+        (root / name).write_text(json.dumps(held))
+        index = build_index(Stac(), str(root), KEEP, Local())
+        assert not index.rejects
+        assert [sample.key for sample in index.samples][3:] == [f"scene-{n}" for n in (8, 9)][: len(held.get("features", [held]))]
+    (root / name).write_text("{")
+    assert [(reject.path, reject.reason) for reject in build_index(Stac(), str(root), KEEP, Local()).rejects] == [
+        (name, "metadata_unreadable")
+    ]
+
+
 @pytest.mark.parametrize("other", [{"type": "Style"}, {"version": 8}, [], None, 1])
 def test_json_that_is_no_item_is_a_reject_and_a_catalog_is_none(root: Path, other: Any) -> None:
     (root / "a").mkdir()

@@ -51,6 +51,10 @@ REJECTS = "rejects.parquet"
 """Lies in shard directories, before any JSON file that is not hidden does: what was built within its source is not read again."""
 
 
+LINKS = ("catalog.json", "collection.json")
+"""Names of files of links, by which many save an item collection too."""
+
+
 @dataclass(frozen=True)
 class Stac(Archive):
     """STAC items, one sample a window of the grid.
@@ -83,7 +87,7 @@ class Stac(Archive):
             files = [path for path in list_files(folder) if not hidden(path)]  # such as the journal of a build that lies in it
             shards = tuple(path.removesuffix(REJECTS) for path in files if path.endswith(f"/{REJECTS}"))
             paths = sorted(path for path in files if path.lower().endswith((".json", ".geojson")) and not path.startswith(shards))
-            paths = [path for path in paths if PurePosixPath(path).name not in ("catalog.json", "collection.json")]
+            paths = [path for path in paths if PurePosixPath(path).name not in LINKS or _may_hold_items(folder, path)]
             found = [(path, Item(path, path)) for path in paths]
             folders = {path: folder_split(path) for path in paths}
         else:
@@ -177,6 +181,15 @@ def _read(folder: str, name: str) -> Any:
         return read_json(folder, name)
     except (OSError, ValueError) as error:
         raise LayoutError(f"an item collection must be readable JSON, however: {name}: {error}") from error
+
+
+def _may_hold_items(folder: str, path: str) -> bool:
+    """Tell whether a file named as one of `LINKS` holds an item or several; what cannot be read may, and is rejected later."""
+    try:
+        value = read_json(folder, path)
+    except (OSError, ValueError):
+        return True
+    return isinstance(value, dict) and value.get("type") in ("Feature", "FeatureCollection")
 
 
 def _features(value: Any) -> list[Any]:
