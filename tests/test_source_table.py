@@ -207,9 +207,25 @@ def test_other_names_and_extra_columns(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "2016-12-31T24:00:00Z", "2016-12-31 24:00", "20161231T240000Z", "2016-12-31T24:00:00.000+00:00", "2016-12-31T23:59:60Z",
+        "2016-12-31T23:59:60.0+00:00", "20161231T235960",
+    ],
+)  # fmt: skip
+def test_the_end_of_a_day_is_the_midnight_that_follows(root: Path, text: str) -> None:
+    """As ISO 8601 writes it, with a leap second or without."""
+    sample = only(read(root, {"image": ["images/one.png"], "datetime": [text]}))
+    assert sample.metadata.datetime == dt.datetime(2017, 1, 1, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize(
     ("column", "cell"),
     [
         ("gsd", "big"), ("gsd", "0"), ("gsd", "inf"), ("datetime", "yesterday"), ("datetime", "1577010212345"),
+        ("datetime", "2020-01-31T24:00:01Z"), ("datetime", "2020-01-31T24:00:00.5Z"), ("datetime", "2020-01-31T24:30Z"),
+        ("datetime", "2020-01-31T22:59:60Z"), ("datetime", "2016-12-31T23:59:61Z"), ("datetime", "2020-02-30T24:00:00Z"),
+        ("datetime", "9999-12-31T24:00:00Z"),
         ("cloud_cover", "101"), ("off_nadir", "-1"),
         ("sun_elevation", "95"), ("lat", "91"), ("bbox", "1,2,3"), ("bbox", "1,2,1,2"), ("geometry", "POINT (1 2)"),
         ("bbox", "500000,4649000,500120,4649150"), ("bbox", "7,46,7.001,90.1"), ("bbox", "-361,46,7,46.001"),

@@ -20,6 +20,7 @@ from satmip_data.storage import Store
 Found = Scene | Reject
 
 _JSON = json.JSONDecoder(parse_constant=str)
+_END_OF_DAY = re.compile(r"[T ](24:?00(:?00(?![.,]0*[1-9]))?|23:?59:?60)(?=[.,Z+-]|$)")
 _ONE_RING = re.compile(r"POLYGON ?\(\(([-0-9. ,]+)\)\)")
 
 YEARS = range(1800, 2200)
@@ -234,13 +235,26 @@ def parse_time(key: str, text: str) -> dt.datetime:
     try:
         if text.isdigit() and len(text) != len("YYYYMMDD"):  # 1577010212345 milliseconds would be 23:45 on a day of 1577
             raise ValueError
-        time = dt.datetime.fromisoformat(text)
+        try:
+            time = dt.datetime.fromisoformat(text)
+        except ValueError:
+            time = _end_of_day(text)
         time = time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
     except (ValueError, OverflowError) as error:
         raise InvalidError(f"{key} must be an ISO 8601 time, however: {text!r}. Write it as 2020-01-02T03:04:05Z") from error
     if time.year not in YEARS:
         raise InvalidError(f"{key} must lie in the years {YEARS[0]} to {YEARS[-1]}, however: {text!r}")
     return time
+
+
+def _end_of_day(text: str) -> dt.datetime:
+    """Return what ISO 8601 writes as 24:00:00 or, with a leap second, as 23:59:60: the next midnight, as POSIX counts both.
+
+    Raises:
+        ValueError: `text` is no such time.
+    """
+    text, ends = _END_OF_DAY.subn("T00:00:00", text)
+    return dt.datetime.fromisoformat(text) + dt.timedelta(days=ends)
 
 
 def parse_ring(key: str, text: str) -> Ring:
