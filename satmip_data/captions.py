@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable
 from satmip_data.fields import BY_NAME, Field
 from satmip_data.records import Metadata
 
-Style = str
-
 
 def _key_value(fields: list[tuple[Field, object]]) -> str:
     return ", ".join(f"{field.name}: {field.text(value)}" for field, value in fields)
@@ -20,7 +18,7 @@ STYLES: dict[str, Callable[[list[tuple[Field, object]]], str]] = {"key-value": _
 """How a caption is put together, by style; "key-value" is the paper's (supplement B)."""
 
 
-def caption(metadata: Metadata, fields: Iterable[str], style: Style = "key-value") -> str:
+def caption(metadata: Metadata, fields: Iterable[str], style: str = "key-value") -> str:
     """Write the named `fields` of `metadata` as one line of text; missing fields are left out, zeros are not missing.
 
     The empty string stands for metadata that know none of the fields.

@@ -306,7 +306,7 @@ def caption_command(shard_directory: str, caption_fields: tuple[str, ...], style
     """
     with failures(), tracking.progress_bar() as show, kept():
         dataset = captioning.recaption(shard_directory, CaptionRewrite(caption_fields, style), workers, show)
-    display.show_captions(Console(), shard_directory, dataset)
+    display.show_captions(Console(), dataset)
 
 
 @main.command("validate")

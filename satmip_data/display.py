@@ -42,7 +42,7 @@ def show_dataset(console: Console, out: str, dataset: dict[str, Any]) -> None:
     console.print(f"[bold]{escape(out)}[/bold]: {dataset['source']['name']}, {len(dataset['classes'])} classes", highlight=False)
     console.print(table)
     show_no_train(console, dataset["splits"])
-    show_captions(console, out, dataset)
+    show_captions(console, dataset)
     show_dropped(console, dataset.get("dropped", {}))
     show_flags(console, dataset["flags"])
     show_rejects(console, dataset["rejects"])
@@ -61,7 +61,7 @@ def show_no_train(console: Console, splits: Collection[str]) -> None:
         )
 
 
-def show_captions(console: Console, out: str, dataset: dict[str, Any]) -> None:
+def show_captions(console: Console, dataset: dict[str, Any]) -> None:
     """Print fields, style and the longest caption."""
     caption = dataset["caption"]
     longest = caption["longest"]

@@ -8,7 +8,6 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +42,7 @@ class ImageError(Exception):
 
 
 def read_chip(
-    image: bytes | str | Path,
+    data: bytes,
     window: Window,
     size: tuple[int, int],
     expected_size: tuple[int, int],
@@ -56,12 +55,12 @@ def read_chip(
     is not applied: boxes count pixels as they are stored.
 
     Args:
-        image: the bytes of the file, or its path.
+        data: the bytes of the file.
         window: what is read, inside the image.
         size: the chip's width and height.
         expected_size: width and height of the image as its metadata say.
         max_pixels: the largest number of pixels of an image that is decoded.
-        prefix: `image` holds only the first bytes of a JPEG, which is known to end as it should.
+        prefix: `data` holds only the first bytes of a JPEG, which is known to end as it should.
 
     Raises:
         ImageError: `image_unreadable` (no image, truncated, a prefix too short, or more than 8 bits a channel),
@@ -71,7 +70,6 @@ def read_chip(
     right, bottom = window.x + window.width, window.y + window.height
     if right > expected_size[0] or bottom > expected_size[1]:
         raise ValueError(f"a window must lie inside its image of {expected_size}, however: {window!r}")
-    data = image if isinstance(image, bytes) else _file_bytes(image)
     pixels = _decode(data, (window.x, window.y, right, bottom), expected_size, max_pixels, prefix)
     if pixels.getbbox() is None:
         raise ImageError("image_empty", f"a window must show something, however: every pixel of {window!r} is 0")
@@ -79,7 +77,7 @@ def read_chip(
 
 
 def image_size(image: bytes | str) -> tuple[int, int]:
-    """Return width and height as the image's header says; of a file no more than that is read.
+    """Return width and height as the header of an image, its bytes or its path, says; of a file no more than that is read.
 
     Raises:
         ImageError: `image_unreadable`.
@@ -92,13 +90,6 @@ def image_size(image: bytes | str) -> tuple[int, int]:
             return header.size
     except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
         raise ImageError("image_unreadable", f"an image must have a header, however: {_evidence(error)}") from error
-
-
-def _file_bytes(path: str | Path) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ImageError("image_unreadable", f"an image must be readable, however: {error}") from error
 
 
 def _decode(

@@ -90,13 +90,11 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return stream.getvalue()
 
 
-def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return the table of a Parquet file, or some of its columns.
+def read_parquet(data: bytes) -> pa.Table:
+    """Return the table of a Parquet file.
 
     Raises:
         pyarrow.ArrowException: it is no Parquet file, or damaged.
-        KeyError: it lacks one of `columns`.
     """
     # From a buffer and by this thread alone: threads of Arrow that still run when the interpreter ends abort it.
-    table = pq.ParquetFile(pa.BufferReader(data)).read(columns=columns, use_threads=False)
-    return table if columns is None else table.select(columns)
+    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)

@@ -10,7 +10,7 @@ import tarfile
 import warnings
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
@@ -31,7 +31,7 @@ from satmip_data.serialize import sample_to_json
 from satmip_data.settings import BuildSettings
 from satmip_data.sources.base import InvalidError, Item, LayoutError
 from satmip_data.sources.fmow import BANDS, Fmow
-from satmip_data.sources.fmow_names import FmowName, kind_of, parse_name
+from satmip_data.sources.fmow_names import SPLITS, TRUTH, FmowName, parse_name
 from satmip_data.storage import Store
 from tests.data.fmow import make
 
@@ -68,6 +68,32 @@ def request(root: Path, out: Path, source: Fmow, **settings: Any) -> BuildReques
 
 
 # Names
+
+
+def kind_of(path: str) -> str | None:
+    """Return what kind of file of a fMoW bucket a path names; None for one of another sort.
+
+    Images and records are only those that `parse_name` reads, in the folders that their names ask for.
+    """
+    inner = PurePosixPath(path)
+    if inner.name.endswith("_gt_mapping.json"):
+        return "mapping"
+    if inner.name in ("manifest.json", "manifest.json.bz2"):
+        return "manifest"
+    if inner.name.endswith((".tar", ".tar.bz2", ".tar.gz")):
+        return "archive"
+    if len(inner.parts) == 1 and (inner.suffix in (".md", ".pdf", ".txt") or inner.name == "LICENSE"):
+        return "document"
+    if inner.parts[0] not in {*SPLITS, *TRUTH.values()} or inner.suffix not in (".jpg", ".tif", ".json"):
+        return None
+    try:
+        name = parse_name(path)
+    except InvalidError:
+        return None
+    folders = (name.place,) if name.category is None else (name.category, name.place)
+    if inner.parts[1:-1] != folders:
+        return None
+    return "record" if inner.suffix == ".json" else "image"
 
 
 def test_names_tell_split_category_place_acquisition_and_product() -> None:

@@ -6,7 +6,6 @@ import struct
 import warnings
 import zlib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -263,16 +262,6 @@ def test_a_black_window_is_empty_and_one_bright_pixel_is_not() -> None:
 def test_a_window_outside_the_image_is_the_callers_mistake() -> None:
     with pytest.raises(ValueError, match=r"inside its image of \(30, 40\), however: Window"):
         imagery.read_chip(jpeg(picture(30, 40)), Window(20, 0, 11, 8), (8, 8), (30, 40))
-
-
-def test_a_path_is_read_and_a_missing_one_refused(tmp_path: Path) -> None:
-    data = jpeg(picture(30, 40))
-    (tmp_path / "a.jpg").write_bytes(data)
-    window = Window(3, 4, 20, 20)
-    assert imagery.read_chip(tmp_path / "a.jpg", window, (8, 8), (30, 40)) == imagery.read_chip(data, window, (8, 8), (30, 40))
-    with pytest.raises(ImageError, match="must be readable") as error:
-        imagery.read_chip(str(tmp_path / "b.jpg"), window, (8, 8), (30, 40))
-    assert error.value.reason == "image_unreadable"
 
 
 def test_enlarging_and_shrinking_are_antialiased_bicubic() -> None:

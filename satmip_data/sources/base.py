@@ -165,7 +165,7 @@ def list_files(root: str, folder: str = "") -> list[str]:
     return _list_local(store.path(), folder) if store.local else store.names(folder)
 
 
-def list_manifest(root: str, folder: str = "") -> list[str]:
+def list_manifest(root: str) -> list[str]:
     """Return what `list_files` would, from the list that an archive carries: `manifest.json.bz2` below `root`.
 
     fMoW's buckets have one, a JSON list of paths or, in an older form, of `{"key": path}`.
@@ -176,10 +176,9 @@ def list_manifest(root: str, folder: str = "") -> list[str]:
     """
     data = Store(root).read(MANIFEST)
     try:
-        paths = [entry if isinstance(entry, str) else str(entry["key"]) for entry in json.loads(bz2.decompress(data))]
+        return [entry if isinstance(entry, str) else str(entry["key"]) for entry in json.loads(bz2.decompress(data))]
     except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
         raise InvalidError(f"a manifest must be a list of paths, compressed by bzip2, however: {error!r}") from error
-    return [path for path in paths if not folder or path.startswith(f"{folder}/")]
 
 
 def _list_local(base: str, folder: str) -> list[str]:

@@ -162,16 +162,13 @@ class Fmow(ImageFiles):
             return [lonely]
         key = f"{item.image.partition('/')[0]}_{stem_of(item.image)}".lower()
         try:
-            record = json.loads(item.record, parse_constant=str) if item.record else self._read_record(root, item)
+            record = json.loads(item.record, parse_constant=str) if item.record else read_json(self.metadata or root, item.metadata)
         except (OSError, ValueError, RecursionError) as error:
             return [reject(item, "metadata_unreadable", f"a record must be readable JSON, however: {error}", key)]
         try:
             return [self._scene(key, item, record)]
         except (ValueError, ArithmeticError) as error:
             return [reject(item, "metadata_invalid", str(error), key)]
-
-    def _read_record(self, root: str, item: Item) -> Any:
-        return read_json(self.metadata or root, item.metadata)
 
     def _scene(self, key: str, item: Item, record: Any) -> Scene | Reject:
         name = parse_name(item.image)

@@ -3,8 +3,6 @@
 import posixpath
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Literal
 
 from satmip_data.sources.base import InvalidError
 
@@ -21,8 +19,6 @@ SUFFIXES = {"rgb": (".tif", ".jpg"), "msrgb": (".jpg",), "ms": (".tif",)}
 _ENDING = r"_(?P<acquisition>\d+)_(?P<product>rgb|msrgb|ms)"
 _NAMED = re.compile(r"(?P<category>[^./]+)_(?P<number>\d+)" + _ENDING)
 _NUMBERED = re.compile(r"(?P<number>\d+)" + _ENDING)
-
-Kind = Literal["image", "record", "mapping", "manifest", "archive", "document"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,29 +66,3 @@ def stem_of(path: str) -> str:
 def record_paths(folder: str, place: str, name: FmowName) -> tuple[str, ...]:
     """Return where the record of an image can lie: in `folder`, under the name that its place has there; the likelier first."""
     return tuple(f"{folder}/{place}_{name.acquisition}_{product}.json" for product in SPELLINGS[name.product])
-
-
-def kind_of(path: str) -> Kind | None:
-    """Return what kind of file of a fMoW bucket a path names; None for one of another sort.
-
-    Images and records are only those that `parse_name` reads, in the folders that their names ask for.
-    """
-    inner = PurePosixPath(path)
-    if inner.name.endswith("_gt_mapping.json"):
-        return "mapping"
-    if inner.name in ("manifest.json", "manifest.json.bz2"):
-        return "manifest"
-    if inner.name.endswith((".tar", ".tar.bz2", ".tar.gz")):
-        return "archive"
-    if len(inner.parts) == 1 and (inner.suffix in (".md", ".pdf", ".txt") or inner.name == "LICENSE"):
-        return "document"
-    if inner.parts[0] not in {*SPLITS, *TRUTH.values()} or inner.suffix not in (".jpg", ".tif", ".json"):
-        return None
-    try:
-        name = parse_name(path)
-    except InvalidError:
-        return None
-    folders = (name.place,) if name.category is None else (name.category, name.place)
-    if inner.parts[1:-1] != folders:
-        return None
-    return "record" if inner.suffix == ".json" else "image"

@@ -212,7 +212,7 @@ def _key(row: Mapping[str, Any], path: str, number: int | None) -> str:
 
 
 def _scene(image: str, cells: Mapping[str, Any], head: ImageHead) -> Scene:
-    whole, gsd, box = Window(0, 0, head.width, head.height), _gsd(cells), _box(cells, head)
+    whole, gsd, box = Window(0, 0, head.width, head.height), _gsd(cells), _box(cells)
     known: dict[str, Any] = {name: cells.get(name) for name in SAME}
     georeference = head.georeference or from_bounds(cells, head.width, head.height) or _from_centre(cells, gsd, head)
     if georeference is not None:
@@ -234,7 +234,7 @@ def _gsd(cells: Mapping[str, Any]) -> tuple[float, float] | None:
     return None if x is None or y is None else (x, y)
 
 
-def _box(cells: Mapping[str, Any], head: ImageHead) -> tuple[float, float, float, float] | None:
+def _box(cells: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
     """Return the box of a row; None where it has none, and the whole image is the sample."""
     given = [name for name in BOX if name in cells]
     if given and len(given) < len(BOX):

@@ -131,7 +131,7 @@ def cropped(scene: np.ndarray, window: Window) -> np.ndarray:
 def with_satmip(path: Path, sample: Sample, decoder: str) -> tuple[Image.Image, bytes]:
     """Return chip and JPEG as they are packed."""
     with decoders.using(decoder):
-        chip = imagery.read_chip(path, sample.window, (224, 224), (sample.scene_width, sample.scene_height))
+        chip = imagery.read_chip(path.read_bytes(), sample.window, (224, 224), (sample.scene_width, sample.scene_height))
     return chip, imagery.encode_jpeg(chip)
 
 
