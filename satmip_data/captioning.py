@@ -1,6 +1,6 @@
 """Write other captions into shards that are there. Needs the shards alone; can be stopped and run again."""
 
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from satmip_data.build import CAPTION_JOURNAL, BuildError, parse_dataset, write_dataset
@@ -9,15 +9,6 @@ from satmip_data.journal import Journal, OtherSettingsError
 from satmip_data.progress import Progress, Show, no_show
 from satmip_data.shards import CaptionCount, CaptionRewrite, ShardRecord, recaption_shard
 from satmip_data.storage import Store
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    out: Store
-    name: str
-    sha256: str
-    standing: CaptionRewrite
-    rewrite: CaptionRewrite
 
 
 def recaption(out: str, rewrite: CaptionRewrite, workers: int = 1, show: Show = no_show) -> dict[str, Any]:
@@ -89,19 +80,15 @@ def _rewrite(
     records = journal.finished()
     shards = dataset["shards"]
     standing = CaptionRewrite(tuple(dataset["caption"]["fields"]), dataset["caption"]["style"])
-    tasks = [_Task(store, s["name"], s["sha256"], standing, rewrite) for s in shards if s["name"] not in records]
+    left = [shard for shard in shards if shard["name"] not in records]
 
     def report() -> None:
         done = records.values()
         show(Progress("caption", len(records), len(shards), sum(r.samples for r in done), 0, sum(r.bytes for r in done)))
 
     report()
-    for record in Local(workers).unordered(_run, tasks):
+    for record in Local(workers).unordered(partial(recaption_shard, store, standing, rewrite), left):
         journal.add(record)
         records[record.name] = record
         report()
     return [records[shard["name"]] for shard in shards]
-
-
-def _run(task: _Task) -> ShardRecord:
-    return recaption_shard(task.out, task.name, task.sha256, task.standing, task.rewrite)

@@ -253,7 +253,7 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
 
 
 def _build_request(root: str, out: str, source_name: str, options: dict[str, Any]) -> build.BuildRequest:
-    names = {name for source in SOURCES.values() for name in (field.name for field in dataclasses.fields(source))}
+    names = {field.name for source in SOURCES.values() for field in dataclasses.fields(source)}
     source = make_source(source_name, {name: options[name] for name in names})
     size = _chip_size(options["size"], source)
     chosen = {f.name: options[f.name] for f in dataclasses.fields(BuildSettings) if f.name in options}

@@ -2,13 +2,13 @@
 
 import time
 from dataclasses import dataclass, replace
+from tarfile import BLOCKSIZE
 
 from satmip_data.build import BuildRequest, Plan
 from satmip_data.plan import ShardPlan
 from satmip_data.records import Reject, Sample
 from satmip_data.shards import EncodedSample, Traffic, encode_samples
 
-BLOCK = 512
 TRIED = 32
 """Samples that are read and encoded, none of them written."""
 
@@ -36,7 +36,7 @@ def estimate(request: BuildRequest, plan: Plan, tried: int = TRIED) -> Estimate:
     for _, encoded in encode_samples(task, Traffic()):
         if isinstance(encoded, EncodedSample):
             # A tar holds each member behind a block of its own, filled up to whole blocks.
-            size += sum(BLOCK + -(-len(data) // BLOCK) * BLOCK for data in encoded.members.values())
+            size += sum(BLOCKSIZE + -(-len(data) // BLOCKSIZE) * BLOCKSIZE for data in encoded.members.values())
             done += 1
         else:
             problems.append(encoded)

@@ -1,4 +1,4 @@
-"""How far a piece of work has come, and how fast it goes. Pure."""
+"""How far a piece of work has come. Pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,15 +26,3 @@ Show = Callable[[Progress], None]
 
 def no_show(progress: Progress) -> None:
     """Show nothing."""
-
-
-@dataclass(slots=True)
-class Speed:
-    """Samples a second of one stage, counted from what stood when this process began: a resumed build must not boast."""
-
-    start: float
-    samples: int
-
-    def rate(self, now: float, samples: int) -> float:
-        """Return samples a second at time `now` in seconds; 0 before any time has passed."""
-        return (samples - self.samples) / (now - self.start) if now > self.start else 0.0

@@ -308,20 +308,20 @@ class ShardError(Exception):
     """A shard does not hold what `dataset.json` says."""
 
 
-def recaption_shard(out: Store, name: str, sha256: str, standing: CaptionRewrite, rewrite: CaptionRewrite) -> ShardRecord:
+def recaption_shard(out: Store, standing: CaptionRewrite, rewrite: CaptionRewrite, entry: dict[str, Any]) -> ShardRecord:
     """Write a shard again with other captions and everything else unchanged, byte for byte.
 
     Args:
         out: the shard directory.
-        name: of the shard.
-        sha256: its hash in `dataset.json`.
         standing: the captions of `dataset.json`.
         rewrite: the captions to write.
+        entry: the shard's line of `dataset.json`.
 
     Raises:
         ShardError: it is neither the shard of `dataset.json` nor that shard with other captions, as a rewriting that was stopped
             leaves it; it stays as it is.
     """
+    name, sha256 = entry["name"], entry["sha256"]
     data, counts, count = out.read(name), CaptionCount(), 0
     found = hashlib.sha256(data).hexdigest()
     if found != sha256 and _hash_with(data, standing) != sha256:

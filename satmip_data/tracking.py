@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from satmip_data.progress import Progress, Show, Speed
+from satmip_data.progress import Progress, Show
 
 
 class TrackingError(Exception):
@@ -17,17 +17,18 @@ class TrackingError(Exception):
 
 
 class Speeds:
-    """The speed of every stage since this process first heard of it."""
+    """The speed of every stage, counted from what stood when this process first heard of it: a resumed build must not boast."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Take the time in seconds from `clock`."""
         self._clock = clock
-        self._stages: dict[str, Speed] = {}
+        self._begun: dict[str, tuple[float, int]] = {}
 
     def rate(self, progress: Progress) -> float:
-        """Return samples a second of the stage of `progress`."""
+        """Return samples a second of the stage of `progress`; 0 before any time has passed."""
         now = self._clock()
-        return self._stages.setdefault(progress.stage, Speed(now, progress.samples)).rate(now, progress.samples)
+        start, samples = self._begun.setdefault(progress.stage, (now, progress.samples))
+        return (progress.samples - samples) / (now - start) if now > start else 0.0
 
 
 def describe(progress: Progress, rate: float) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from tarfile import BLOCKSIZE
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,6 @@ from satmip_data.storage import Store
 from satmip_data.tables import read_parquet
 from satmip_data.tabular import ROUNDING, Standardizer
 
-BLOCK = 512
 SHOWN = 20
 """Problems kept of one shard: a shard of thousands alike must not drown the rest."""
 
@@ -214,7 +214,7 @@ def _check_archive(data: bytes, entry: dict[str, Any]) -> Iterator[Problem]:
     if digest != entry["sha256"]:
         yield Problem(name, "sha256", f"the shard must hash to {entry['sha256']}, however: {digest}")
     # A tar cut between two members reads without an error: only its two closing blocks of zeros tell that it is whole.
-    if len(data) % BLOCK or data[-2 * BLOCK :] != bytes(2 * BLOCK):
+    if len(data) % BLOCKSIZE or data[-2 * BLOCKSIZE :] != bytes(2 * BLOCKSIZE):
         yield Problem(name, "archive", "the archive must end with two blocks of zeros, however: it is cut short")
 
 

@@ -13,8 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 from satmip_data.imagery import ImageError
-from satmip_data.names import RASTERS
-from satmip_data.raster import ScaleError
+from satmip_data.names import RASTERS, ends_with
 from satmip_data.records import Metadata, Scene
 from satmip_data.sources.archive import (
     Archive,
@@ -76,10 +75,10 @@ class GeoTiff(Archive):
             FileNotFoundError: there is none.
         """
         files = list_files(archive_url(root))
-        paths = sorted(path for path in files if path.lower().endswith(RASTERS))
+        paths = sorted(path for path in files if ends_with(path, RASTERS))
         if not paths:
             raise LayoutError(f"a folder of rasters needs files that end with {', '.join(RASTERS)}, however: {root!r} has none")
-        note_others(path for path in files if not path.lower().endswith(RASTERS))
+        note_others(path for path in files if not ends_with(path, RASTERS))
         split = self.deal_splits(dict.fromkeys(paths, ""), {path: folder_split(path) for path in paths})
         return [Item("", path, dump({"split": split[path]})) for path in paths]
 
@@ -94,7 +93,7 @@ class GeoTiff(Archive):
                 message = "a raster must have a CRS and a transform, however: it has none"
                 return [reject(item, "no_georeference", message, key)]
             return list(self._scenes(key, split, item.image, head))
-        except (ImageError, ScaleError, OSError, ValueError, ArithmeticError) as error:
+        except (ImageError, OSError, ValueError, ArithmeticError) as error:
             return [failure(item, error, key)]
 
     def _scenes(self, key: str, split: str, path: str, head: ImageHead) -> Iterator[Found]:

@@ -8,8 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 from satmip_data.imagery import ImageError
-from satmip_data.names import IMAGES
-from satmip_data.raster import ScaleError
+from satmip_data.names import IMAGES, ends_with
 from satmip_data.records import Aoi, Scene, Window
 from satmip_data.sources.archive import (
     Archive,
@@ -82,14 +81,14 @@ class ImageFolder(Archive):
             head = self.read_image(root, item.image)
             window = Window(0, 0, head.width, head.height)
             metadata = placed(self.known, head.georeference, window)
-        except (ImageError, ScaleError, OSError, ValueError) as error:
+        except (ImageError, OSError, ValueError) as error:
             return [failure(item, error, key)]
         aoi = Aoi(0, 0, head.width, head.height, category)
         return [Scene(key, split, key, item.image, head.width, head.height, metadata, head.georeference, (aoi,))]
 
 
 def _is_image(path: str) -> bool:
-    return path.lower().endswith(IMAGES) and not hidden(path)
+    return ends_with(path, IMAGES) and not hidden(path)
 
 
 def _begins(stem: str, folder: str) -> bool:

@@ -122,10 +122,8 @@ class Stac(Archive):
             path = _on_disk(folder, _resolve(item.metadata, str(asset["href"])))
             head = self.read_image(folder, path)
             return list(self._scenes(key, split, path, head, feature, asset))
-        except (ImageError, ScaleError, OSError) as error:
+        except (ImageError, ScaleError, OSError, InvalidError) as error:
             return [failure(item, error, key)]
-        except InvalidError as error:
-            return [reject(item, "metadata_invalid", str(error), key)]
         except (ValueError, ArithmeticError, KeyError, TypeError, AttributeError) as error:
             # An item is any JSON: what it lacks or holds shows where it is looked for.
             return [

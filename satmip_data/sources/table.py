@@ -26,7 +26,6 @@ from shapely import GEOSException, from_wkb
 from satmip_data.geometry import WGS84, distance, wrap_longitude
 from satmip_data.imagery import ImageError
 from satmip_data.names import RASTERS, ends_with, unsigned
-from satmip_data.raster import ScaleError
 from satmip_data.records import Aoi, Georeference, Metadata, Sample, Scene, Window
 from satmip_data.sources.archive import (
     Archive,
@@ -159,7 +158,7 @@ class Table(Archive):
                 raise InvalidError("a row must name an image, however: its cell is empty")
             head = self._head(self._split_root(root)[0], item.image, cells)
             return [_scene(item.image, cells, head)]
-        except (ImageError, ScaleError, OSError, ValueError, ArithmeticError) as error:
+        except (ImageError, OSError, ValueError, ArithmeticError) as error:
             return [failure(item, error, key)]
 
     def _head(self, folder: str, image: str, cells: Mapping[str, Any]) -> ImageHead:
