@@ -196,7 +196,7 @@ def _finished(request: BuildRequest, out: Store) -> dict[str, Any] | None:
     """
     if not out.exists("dataset.json"):
         return None
-    dataset = parse_dataset(out)
+    dataset = read_dataset(out)
     built = {"source": dataset["source"], "settings": dataset["settings"]}
     wanted = _intent(request)
     # The captions may have been rewritten since: they are no reason to build again.
@@ -209,15 +209,19 @@ def _finished(request: BuildRequest, out: Store) -> dict[str, Any] | None:
     return dataset
 
 
-def parse_dataset(out: Store) -> dict[str, Any]:
+def read_dataset(out: Store) -> dict[str, Any]:
     """Return the `dataset.json` of a finished build.
 
     Raises:
-        FileNotFoundError: there is none.
-        BuildError: it is damaged, or another program's.
+        BuildError: there is none, or it is damaged, or another program's.
     """
     try:
         dataset: dict[str, Any] = json.loads(out.read("dataset.json"))
+    except FileNotFoundError as error:
+        raise BuildError(
+            f"{out.url} must be a finished shard directory, however: it has no dataset.json.\n"
+            f"Make it with: satmip-data build SOURCE {out.url}"
+        ) from error
     except ValueError as error:
         raise BuildError(f"{out.url}/dataset.json must be JSON, however: {error}. Build again into another folder.") from error
     if (offence := satmip_schemas.first_error("dataset", dataset)) is not None:

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from satmip_data.build import CAPTION_JOURNAL, BuildError, parse_dataset, write_dataset
+from satmip_data.build import CAPTION_JOURNAL, read_dataset, write_dataset
 from satmip_data.engines import Local
 from satmip_data.journal import Journal, OtherSettingsError
 from satmip_data.progress import Progress, Show, no_show
@@ -52,21 +52,6 @@ def _recaption(store: Store, rewrite: CaptionRewrite, workers: int, show: Show) 
 def _changed(record: ShardRecord) -> dict[str, Any]:
     """Return what a rewriting changes in a shard's line of `dataset.json`: it sees no pixels."""
     return {name: value for name, value in record.entry().items() if name in ("bytes", "sha256", "captions")}
-
-
-def read_dataset(store: Store) -> dict[str, Any]:
-    """Return the `dataset.json` of a finished build.
-
-    Raises:
-        BuildError: there is none, or it is damaged.
-    """
-    try:
-        return parse_dataset(store)
-    except FileNotFoundError as error:
-        raise BuildError(
-            f"{store.url} must be a finished shard directory, however: it has no dataset.json.\n"
-            f"Make it with: satmip-data build SOURCE {store.url}"
-        ) from error
 
 
 def _rewrite(

@@ -345,7 +345,7 @@ def inspect_command(shard_directory: str, samples: int, sheet: Path | None, chip
     """
     console = Console()
     with failures():
-        dataset = captioning.read_dataset(Store(shard_directory))
+        dataset = build.read_dataset(Store(shard_directory))
         display.show_dataset(console, shard_directory, dataset)
         display.show_fields(console, shard_directory)
         display.show_samples(console, shard_directory, dataset, samples)

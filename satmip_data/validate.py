@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from satmip_data import captioning
-from satmip_data.build import CAPTION_JOURNAL, JOURNAL, TRAIN
+from satmip_data.build import CAPTION_JOURNAL, JOURNAL, TRAIN, read_dataset
 from satmip_data.engines import Local
 from satmip_data.index_checks import check_counts, check_rows, rows_by_shard
 from satmip_data.progress import Progress, Show, no_show
@@ -85,7 +84,7 @@ def validate(out: str, workers: int = 1, show: Show = no_show) -> Report:
         BuildError: there is no finished build at all, or its `dataset.json` is damaged.
     """
     store = Store(out)
-    dataset = captioning.read_dataset(store)
+    dataset = read_dataset(store)
     problems = list(_check_folder(store, dataset))
     index = _read_table(store, "index.parquet", ("key", "shard", "flags"), problems)
     rejects = _read_table(store, "rejects.parquet", ("stage", "reason"), problems)

@@ -368,7 +368,7 @@ def test_an_interrupted_build_ends_as_a_shell_expects_and_says_that_it_goes_on(h
     ("words", "function"),
     [
         (("validate",), "satmip_data.validate.validate"),
-        (("inspect",), "satmip_data.captioning.read_dataset"),
+        (("inspect",), "satmip_data.build.read_dataset"),
         (("demo", "world"), "satmip_data.cli.write_demo"),
         (("build", "../fmow", "--dry-run"), "satmip_data.build.plan_build"),
     ],

@@ -173,7 +173,7 @@ class _Brush:
     def lay(self, shape: Shape, points: NDArray[np.float64]) -> None:
         """Draw one shape whose corners lie at `points` (pixels)."""
         if shape.z is not None:
-            self._sheet(shape, points)
+            self._sheet(shape, points, shape.z)
             return
         outline = points.ravel().tolist()
         self.heights.polygon(outline, fill=shape.height)
@@ -221,15 +221,12 @@ class _Brush:
             self.colour.polygon(quad, fill=self._ink(shape, 0.42 + 0.5 * lit))
             self.tops.polygon(quad, fill=shape.height)
 
-    def _sheet(self, shape: Shape, points: NDArray[np.float64]) -> None:
-        """Draw a polygon in the air, and its shadow on the ground."""
+    def _sheet(self, shape: Shape, points: NDArray[np.float64], z: NDArray[np.float64]) -> None:
+        """Draw a polygon in the air, whose corners are `z` metres high, and its shadow on the ground."""
         azimuth, elevation = (math.radians(a) for a in self.view.sun)
-        east, north = self.view.lean
-        z = shape.z if shape.z is not None else np.zeros(len(points))
         aside = np.array([-math.sin(azimuth) / self.view.pixel[0], math.cos(azimuth) / self.view.pixel[1]]) / math.tan(elevation)
         self.veil.polygon((points + z[:, None] * aside).ravel().tolist(), fill=255, outline=255)
-        lean = np.array([east / self.view.pixel[0], -north / self.view.pixel[1]])
-        seen = (points + z[:, None] * lean).ravel().tolist()
+        seen = (points + z[:, None] * self._lean(1.0)).ravel().tolist()
         self.colour.polygon(seen, fill=self._ink(shape, 1.0), outline=self._ink(shape, 1.0))
         self.tops.polygon(seen, fill=float(z.max()), outline=float(z.max()))
 

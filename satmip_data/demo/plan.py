@@ -177,7 +177,8 @@ def town(plan: Plan, keep: Point) -> None:
     for y in rows:
         for side in (-1, 1):
             _terrace(plan, (y + side * (street / 2 + lot * 0.5 + 2.5), lot, dense), columns, keep)
-        for x in np.arange(-reach, reach, 17.0)[rng.random(len(np.arange(-reach, reach, 17.0))) < 0.3]:
+        spots = np.arange(-reach, reach, 17.0)
+        for x in spots[rng.random(len(spots)) < 0.3]:
             plan.car((float(x), y + street * 0.33), 0.0)
 
 
