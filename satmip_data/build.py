@@ -220,7 +220,7 @@ def read_dataset(out: Store) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise BuildError(
             f"{out.url} must be a finished shard directory, however: it has no dataset.json.\n"
-            f"Make it with: satmip-data build SOURCE {out.url}"
+            f"Make it with: satmip-data build SOURCE {quote(out.url)}"
         ) from error
     except ValueError as error:
         raise BuildError(f"{out.url}/dataset.json must be JSON, however: {error}. Build again into another folder.") from error

@@ -4,6 +4,7 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pandas as pd
@@ -150,7 +151,7 @@ def show_fields(console: Console, out: str) -> None:
     try:
         frame = read_parquet(Store(out).read("index.parquet")).to_pandas(use_threads=False)
     except ArrowException as error:
-        raise BuildError(f"index.parquet must be whole, however: {error}. Run: satmip-data validate {out}") from error
+        raise BuildError(f"index.parquet must be whole, however: {error}. Run: satmip-data validate {quote(out)}") from error
     table = _table("field", "unit", "# missing", "smallest", "median", "largest", "# values")
     for field in FIELDS:
         known = frame[field.name].dropna()

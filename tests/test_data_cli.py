@@ -74,6 +74,10 @@ def test_what_to_type_next_can_be_copied(here: Path, monkeypatch: pytest.MonkeyP
     assert f"{out} was already built, and ../fmow was not read again." in result.output
     inspected = run("inspect", out, "--sheet", "[/s].png")
     assert inspected.output.splitlines()[-1] == "Contact sheet: [/s].png"
+    (here / out / "index.parquet").write_bytes(b"damaged")
+    assert run("inspect", out).output.splitlines()[-1].endswith(f"Run: satmip-data validate {folder}")
+    (here / out / "dataset.json").unlink()
+    assert run("inspect", out).output.splitlines()[-1] == f"Make it with: satmip-data build SOURCE {folder}"
 
 
 def test_a_narrow_table_leaves_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
