@@ -143,13 +143,12 @@ class Fmow(ImageFiles):
     def check_location(self, root: str, items: Sequence[Item]) -> None:
         """Refuse records of the challenge form where locations are wanted. See `LocatedElsewhere`."""
         step = max(1, -(-len(items) // PROBED))
+        probed = (found for item in items[::step] for found in self.read_item(root, item) if isinstance(found, Scene))
         scenes = 0
-        for item in items[::step]:
-            for found in self.read_item(root, item):
-                if isinstance(found, Scene):
-                    scenes += 1
-                    if found.georeference is not None:
-                        return
+        for scene in probed:
+            if scene.georeference is not None:
+                return
+            scenes += 1
         if scenes:
             raise LayoutError(
                 f"locations need records with GPS, however: none of {scenes} records tried has raw_location; those beside the "
