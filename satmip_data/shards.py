@@ -216,13 +216,13 @@ def encode_samples(task: PackTask, traffic: Traffic) -> Iterator[tuple[Sample, E
 def _chip_readers(task: PackTask, traffic: Traffic) -> Iterator[tuple[Sample, Callable[[tuple[int, int], int], Image.Image]]]:
     """Yield every sample with what reads its chip, given its size and the limit on pixels; over a network, ahead of its turn."""
     source, samples = task.source, task.shard.samples
-    plain_files = isinstance(source, ImageFiles) and getattr(type(source), "read_chip", None) is ImageFiles.read_chip
-    if not (plain_files and Store(task.root).remote):
-        yield from ((sample, partial(source.read_chip, task.root, sample)) for sample in samples)
-        return
-    assert isinstance(source, ImageFiles)
-    for sample, image in read_ahead(partial(source.fetch, task.root), samples):
-        yield sample, partial(_fetched_chip, source, sample, image, traffic)
+    plain = getattr(type(source), "read_chip", None) is ImageFiles.read_chip  # other ways to read a chip fetch for themselves
+    if isinstance(source, ImageFiles) and plain and Store(task.root).remote:
+        for sample, image in read_ahead(partial(source.fetch, task.root), samples):
+            yield sample, partial(_fetched_chip, source, sample, image, traffic)
+    else:
+        for sample in samples:
+            yield sample, partial(source.read_chip, task.root, sample)
 
 
 def _fetched_chip(
