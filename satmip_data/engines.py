@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from threading import Thread
 from types import FrameType
 from typing import Any, TypeVar
@@ -38,7 +38,9 @@ class Local:
             yield from map(function, tasks)
             return
         with self._pool(len(tasks)) as pool:
-            yield from pool.map(function, tasks)
+            with _uninterrupted():
+                results = pool.map(function, tasks)
+            yield from results
 
     def unordered(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         """Yield each result as soon as it is there. An exception of a task ends the run; tasks not yet started are dropped."""
@@ -46,7 +48,8 @@ class Local:
             yield from map(function, tasks)
             return
         with self._pool(len(tasks)) as pool:
-            futures: list[Future[Result]] = [pool.submit(function, task) for task in tasks]
+            with _uninterrupted():
+                futures: list[Future[Result]] = [pool.submit(function, task) for task in tasks]
             try:
                 for future in as_completed(futures):
                     yield future.result()
@@ -67,12 +70,26 @@ class Local:
                 ) from error
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Have Ctrl-C wait, here and in processes started here: in the midst of its first imports each would show a traceback."""
+    resource_tracker.ensure_running()  # which ends the waiting where it is started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_with_parent() -> None:
     """End this process as soon as the one that started it is killed, and without a traceback where both are interrupted.
 
     It would go on with the tasks that it was sent, beside the processes of the next run in the same folder, and then wait for ever.
     """
-    signal.signal(signal.SIGINT, _leave)
+    standing = signal.signal(signal.SIGINT, signal.SIG_IGN)  # forgets a Ctrl-C of `_uninterrupted`: the parent has it too
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if standing is not signal.SIG_IGN:  # as it is behind nohup
+        signal.signal(signal.SIGINT, _leave)
     parent = parent_process()
     assert parent is not None
 

@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -63,6 +64,33 @@ def test_an_interrupted_worker_exits_without_a_traceback() -> None:
     """A terminal interrupts every process of a command; the first one speaks for all. Other exceptions of a worker are shown."""
     with pytest.raises(SystemExit, match="130"):
         list(Local(2).ordered(eval, ["__import__('os').kill(__import__('os').getpid(), 2)"] * 2))
+
+
+def test_an_interrupt_while_workers_start_shows_no_traceback(tmp_path: Path) -> None:
+    """They import for seconds, on a busy machine more."""
+    code = (
+        "import os, sys, time\n"
+        "from satmip_data.engines import Local\n"
+        "if __name__ == '__mp_main__':\n"
+        "    print('starts', flush=True)\n"
+        "    time.sleep(1)\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n"
+        "        list(getattr(Local(2), sys.argv[1])(abs, [1, 2, 3]))\n"
+        "    except KeyboardInterrupt:\n"
+        "        sys.exit(130)\n"
+    )
+    (tmp_path / "main.py").write_text(code, encoding="utf-8")
+    for run in ("ordered", "unordered"):
+        command = [sys.executable, str(tmp_path / "main.py"), run]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "starts\n"
+            os.killpg(process.pid, signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (130, "")
 
 
 def test_an_error_drops_the_tasks_that_wait() -> None:
