@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from satmip_train.errors import UsageError
 from satmip_train.evaluate import describe_split
 from satmip_train.export import load_backbone
 from satmip_train.features import run_frozen
-from satmip_train.image_files import Rendering, find_images, read_picture
+from satmip_train.image_files import Picture, Rendering, find_images, read_picture
 from satmip_train.metadata_features import Running
 from satmip_train.shards import Dataset, Readers
 from satmip_train.stream import Batch, loader, ordered_batches
@@ -44,6 +44,14 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Reject:
+    """An image that gave no vector."""
+
+    path: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Rows:
     """A batch of what is written."""
 
@@ -51,6 +59,7 @@ class Rows:
     images: Tensor
     """(B, 3, S, S), 0..1."""
     footprints: list[Polygon | None]
+    rejects: list[Reject] = field(default_factory=list)
 
 
 def load_network(run: Path) -> Network:
@@ -77,8 +86,10 @@ def load_network(run: Path) -> Network:
 def folder_rows(folder: Path, rendering: Rendering, view_size: int, running: Running) -> Iterator[Rows]:
     """Read the images below a folder, whole, resized to the view; names are paths relative to the folder.
 
+    What cannot be read is a reject: one damaged file must not end an hour's work.
+
     Raises:
-        UsageError: there is no image, or one cannot be read.
+        UsageError: there is no image.
     """
     stream = _Files(folder, find_images(folder), rendering, view_size, running.batch_size)
     yield from (Rows(**batch) for batch in loader(stream, range(len(stream)), running.workers))
@@ -93,11 +104,26 @@ class _Files(MapStyle[Batch]):
         return len(self._batches)
 
     def __getitem__(self, number: int) -> Batch:
-        paths = self._batches[number]
-        pictures = [read_picture(path, self._rendering) for path in paths]
-        images = [features.resize(torch.from_numpy(picture.pixels).permute(2, 0, 1)[None], self._view_size) for picture in pictures]
-        names = [path.relative_to(self._folder).as_posix() for path in paths]
-        return {"names": names, "images": torch.cat(images), "footprints": [picture.footprint for picture in pictures]}
+        names, images, footprints, rejects = [], [torch.empty(0, 3, self._view_size, self._view_size)], [], []
+        for path in self._batches[number]:
+            name = path.relative_to(self._folder).as_posix()
+            try:
+                picture = _read(path, name, self._rendering)
+            except UsageError as error:
+                rejects.append(Reject(name, str(error)))
+                continue
+            names.append(name)
+            images.append(features.resize(torch.from_numpy(picture.pixels).permute(2, 0, 1)[None], self._view_size))
+            footprints.append(picture.footprint)
+        return {"names": names, "images": torch.cat(images), "footprints": footprints, "rejects": rejects}
+
+
+def _read(path: Path, name: str, rendering: Rendering) -> Picture:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the name of a file must be UTF-8, however: {name!r} is not. Rename it") from error
+    return read_picture(path, rendering)
 
 
 def shard_rows(dataset: Dataset, split: str, view_size: int, running: Running) -> Iterator[Rows]:
@@ -120,31 +146,58 @@ def _outlines(dataset: Dataset, split: str) -> Iterator[Polygon | None]:
             yield None if ring is None else Polygon(ring)
 
 
-def write_vectors(network: Network, rows: Iterable[Rows], source: Result, out: Path, running: Running, name: str) -> int:
-    """Write a row for each image, `name`, `vector` (float32) and `geometry` (WKB, EPSG:4326, null where unknown), and count them.
+def write_vectors(
+    network: Network, rows: Iterable[Rows], source: Result, out: Path, running: Running, name: str
+) -> tuple[int, list[Reject]]:
+    """Write a row for each image, `name`, `vector` (float32) and `geometry` (WKB, EPSG:4326, null where unknown).
 
-    The file stands under its name only when it is whole. What the vectors depend on is in its schema under "satmip".
+    The file stands under its name only when it is whole. What the vectors depend on is in its schema under "satmip". Rejects, where
+    there are any, stand in a file of their own beside it, see `rejects_path`.
+
+    Returns:
+        how many vectors were written, and what gave none
 
     Raises:
-        UsageError: an image cannot be read.
+        UsageError: no image gave a vector, or a chip cannot be read.
     """
     provenance = {**network.provenance, "source": source, "precision": running.precision}
     schema = _schema(network.width, name, provenance)
-    written = 0
+    written, rejects = 0, list[Reject]()
 
     def write(file: Any) -> None:
         nonlocal written
         with pq.ParquetWriter(file, schema, compression="zstd") as writer:
             for part in rows:
-                writer.write_table(_table(part, _vectors(network, part, running), schema))
+                if part.names:
+                    writer.write_table(_table(part, _vectors(network, part, running), schema))
                 written += len(part.names)
-                running.progress(len(part.names))
+                rejects.extend(part.rejects)
+                running.progress(len(part.names) + len(part.rejects))
+        if rejects and not written:
+            raise UsageError(
+                f"an image at least must give a vector, however: none of {len(rejects)} does. First: {rejects[0].message}"
+            )
+        _write_rejects(rejects_path(out), rejects)
 
     checkpoint.write_atomically(out, write)
-    return written
+    return written, rejects
 
 
-def write_shard_vectors(network: Network, dataset: Dataset, split: str, out: Path, running: Running) -> int:
+def rejects_path(out: Path) -> Path:
+    """Return where the rejects stand whose vectors are missing in `out`."""
+    return out.with_suffix(".rejects.parquet")
+
+
+def _write_rejects(path: Path, rejects: list[Reject]) -> None:
+    """Write a row for each reject; where there is none, remove those of an earlier file of vectors."""
+    if not rejects:
+        path.unlink(missing_ok=True)
+        return
+    rows = [{name: text.encode("utf-8", "backslashreplace").decode() for name, text in vars(reject).items()} for reject in rejects]
+    checkpoint.write_atomically(path, lambda file: pq.write_table(pa.Table.from_pylist(rows), file))
+
+
+def write_shard_vectors(network: Network, dataset: Dataset, split: str, out: Path, running: Running) -> tuple[int, list[Reject]]:
     """Write a row for each chip of a split, see `write_vectors`; `key` names it.
 
     Raises:

@@ -157,6 +157,7 @@ def embed_command(
     """Write the vector of every image of a folder, or of a split of shards, that the backbone of RUN gives: a GeoParquet file.
 
     Columns: path (key, of shards), vector, geometry (footprint, EPSG:4326). Each image is resized whole to the view of RUN.
+    Images that cannot be read are counted and listed with the reason beside OUT, in NAME.rejects.parquet.
 
     \b
     Example:
@@ -173,10 +174,13 @@ def embed_command(
             if images is not None:
                 rendering = parse_rendering(bands, stretch)
                 rows = embedding.folder_rows(images, rendering, network.view_size, running)
-                written = embedding.write_vectors(network, rows, embedding.describe_folder(images, rendering), out, running, "path")
+                source = embedding.describe_folder(images, rendering)
+                written, rejects = embedding.write_vectors(network, rows, source, out, running, "path")
             else:
-                written = embedding.write_shard_vectors(network, open_dataset(str(shards)), split, out, running)
+                written, rejects = embedding.write_shard_vectors(network, open_dataset(str(shards)), split, out, running)
     click.echo(f"{written:,} vectors of {network.width} numbers: {out}")
+    if rejects:
+        click.echo(f"{len(rejects):,} images gave no vector: {embedding.rejects_path(out)}. First: {rejects[0].message}")
 
 
 @click.command("neighbours")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from shapely import Polygon
@@ -102,7 +102,9 @@ def read_picture(path: Path, rendering: Rendering) -> Picture:
         raise UsageError(
             f"a picture must be of a size that Pillow opens, however: {path}: {error}. Cut it into tiles, or save it as GeoTIFF"
         ) from error
-    except (UnidentifiedImageError, OSError) as error:
+    except (UsageError, MemoryError):
+        raise
+    except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
         raise UsageError(f"an image must be readable, however: {path}: {error}. Remove or replace it") from error
 
 

@@ -105,7 +105,9 @@ def read_mask(path: Path) -> Mask:
             if image.mode not in ("L", "P"):
                 raise UsageError(f"a mask must have one channel of 8 bits, however: {path} has the mode {image.mode}. Convert it")
             return np.array(image)
-    except (OSError, Image.DecompressionBombError) as error:
+    except (UsageError, MemoryError):
+        raise
+    except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
         raise UsageError(f"a mask must be readable, however: {path}: {error}. Remove or replace it") from error
 
 

@@ -76,5 +76,12 @@ def rewrite(shards: Path, change: Callable[[str, bytes], tuple[str, bytes] | Non
     return shards
 
 
+def damage(png: Path) -> None:
+    """Give a chunk within the pixels of a PNG a type that is none, of which Pillow makes a SyntaxError."""
+    content = png.read_bytes()
+    place = content.rindex(b"IDAT")
+    png.write_bytes(content[:place] + b"\x80\xd2\x92M" + content[place + 4 :])
+
+
 def call(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)

@@ -1,7 +1,9 @@
 """Vectors of images as GeoParquet."""
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import geopandas
@@ -10,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 import torch
-from eval_world import COMMON, call, rewrite, write_run
+from eval_world import COMMON, call, damage, rewrite, write_run
 from PIL import Image
 from pyproj import Transformer
 from rasterio.transform import Affine
@@ -167,6 +169,37 @@ def test_a_raster_in_metres_that_claims_degrees_has_no_footprint(tmp_path: Path)
     assert read_picture(path, Rendering()).footprint is None
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_images_that_cannot_be_read_are_counted_and_listed_and_the_others_embedded(
+    world: Path, tmp_path: Path, workers: str
+) -> None:
+    """Once the first of them ended the command, and the vectors of all before it were lost."""
+    images, out = shutil.copytree(world / "images", tmp_path / "images"), tmp_path / "vectors.parquet"
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    Image.fromarray(noise).save(images / "a0.png")
+    damage(images / "a0.png")
+    (images / "b0.tif").write_bytes((images / "b.tif").read_bytes()[:300])
+    shutil.copy(world / "deep.tif", images / "deep.tif")
+    (images / os.fsdecode(b"\xff.png")).write_bytes((images / "a.png").read_bytes())
+    asked = ["embed", world / "run", "--images", images, "--out", out, "--batch-size", "2", "--device", "cpu", "--workers", workers]
+    got = call(*asked)
+    assert got.exit_code == 0, got.output
+    first, second = got.output.splitlines()
+    assert first == f"3 vectors of 48 numbers: {out}"
+    assert second.startswith(f"4 images gave no vector: {tmp_path}/vectors.rejects.parquet. First: an image must be readable, ")
+    assert pq.read_table(out)["path"].to_pylist() == ["a.png", "b.tif", "sub/gray.jpg"]
+    rejects = {row["path"]: row["message"] for row in pq.read_table(tmp_path / "vectors.rejects.parquet").to_pylist()}
+    assert list(rejects) == ["a0.png", "b0.tif", "deep.tif", r"\udcff.png"]
+    assert "a0.png" in rejects["a0.png"]
+    assert "Add: --bands R,G,B" in rejects["deep.tif"]
+    assert "Rename it" in rejects[r"\udcff.png"]
+    for name in ("a0.png", "b0.tif", "deep.tif", os.fsdecode(b"\xff.png")):
+        (images / name).unlink()
+    got = call(*asked)
+    assert got.output == f"{first}\n"
+    assert list(tmp_path.glob("*.parquet")) == [out]
+
+
 @pytest.mark.parametrize(
     ("bands", "stretch"), [("1,2", "none"), ("0,1,2", "none"), ("auto", "minmax:5"), ("auto", "percentile:2,101")]
 )
@@ -207,5 +240,6 @@ def test_what_cannot_be_embedded_is_refused(world: Path, tmp_path: Path) -> None
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "x.png").write_bytes(b"no picture")
     got = call("embed", world / "run", "--images", tmp_path / "broken", "--out", tmp_path / "b.parquet", *COMMON)
-    assert "must be readable, however:" in got.output
+    assert got.exit_code == 1
+    assert re.search(r"none of 1 does\. First: an image must be readable, however: .*/x\.png: ", got.output.replace("\n", " "))
     assert list(tmp_path.glob("*.parquet")) == []

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from eval_world import COMMON, call, write_run
+from eval_world import COMMON, call, damage, write_run
 from PIL import Image
 from sklearn.metrics import jaccard_score
 from toy_shards import write_toy_shards
@@ -181,3 +181,12 @@ def test_what_is_no_pair_of_image_and_mask_is_refused(world: Path, tmp_path: Pat
     Image.new("RGB", (48, 48)).save(folder / "masks/area1/tile_1.png")
     with pytest.raises(UsageError, match=r"one channel of 8 bits, however: .*RGB"):
         segment.read_mask(folder / "masks/area1/tile_1.png")
+
+
+def test_a_damaged_mask_is_an_error_whatever_pillow_makes_of_it(tmp_path: Path) -> None:
+    """Of a chunk within the pixels that has no known type it makes a SyntaxError."""
+    path = tmp_path / "mask.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 400), np.uint8)).save(path)
+    damage(path)
+    with pytest.raises(UsageError, match=r"a mask must be readable, however: .*mask\.png: .*Remove or replace it"):
+        segment.read_mask(path)
