@@ -1,6 +1,8 @@
 """Evaluation of trained networks by probes on frozen features, beside controls."""
 
+import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from satmip_train.shards import Dataset
 __all__ = ["Model", "Protocol", "Result", "evaluate", "load_model", "models", "random_model", "split_features", "write_result"]
 
 Progress = Callable[[str, int], None]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -296,8 +299,34 @@ def _same_samples(one: Result, other: Result) -> bool:
 
 
 def write_result(result: Result, folder: Path) -> Path:
-    """Write a result into a folder and return its path, see `result_path`."""
+    """Write a result into a folder and return its path, see `result_path`.
+
+    One that is there and holds models which this one does not is kept beside it, as `knn-1a2b3c4d.json`; `results` reads all of
+    them, and of two results of one model the newer.
+    """
     path = result_path(folder, result["probe"], result.get("modality", "image"))
     content = json.dumps(result, indent=1).encode()
-    write_atomically(path, lambda file: file.write(content))
+
+    def write(file: Any) -> None:
+        file.write(content)
+        _keep_others(path, result)
+
+    write_atomically(path, write)
     return path
+
+
+def _keep_others(path: Path, result: Result) -> None:
+    """Move the result that is there, unless all of its models are measured again."""
+    try:
+        there = _measured(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        return  # there is none, or it is damaged
+    if not there <= _measured(result):
+        # Named after its models: the next result of the same ones takes its place.
+        digest = hashlib.sha256(json.dumps(sorted(there)).encode()).hexdigest()
+        kept = path.replace(path.with_name(f"{path.stem}-{digest[:8]}.json"))
+        _log.warning("What was in %s is kept as %s, as it holds other models too", path, kept)
+
+
+def _measured(result: Result) -> set[str]:
+    return {json.dumps([model["run"], model["name"], model["seed"]]) for model in result["models"]}

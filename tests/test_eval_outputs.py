@@ -15,6 +15,7 @@ from toy_shards import write_toy_shards
 
 from satmip_train.cli import main as train_main
 from satmip_train.eval_cli import main as eval_main
+from satmip_train.results import read_scores
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,42 @@ def test_a_damaged_result_is_written_anew(world: Path, tmp_path: Path) -> None:
     got = call("knn", world / "run", "--shards", world / "shards", "--random-seeds", "", "--out", tmp_path, *COMMON)
     assert got.exit_code == 0, got.output
     assert json.loads((tmp_path / "knn.json").read_text())["test"]["samples"] == 12
+
+
+def test_results_of_other_runs_stay_and_the_newest_of_a_run_counts(world: Path, tmp_path: Path) -> None:
+    """Once the second of two runs evaluated one after the other took the place of the first without a word."""
+    runs = [write_run(tmp_path / "runs" / f"seed{seed}", world / "shards", seed=seed, objective="simclr") for seed in (0, 1)]
+    eval_ = tmp_path / "eurosat"
+
+    def evaluate(*words: object) -> str:
+        got = call("knn", *words, "--shards", world / "shards", "--random-seeds", "", "--out", eval_, *COMMON)
+        assert got.exit_code == 0, got.output
+        return got.stderr
+
+    def held() -> dict[str, list[str]]:
+        return {path.name: [model["name"] for model in json.loads(path.read_text())["models"]] for path in eval_.glob("*.json")}
+
+    assert evaluate(runs[0]) == ""
+    first = (eval_ / "knn.json").read_bytes()
+    evaluate(runs[1])
+    (kept,) = set(held()) - {"knn.json"}
+    assert held() == {kept: ["seed0"], "knn.json": ["seed1"]}
+    assert (eval_ / kept).read_bytes() == first
+    # One of each run, however often they take turns; the same run with other settings takes its own place.
+    evaluate(runs[0], "--k", "1,2")
+    evaluate(runs[0])
+    evaluate(runs[1])
+    assert held()["knn.json"] == ["seed1"]
+    assert held()[kept] == ["seed0"]
+    assert len(held()) == 3
+    scores = sorted(read_scores(tmp_path, {}), key=lambda score: score.modified)
+    assert {score.seed: score.file.name for score in scores} == {0: kept, 1: "knn.json"}
+    # What holds all of them needs nothing beside it.
+    evaluate(*runs, "--backbone", "pixels")
+    before = held()
+    evaluate(*runs, "--backbone", "pixels")
+    assert held() == before
+    assert before["knn.json"] == ["seed0", "seed1", "raw pixels, 32 x 32"]
 
 
 @pytest.mark.parametrize("program", ["satmip-train", "satmip-eval"])
