@@ -3,16 +3,14 @@
 All become timm networks, so that a converted backbone is a folder like that of a run.
 """
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
-from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -21,7 +19,7 @@ from satmip_train.backbones import create_backbone, feature_dim
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
 from satmip_train.export import CONFIG, WEIGHTS
-from satmip_train.pretrained import read_weights
+from satmip_train.pretrained import attention_heads, classifier_names, digest, read_weights, resample_positions
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _FMOW = ((0.4182, 0.4215, 0.3991), (0.2877, 0.2754, 0.2764))
@@ -91,7 +89,7 @@ def load(
     tensors, heads = _read(path)
     settings, module = _create(name, external)
     tensors = _converted(tensors, module)
-    dropped = sorted(key for key in tensors if key.startswith((*external.dropped, *_classifier(module))))
+    dropped = sorted(key for key in tensors if key.startswith((*external.dropped, *classifier_names(module))))
     tensors = {key: value for key, value in tensors.items() if key not in dropped}
     tensors = _with_positions(tensors, module, external)
     _check(name, path, module, tensors, heads)
@@ -167,28 +165,12 @@ def _converted(tensors: dict[str, Tensor], module: Any) -> dict[str, Tensor]:
     return dict(checkpoint_filter_fn(named, module))
 
 
-def _classifier(module: nn.Module) -> Iterable[str]:
-    known = getattr(module, "pretrained_cfg", {}).get("classifier") or ()
-    return tuple(f"{name}." for name in ([known] if isinstance(known, str) else known))
-
-
 def _with_positions(tensors: dict[str, Tensor], module: Any, external: External) -> dict[str, Tensor]:
     """Compute positions that depend on the GSD, and bring learned ones to the network's grid."""
-    here = getattr(module, "pos_embed", None)
-    if not isinstance(here, Tensor):
-        return tensors
-    if external.scaled_positions:
-        side = int(module.patch_embed.grid_size[0])
-        return {
-            **tensors,
-            "pos_embed": scaled_positions(side, here.shape[-1], gsd_ratio(side * int(module.patch_embed.patch_size[0]))),
-        }
-    there = tensors.get("pos_embed")
-    if there is None or there.ndim != 3 or there.shape == here.shape or there.shape[-1] != here.shape[-1]:
-        return tensors
-    grid = list(module.patch_embed.grid_size)
-    prefix = int(module.num_prefix_tokens)
-    return {**tensors, "pos_embed": resample_abs_pos_embed(there, new_size=grid, num_prefix_tokens=prefix)}
+    if not external.scaled_positions:
+        return resample_positions(module, tensors)
+    side, width = int(module.patch_embed.grid_size[0]), module.pos_embed.shape[-1]
+    return {**tensors, "pos_embed": scaled_positions(side, width, gsd_ratio(side * int(module.patch_embed.patch_size[0])))}
 
 
 def gsd_ratio(size: int) -> float:
@@ -225,7 +207,7 @@ def _check(name: str, path: Path, module: nn.Module, tensors: Mapping[str, Tenso
     if any(wrong.values()):
         evidence = "; ".join(f"{len(keys)} {how}: {_listed(keys)}" for how, keys in wrong.items() if keys)
         raise UsageError(f"--weights must hold the backbone of {name}, however: {path}: {evidence}. Pass another --external")
-    here = next((n for part in module.modules() if isinstance(n := getattr(part, "num_heads", None), int)), None)
+    here = attention_heads(module)
     if heads is not None and here is not None and heads != here:
         raise UsageError(
             f"--weights must be of {here} attention heads for {name}, however: {path} has {heads}. Pass another --external"
@@ -251,13 +233,8 @@ def _config(name: str, external: External, path: Path, settings: Settings, modul
         "settings": settings.model_dump(mode="json"),
         "dataset": {"root": None, "source": name, "licence": None, "fingerprint": None},
         "versions": checkpoint.versions(),
-        "external": {"name": name, "weights": path.name, "sha256": _digest(path), "dropped": dropped},
+        "external": {"name": name, "weights": path.name, "sha256": digest(path), "dropped": dropped},
     }
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _versions(path: Path) -> Any:
@@ -276,7 +253,7 @@ def install(name: str, weights: str | Path, folder: Path, size: int | None = Non
     """
     module_of, path = name.replace(":", "-").replace("/", "-").replace("+", "p"), Path(weights)
     # With the file in its name: several files may be of one network.
-    words = [module_of, *([] if size is None else [str(size)]), *([_digest(path)[:8]] if path.is_file() else [])]
+    words = [module_of, *([] if size is None else [str(size)]), *([digest(path)[:8]] if path.is_file() else [])]
     target = folder / "-".join(words)
     if (target / WEIGHTS).is_file() and _versions(target / CONFIG) == checkpoint.versions():
         return target

@@ -23,7 +23,7 @@ from satmip_train.transfer import to_device, to_host
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _log = logging.getLogger(__name__)
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,12 @@ def fingerprint(backbone: nn.Module, architecture: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def run_frozen(network: nn.Module, inputs: Any, device: torch.device, precision: Precision) -> Tensor:
+def run_frozen(network: Callable[[Any], Tensor], inputs: Any, device: torch.device, precision: Precision) -> Tensor:
     """Return the features of a batch as float32, whatever the arithmetic."""
-    with torch.inference_mode(), torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision != "fp32"):
-        features: Tensor = network(inputs)
-    return features.float()
+    with torch.inference_mode(), autocast(device, precision):
+        return network(inputs).float()
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return the context in which networks run at a precision."""
+    return torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision != "fp32")

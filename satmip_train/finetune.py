@@ -24,7 +24,7 @@ from satmip_train.backbones import feature_dim
 from satmip_train.classifiers import Result, described, primary_metric
 from satmip_train.errors import UsageError
 from satmip_train.evaluate import Protocol, assemble, check_labels, describe_model, protocol_models
-from satmip_train.features import AUTOCAST, is_multilabel, read_labels
+from satmip_train.features import autocast, is_multilabel, read_labels
 from satmip_train.models import PIXELS, Model
 from satmip_train.shards import Readers
 from satmip_train.stream import Decoder, Order, TrainingStream, loader, ordered_batches
@@ -163,7 +163,7 @@ class _Tuning:
         views = policy(self._model.settings.view_size)
         params = augment.draw(views, len(images), generator, (images.shape[2], images.shape[3])).to(self._device)
         torch.manual_seed(step)  # dropout, where the backbone has any
-        with self._autocast():
+        with autocast(self._device, self._protocol.precision):
             logits = self._logits(augment.apply(images, params, views, self._mean, self._std))
         loss = self._loss(logits.float(), batch)
         self._optimizer.zero_grad(set_to_none=True)
@@ -174,10 +174,6 @@ class _Tuning:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         return loss.detach()
-
-    def _autocast(self) -> torch.autocast:
-        kind = AUTOCAST.get(self._protocol.precision)
-        return torch.autocast(self._device.type, kind, enabled=kind is not None)
 
     def _logits(self, views: Tensor) -> Tensor:
         logits: Tensor = self._network["classifier"](self._network["backbone"](views))
@@ -196,7 +192,7 @@ class _Tuning:
         for batch in ordered_batches(protocol.test, protocol.test_split, {"image", label}, protocol.batch_size, protocol.workers):
             views = features.resize(batch["image"].to(self._device), self._model.settings.view_size)
             views = views.sub_(self._mean.view(3, 1, 1)).div_(self._std.view(3, 1, 1))
-            with torch.inference_mode(), self._autocast():
+            with torch.inference_mode(), autocast(self._device, protocol.precision):
                 scores.append(self._logits(views).float().cpu())
             labels.append(batch[label])
         return torch.cat(labels).numpy(), torch.cat(scores).double().numpy()

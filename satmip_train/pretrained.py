@@ -49,7 +49,7 @@ def start_backbone(settings: Settings) -> tuple[nn.Module, str]:
         return create_backbone(settings, pretrained=True), f"timm's published weights of {settings.backbone}"
     backbone, weights = create_backbone(settings), read_weights(Path(settings.init))
     _check_heads(backbone, weights.heads or settings.init_heads or _likely_heads(weights, settings), settings)
-    return backbone, f"{settings.init} (sha256 {_digest(Path(settings.init))}): {_load(backbone, weights.tensors, settings)}"
+    return backbone, f"{settings.init} (sha256 {digest(Path(settings.init))}): {_load(backbone, weights.tensors, settings)}"
 
 
 def read_weights(path: Path) -> Weights:
@@ -123,17 +123,17 @@ def _timms_heads(name: str) -> int | None:
     arguments: dict[str, Any] = {"backbone": name, "backbone_args": {}, "cls_token_std": None}
     # Without storage: only its shape is looked at, and no random number is drawn.
     with torch.device("meta"):
-        return _heads(create_backbone(Settings.model_validate(arguments), any_size=True))
+        return attention_heads(create_backbone(Settings.model_validate(arguments), any_size=True))
 
 
-def _heads(backbone: nn.Module) -> int | None:
+def attention_heads(backbone: nn.Module) -> int | None:
     """Return the attention heads of a ViT; None for other networks."""
     found = (getattr(part, "num_heads", None) for part in backbone.modules())
     return next((heads for heads in found if isinstance(heads, int)), None)
 
 
 def _check_heads(backbone: nn.Module, written: int | None, settings: Settings) -> None:
-    here = _heads(backbone)
+    here = attention_heads(backbone)
     if here is not None and written is not None and here != written:
         raise ValueError(
             "the first weights must be of a network with as many attention heads, which their shapes cannot tell, "
@@ -144,11 +144,11 @@ def _check_heads(backbone: nn.Module, written: int | None, settings: Settings) -
 
 def _load(backbone: nn.Module, tensors: dict[str, Tensor], settings: Settings) -> str:
     """Load the weights; return in words how many they are and what was changed to fit."""
-    classifier = getattr(backbone, "default_cfg", {}).get("classifier") or ()
-    endings = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
-    own = backbone.state_dict()
-    tensors = {name: value for name, value in tensors.items() if name in own or not name.startswith(endings)}
-    tensors, note = _resample_positions(backbone, tensors)
+    own, classifier = backbone.state_dict(), classifier_names(backbone)
+    kept = {name: value for name, value in tensors.items() if name in own or not name.startswith(classifier)}
+    tensors, note = resample_positions(backbone, kept), ""
+    if tensors is not kept:
+        note = f", positions resampled from {kept['pos_embed'].shape[1]} to {tensors['pos_embed'].shape[1]} tokens"
     other = [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
     wrong = {
         "missing": sorted(own.keys() - tensors.keys()),
@@ -162,16 +162,24 @@ def _load(backbone: nn.Module, tensors: dict[str, Tensor], settings: Settings) -
     return f"{len(tensors)} tensors{note}"
 
 
-def _resample_positions(backbone: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+def classifier_names(backbone: nn.Module) -> tuple[str, ...]:
+    """Return how the names of the classifier's weights begin, which timm leaves out of a backbone."""
+    names = getattr(backbone, "pretrained_cfg", {}).get("classifier") or ()
+    return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+
+
+def resample_positions(backbone: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Bring learned positions to the backbone's grid, as timm does where the size of images changes."""
     here, there = getattr(backbone, "pos_embed", None), tensors.get("pos_embed")
-    if not isinstance(here, Tensor) or there is None or here.shape == there.shape or here.shape[-1] != there.shape[-1]:
-        return tensors, ""
-    grid = list(backbone.patch_embed.grid_size)  # type: ignore[union-attr, arg-type]
-    resampled = resample_abs_pos_embed(there, new_size=grid, num_prefix_tokens=int(backbone.num_prefix_tokens))  # type: ignore[arg-type]
-    return {**tensors, "pos_embed": resampled}, f", positions resampled from {there.shape[1]} to {here.shape[1]} tokens"
+    if not isinstance(here, Tensor) or there is None or there.ndim != 3:
+        return tensors
+    if here.shape == there.shape or here.shape[-1] != there.shape[-1]:
+        return tensors
+    grid, prefix = list(backbone.patch_embed.grid_size), int(backbone.num_prefix_tokens)
+    return {**tensors, "pos_embed": resample_abs_pos_embed(there, new_size=grid, num_prefix_tokens=prefix)}
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Return the sha256 of a file of weights, or of that of a run's folder."""
     with _file(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

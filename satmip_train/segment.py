@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -217,11 +218,10 @@ class _Look:
             part = pairs[start : start + self._running.batch_size]
             pixels = [torch.from_numpy(read_picture(pair.image, Rendering()).pixels).permute(2, 0, 1)[None] for pair in part]
             images = torch.cat([features.resize(image.to(self.device), self.side) for image in pixels])
-            kind = features.AUTOCAST.get(self._running.precision)
-            with torch.inference_mode(), torch.autocast(self.device.type, kind, enabled=kind is not None):
-                found = patch_features(self._backbone, images.sub_(self._mean).div_(self._std))
+            views = images.sub_(self._mean).div_(self._std)
+            found = features.run_frozen(partial(patch_features, self._backbone), views, self.device, self._running.precision)
             self._done(len(part))
-            yield from found.float()
+            yield from found
 
 
 def _fit(looked: _Look, pairs: Sequence[Pair], values: Sequence[int], recipe: Recipe) -> tuple[nn.Conv2d, float]:

@@ -173,6 +173,13 @@ def test_what_is_no_weights_for_the_backbone_is_refused(tmp_path: Path, donor: n
         start_backbone(wider)
 
 
+def test_positions_of_another_form_are_refused(tmp_path: Path, donor: nn.Module) -> None:
+    """Without the axis of the batch, for which resampling has no answer but a traceback."""
+    path = save(tmp_path / "flat.pt", {**named(donor, ""), "pos_embed": donor.state_dict()["pos_embed"][0]})
+    with pytest.raises(ValueError, match="1 of another shape, such as 'pos_embed'"):
+        start_backbone(settings_of(path, init_heads=HEADS))
+
+
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> Any:
