@@ -32,7 +32,6 @@ Result = dict[str, Any]
 class Network:
     """A backbone, and how images are brought to it."""
 
-    run: Path
     backbone: nn.Module
     view_size: int
     width: int
@@ -80,10 +79,10 @@ def load_network(run: Path) -> Network:
         "versions": checkpoint.versions(),
     }
     statistics = tuple(config["mean"]), tuple(config["std"])
-    return Network(run, backbone, config["view_size"], config["features"], *statistics, provenance)
+    return Network(backbone, config["view_size"], config["features"], *statistics, provenance)
 
 
-def folder_rows(folder: Path, rendering: Rendering, view_size: int, running: Running) -> Iterator[Rows]:
+def _folder_rows(folder: Path, rendering: Rendering, view_size: int, running: Running) -> Iterator[Rows]:
     """Read the images below a folder, whole, resized to the view; names are paths relative to the folder.
 
     What cannot be read is a reject: one damaged file must not end an hour's work.
@@ -126,7 +125,7 @@ def _read(path: Path, name: str, rendering: Rendering) -> Picture:
     return read_picture(path, rendering)
 
 
-def shard_rows(dataset: Dataset, split: str, view_size: int, running: Running) -> Iterator[Rows]:
+def _shard_rows(dataset: Dataset, split: str, view_size: int, running: Running) -> Iterator[Rows]:
     """Read the chips of a split in stored order, resized to the view; names are the samples' keys.
 
     Raises:
@@ -146,7 +145,7 @@ def _outlines(dataset: Dataset, split: str) -> Iterator[Polygon | None]:
             yield None if ring is None else Polygon(ring)
 
 
-def write_vectors(
+def _write_vectors(
     network: Network, rows: Iterable[Rows], source: Result, out: Path, running: Running, name: str
 ) -> tuple[int, list[Reject]]:
     """Write a row for each image, `name`, `vector` (float32) and `geometry` (WKB, EPSG:4326, null where unknown).
@@ -197,15 +196,27 @@ def _write_rejects(path: Path, rejects: list[Reject]) -> None:
     checkpoint.write_atomically(path, lambda file: pq.write_table(pa.Table.from_pylist(rows), file))
 
 
+def write_folder_vectors(
+    network: Network, folder: Path, rendering: Rendering, out: Path, running: Running
+) -> tuple[int, list[Reject]]:
+    """Write a row for each image below a folder, see `_write_vectors`; `path`, relative to the folder, names it.
+
+    Raises:
+        UsageError: there is no image, or none that can be read.
+    """
+    rows = _folder_rows(folder, rendering, network.view_size, running)
+    return _write_vectors(network, rows, {"folder": str(folder), **asdict(rendering)}, out, running, "path")
+
+
 def write_shard_vectors(network: Network, dataset: Dataset, split: str, out: Path, running: Running) -> tuple[int, list[Reject]]:
-    """Write a row for each chip of a split, see `write_vectors`; `key` names it.
+    """Write a row for each chip of a split, see `_write_vectors`; `key` names it.
 
     Raises:
         UsageError: there is no such split, or a chip cannot be read.
     """
     dataset.split(split)
-    rows = shard_rows(dataset, split, network.view_size, running)
-    return write_vectors(network, rows, describe_split(dataset, split), out, running, "key")
+    rows = _shard_rows(dataset, split, network.view_size, running)
+    return _write_vectors(network, rows, describe_split(dataset, split), out, running, "key")
 
 
 def _vectors(network: Network, rows: Rows, running: Running) -> Tensor:
@@ -228,11 +239,6 @@ def _schema(width: int, name: str, provenance: Result) -> pa.Schema:
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geometry}}
     columns = [(name, pa.string()), ("vector", pa.list_(pa.float32(), width)), ("geometry", pa.binary())]
     return pa.schema(columns, metadata={"geo": json.dumps(geo), "satmip": json.dumps(provenance)})
-
-
-def describe_folder(folder: Path, rendering: Rendering) -> Result:
-    """Return what says which images were embedded."""
-    return {"folder": str(folder), **asdict(rendering)}
 
 
 def check_output(out: Path) -> None:

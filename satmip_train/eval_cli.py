@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
-from rich.console import Console
 
-from satmip_train import eval_commands, paper_cli, report, tables
+from satmip_train import eval_commands, paper_cli, report
 from satmip_train import eval_options as common
 from satmip_train.classifiers import Knn, Linear, Probe
 from satmip_train.commands import Commands
@@ -85,10 +84,7 @@ def _evaluate(runs: tuple[Path, ...], probe: Probe, *, out: Path, per_class: boo
         with common.show_progress(common.samples_of(protocol)) as progress:
             result = evaluate(runs, protocol, probe, progress)
         path = write_result(result, out)
-    Console().print(tables.rich_table(tables.table(result)))
-    if per_class:
-        Console().print(tables.rich_table(tables.per_class(result)))
-    click.echo(path)
+    common.show(result, per_class, path)
 
 
 @main.command("report")

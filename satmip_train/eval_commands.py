@@ -11,7 +11,6 @@ from rich.console import Console
 from satmip_train import embed as embedding
 from satmip_train import eval_options as common
 from satmip_train import finetune, neighbours, retrieval, segment, tables
-from satmip_train.classifiers import Result
 from satmip_train.errors import UsageError
 from satmip_train.eval_options import options
 from satmip_train.evaluate import check_result, describe_split, result_path, write_result
@@ -61,7 +60,7 @@ def finetune_command(
         with common.show_progress(epochs * protocol.train.splits[protocol.train_split], "fine-tuning of") as progress:
             result = finetune.finetune(runs, protocol, recipe, out, progress)
         path = write_result(result, out)
-    _show(result, per_class, path)
+    common.show(result, per_class, path)
 
 
 @click.command("segment")
@@ -97,14 +96,7 @@ def segment_command(
         with common.show_progress(None) as progress:
             result = segment.segment(runs, folders, recipe, running, random_seeds, progress)
         path = write_result(result, out)
-    _show(result, per_class, path)
-
-
-def _show(result: Result, per_class: bool, path: Path) -> None:
-    Console().print(tables.rich_table(tables.table(result)))
-    if per_class:
-        Console().print(tables.rich_table(tables.per_class(result)))
-    click.echo(path)
+    common.show(result, per_class, path)
 
 
 @click.command("retrieve")
@@ -172,10 +164,7 @@ def embed_command(
         with common.show_progress(None, "vectors of") as progress:
             running = replace(running, progress=lambda samples: progress(run.name, samples))
             if images is not None:
-                rendering = parse_rendering(bands, stretch)
-                rows = embedding.folder_rows(images, rendering, network.view_size, running)
-                source = embedding.describe_folder(images, rendering)
-                written, rejects = embedding.write_vectors(network, rows, source, out, running, "path")
+                written, rejects = embedding.write_folder_vectors(network, images, parse_rendering(bands, stretch), out, running)
             else:
                 written, rejects = embedding.write_shard_vectors(network, open_dataset(str(shards)), split, out, running)
     click.echo(f"{written:,} vectors of {network.width} numbers: {out}")

@@ -1,4 +1,4 @@
-"""What the commands of satmip-eval share: options, errors, the protocol, the bar of progress."""
+"""What the commands of satmip-eval share: options, errors, the protocol, the bar of progress, the table at the end."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +10,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from satmip_train import tables
+from satmip_train.classifiers import Result
 from satmip_train.errors import UsageError
 from satmip_train.evaluate import Protocol
 from satmip_train.external import EXTERNALS, install
@@ -198,6 +200,14 @@ def show_progress(total: int | None, what: str = "features of") -> Iterator[Call
             bar.update(task, advance=samples)
 
         yield show
+
+
+def show(result: Result, per_class: bool, path: Path) -> None:
+    """Print the table of a result, where asked for also that of single classes, and the file it was written to."""
+    Console().print(tables.rich_table(tables.table(result)))
+    if per_class:
+        Console().print(tables.rich_table(tables.per_class(result)))
+    click.echo(path)
 
 
 def samples_of(protocol: Protocol) -> int:

@@ -18,10 +18,8 @@ from satmip_train.classifiers import Probe, Result, primary_metric
 from satmip_train.errors import UsageError
 from satmip_train.features import Features, Precision
 from satmip_train.metadata_features import Running
-from satmip_train.models import Larger, Modality, Model, image_features, load_model, metadata_features_of, models, random_model
+from satmip_train.models import Larger, Modality, Model, image_features, metadata_features_of, models
 from satmip_train.shards import Dataset
-
-__all__ = ["Model", "Protocol", "Result", "evaluate", "load_model", "models", "random_model", "split_features", "write_result"]
 
 Progress = Callable[[str, int], None]
 _log = logging.getLogger(__name__)

@@ -8,8 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from satmip_train.checkpoint import FREE_SETTINGS, write_atomically
+from satmip_train.checkpoint import FREE_SETTINGS, PLAN, write_atomically
 from satmip_train.errors import UsageError
+from satmip_train.evaluate import result_path
 from satmip_train.export import CONFIG, WEIGHTS
 from satmip_train.models import Larger
 from satmip_train.paper_tables import DEFAULTS, Budget, identity
@@ -21,8 +22,6 @@ TARGETS = (*TABLES, FIGURE_3)
 """What can be reproduced."""
 TINY_EPOCHS = 8
 """Epochs that stand for the paper's 200 under the budget "tiny": 25 of the paper's are then one."""
-_PLAN = "config.json"
-"""What satmip-train resolved before its first step."""
 _WARMUP_SHARE = 1 / 25
 """Largest share of a run that warms up: what the paper's shortest runs have."""
 _FREE_OF_TRAINING = {"device", "threads", *FREE_SETTINGS} - {"max_steps"}
@@ -189,9 +188,9 @@ class _Planner:
         return self._measured(cell, arguments, name, tuple(run / WEIGHTS for run in runs))
 
     def _measured(self, cell: Mapping[str, Any], arguments: list[str], name: str, inputs: tuple[Path, ...]) -> Command:
-        request, dataset, modality = self._request, cell["dataset"], cell["modality"]
+        request, dataset = self._request, cell["dataset"]
         folder = request.out / "eval" / name / dataset
-        file = folder / f"{cell['probe']}{'' if modality == 'image' else f'-{modality}'}.json"
+        file = result_path(folder, cell["probe"], cell["modality"])
         arguments += ["--shards", request.evaluation[dataset], "--test-split", self._splits[dataset], "--out", str(folder)]
         arguments += ["--larger-images", request.larger_images, *request.eval_options]
         reads = {
@@ -283,10 +282,10 @@ def is_done(command: Command) -> bool:
 
 def _is_trained(command: Command) -> bool:
     run = command.output
-    if not all((run / name).is_file() for name in (CONFIG, WEIGHTS, _PLAN)):
+    if not all((run / name).is_file() for name in (CONFIG, WEIGHTS, PLAN)):
         return False
     try:
-        exported, described = (json.loads((run / name).read_text(encoding="utf-8")) for name in (CONFIG, _PLAN))
+        exported, described = (json.loads((run / name).read_text(encoding="utf-8")) for name in (CONFIG, PLAN))
     except ValueError:
         return False  # damaged: the training writes both anew
     settings = exported["settings"]

@@ -109,9 +109,9 @@ def _score(path: Path, result: dict[str, Any], model: dict[str, Any], dataset: s
         settings=model["settings"],
         shards=(model.get("trained") or {}).get("shards"),
         dataset=dataset,
-        samples=Samples(result["test"]["shards"], result["train"]["samples"], result["test"]["samples"], _classes(result)),
+        samples=Samples(result["test"]["shards"], result["train"]["samples"], result["test"]["samples"], result["classes"]),
         probe=result["probe"],
-        modality=result.get("modality") or result["settings"].get("modality") or "image",
+        modality=result.get("modality", "image"),
         metrics=model["metrics"],
         by_k=by_k,
         modified=path.stat().st_mtime,
@@ -128,11 +128,6 @@ def _is_whole(run: Path, step: int | None) -> bool:
         return bool(step == plan["last_step"])
     except (OSError, KeyError, TypeError, ValueError):
         return True
-
-
-def _classes(result: dict[str, Any]) -> int:
-    classes = result["classes"]
-    return classes if isinstance(classes, int) else len(classes)
 
 
 def read_trainings(root: Path) -> list[Training]:

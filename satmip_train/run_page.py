@@ -50,9 +50,8 @@ def write_run_page(run: Path) -> Path:
 
 def _losses(lines: list[Line]) -> list[tuple[Any, ...]]:
     first, last = lines[0], lines[-1]
-    chance = last["chance"]
-    shown = [(name, f"{first[name]:.4f}", f"{last[name]:.4f}", chance.get(name)) for name in measured(last)]
-    return [(*row[:3], "" if row[3] is None else f"{row[3]:.4f}") for row in shown]
+    chance = {name: f"{value:.4f}" for name, value in last["chance"].items()}
+    return [(name, f"{first[name]:.4f}", f"{last[name]:.4f}", chance.get(name, "")) for name in measured(last)]
 
 
 def _knn(lines: list[Line]) -> list[tuple[Any, ...]]:

@@ -32,6 +32,7 @@ class Line:
     """One line of a table as text: of ours or of the paper's."""
 
     labels: tuple[str, ...]
+    """Of the row; empty in the paper's line, which stands below ours."""
     whose: str
     cells: tuple[str, ...]
 
@@ -43,7 +44,7 @@ def lines(table: Filled) -> list[Line]:
         columns = table.layout.columns
         ours = tuple(_text(table.cells.get((number, column.id)), column.kind) for column in columns)
         paper = tuple(_text(row.published.get(column.id), column.kind) for column in columns)
-        found += [Line(row.labels, OURS, ours), Line(row.labels, PAPER, paper)]
+        found += [Line(row.labels, OURS, ours), Line(("",) * len(row.labels), PAPER, paper)]
     return found
 
 
@@ -98,8 +99,7 @@ def as_text(table: Filled) -> str:
     for number, name in enumerate(header(table)):
         shown.add_column(escape(name), justify="left" if number <= len(table.layout.labels) else "right", no_wrap=True)
     for line in lines(table):
-        labels = line.labels if line.whose == OURS else ("",) * len(line.labels)
-        shown.add_row(*map(escape, (*labels, line.whose, *line.cells)), end_section=line.whose == PAPER)
+        shown.add_row(*map(escape, (*line.labels, line.whose, *line.cells)), end_section=line.whose == PAPER)
     console = Console(file=io.StringIO(), width=_WIDTH, color_system=None)
     console.print(title(table), markup=False, highlight=False, soft_wrap=True)
     console.print(shown)
@@ -113,7 +113,7 @@ def as_markdown(table: Filled) -> str:
     """Return the table in GitHub's Markdown."""
     names = header(table)
     align = ["---" if number <= len(table.layout.labels) else "---:" for number in range(len(names))]
-    rows = [(*(line.labels if line.whose == OURS else ("",) * len(line.labels)), line.whose, *line.cells) for line in lines(table)]
+    rows = [(*line.labels, line.whose, *line.cells) for line in lines(table)]
     grid = [f"| {' | '.join(cells)} |" for cells in (names, align, *rows)]
     return "\n".join([f"**{title(table)}**", "", *grid, "", *(f"- {note}" for note in notes(table))]) + "\n"
 
@@ -144,9 +144,8 @@ def as_latex(table: Filled) -> str:
     align = "l" * (len(table.layout.labels) + 1) + "r" * len(table.layout.columns)
     body = []
     for line in lines(table):
-        labels = line.labels if line.whose == OURS else ("",) * len(line.labels)
         end = r"\\" if line.whose == OURS else r"\\[2pt]"
-        body.append(f"{' & '.join(_latex(cell) for cell in (*labels, line.whose, *line.cells))} {end}")
+        body.append(f"{' & '.join(_latex(cell) for cell in (*line.labels, line.whose, *line.cells))} {end}")
     top = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", f"{' & '.join(map(_latex, names))} \\\\", r"\midrule"]
     comments = [f"% {note}" for note in (title(table), *notes(table))]
     return "\n".join([*comments, *top, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"

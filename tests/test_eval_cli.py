@@ -19,7 +19,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from toy_shards import write_toy_shards
 
-from satmip_train import checkpoint, evaluate, features
+from satmip_train import checkpoint, features, models
 from satmip_train.shards import open_dataset
 
 
@@ -39,7 +39,7 @@ def runs(world: Path) -> list[Path]:
 
 
 def direct_features(run: Path, shards: Path, split: str) -> features.Features:
-    model, dataset = evaluate.load_model(run), open_dataset(shards)
+    model, dataset = models.load_model(run), open_dataset(shards)
     return features.extract(model.backbone, dataset, split, features.Input(32, dataset.mean, dataset.std))
 
 
@@ -214,8 +214,8 @@ def test_random_weights_of_several_architectures_are_named_after_their_runs(worl
 
 
 def test_random_weights_have_the_runs_architecture_and_the_seed(world: Path) -> None:
-    run = evaluate.load_model(runs(world)[0])
-    first, again, other = (evaluate.random_model(run, seed) for seed in (0, 0, 1))
+    run = models.load_model(runs(world)[0])
+    first, again, other = (models.random_model(run, seed) for seed in (0, 0, 1))
     assert first.architecture == run.architecture
     assert first.fingerprint == again.fingerprint
     assert len({first.fingerprint, other.fingerprint, run.fingerprint}) == 3

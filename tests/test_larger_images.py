@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score
 from torch import nn
 from toy_shards import write_toy_shards
 
-from satmip_train import evaluate, features, probes
+from satmip_train import features, models, probes
 from satmip_train.config import Settings
 from satmip_train.models import Model, evaluated_size
 from satmip_train.shards import Dataset, open_dataset
@@ -35,7 +35,7 @@ def test_larger_images_keep_their_size_where_asked(side: int, seen: int, world: 
     said = "Images larger than a view keep their size, as in the paper, where all have one square size."
     assert said in " ".join(got.output.split())
     result, dataset = json.loads((tmp_path / "knn.json").read_text()), open_dataset(other)
-    backbone = evaluate.load_model(run).backbone
+    backbone = models.load_model(run).backbone
     if seen != 32:
         backbone.set_input_size(img_size=(seen, seen))  # type: ignore[operator]
     how = features.Input(seen, dataset.mean, dataset.std)

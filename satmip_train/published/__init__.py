@@ -5,7 +5,7 @@ missing here.
 """
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
@@ -110,7 +110,7 @@ class TableLayout:
     """Probe, dataset, modality and epochs of a cell, where neither row nor column says otherwise."""
     baseline: dict[str, Any] | None
     """Settings of the training that times and memories are relative to, and its epochs where they are not the cell's."""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
