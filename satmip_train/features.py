@@ -57,13 +57,18 @@ def is_multilabel(dataset: Dataset, split: str) -> bool:
     return Readers(dataset, split)[0].find(0, "labels.npy") is not None
 
 
+def label_key(dataset: Dataset, split: str) -> str:
+    """Return what a batch calls the labels of a split: "labels" where a sample has several, else "label"."""
+    return "labels" if is_multilabel(dataset, split) else "label"
+
+
 def read_labels(dataset: Dataset, split: str) -> npt.NDArray[Any]:
     """Return the labels of a split in stored order, see `Features.labels`.
 
     Raises:
         UsageError: there is no such split, or the shards cannot be read.
     """
-    label = "labels" if is_multilabel(dataset, split) else "label"
+    label = label_key(dataset, split)
     labels: npt.NDArray[Any] = torch.cat([batch[label] for batch in ordered_batches(dataset, split, {label}, 256)]).numpy()
     return labels
 
@@ -92,8 +97,7 @@ def extract(
     was_training, device = backbone.training, torch.device(device)
     backbone.to(device).eval()
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (how.mean, how.std))
-    labels, keys = [], []
-    label = "labels" if is_multilabel(dataset, split) else "label"
+    labels, keys, label = [], [], label_key(dataset, split)
     batches = ordered_batches(dataset, split, {"image", label, "key"}, batch_size, workers, pin=device.type == "cuda")
 
     def vectors() -> Iterator[Tensor]:

@@ -24,7 +24,7 @@ from satmip_train.backbones import feature_dim
 from satmip_train.classifiers import Result, described, primary_metric
 from satmip_train.errors import UsageError
 from satmip_train.evaluate import Protocol, assemble, check_labels, describe_model, protocol_models
-from satmip_train.features import autocast, is_multilabel, read_labels
+from satmip_train.features import autocast, label_key, read_labels
 from satmip_train.models import PIXELS, Model
 from satmip_train.shards import Readers
 from satmip_train.stream import Decoder, Order, TrainingStream, loader, ordered_batches
@@ -103,7 +103,7 @@ class _Tuning:
 
     def __init__(self, model: Model, protocol: Protocol, recipe: Recipe, out: Path, progress: Callable[[str, int], None]) -> None:
         self._model, self._protocol, self._recipe, self._progress = model, protocol, recipe, progress
-        self._multilabel = is_multilabel(protocol.train, protocol.train_split)
+        self._label = label_key(protocol.train, protocol.train_split)
         self._device = torch.device(protocol.device)
         self._mean, self._std = (torch.tensor(v, device=self._device) for v in (protocol.train.mean, protocol.train.std))
         generator = torch.Generator().manual_seed(recipe.seed)
@@ -137,7 +137,7 @@ class _Tuning:
         train, recipe = self._protocol.train, self._recipe
         counts = tuple(shard.samples for shard in train.split(self._protocol.train_split))
         order = Order(counts, recipe.batch_size, recipe.seed, _BLOCK)
-        decoder = Decoder(frozenset({"image", "labels" if self._multilabel else "label"}))
+        decoder = Decoder(frozenset({"image", self._label}))
         stream = TrainingStream(Readers(train, self._protocol.train_split), order, decoder)
         losses = self._restore()
         steps = range(len(losses) * order.steps_per_epoch, recipe.epochs * order.steps_per_epoch)
@@ -180,21 +180,21 @@ class _Tuning:
         return logits
 
     def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
-        if self._multilabel:
+        if self._label == "labels":
             return F.binary_cross_entropy_with_logits(logits, batch["labels"].to(logits))
         return F.cross_entropy(logits, batch["label"].to(self._device))
 
     def test(self) -> tuple[Any, Any]:
         """Return labels and logits of the test split, its chips resized whole. Shape: (M,) or (M, classes), and (M, classes)."""
-        protocol, label = self._protocol, "labels" if self._multilabel else "label"
+        protocol, keys = self._protocol, {"image", self._label}
         self._network.eval()
         labels, scores = [], []
-        for batch in ordered_batches(protocol.test, protocol.test_split, {"image", label}, protocol.batch_size, protocol.workers):
+        for batch in ordered_batches(protocol.test, protocol.test_split, keys, protocol.batch_size, protocol.workers):
             views = features.resize(batch["image"].to(self._device), self._model.settings.view_size)
             views = views.sub_(self._mean.view(3, 1, 1)).div_(self._std.view(3, 1, 1))
             with torch.inference_mode(), autocast(self._device, protocol.precision):
                 scores.append(self._logits(views).float().cpu())
-            labels.append(batch[label])
+            labels.append(batch[self._label])
         return torch.cat(labels).numpy(), torch.cat(scores).double().numpy()
 
     def _file(self, ending: str) -> Path:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
 from satmip_train.export import load_metadata_encoder
-from satmip_train.features import Features, Precision, fingerprint, is_multilabel, keep, run_frozen
+from satmip_train.features import Features, Precision, fingerprint, keep, label_key, run_frozen
 from satmip_train.metadata_encoders import CaptionEncoder, MetadataShape, TabularEncoder, create_metadata_encoder
 from satmip_train.shards import Column, Dataset
 from satmip_train.stream import Batch, column_numbers, ordered_batches
@@ -111,7 +111,7 @@ def identity(dataset: Dataset, split: str, fields: tuple[str, ...], running: Run
     """
     wanted = _columns(like or dataset, fields)
     numbers, source = _matching_columns(dataset, wanted)
-    keys = {"numeric", "mask", "categorical", "key", label := _label_key(dataset, split)}
+    keys = {"numeric", "mask", "categorical", "key", label := label_key(dataset, split)}
     parts, labels, names = [], [], []
     for batch in ordered_batches(dataset, split, keys, running.batch_size, running.workers, columns=numbers):
         inputs = recode(batch, source, wanted)
@@ -151,7 +151,7 @@ def recode(batch: Batch, source: Columns, wanted: Columns) -> Batch:
 def _extract(model: MetadataModel, dataset: Dataset, split: str, running: Running) -> Features:
     device = torch.device(running.device)
     encoder = model.encoder.to(device).eval()
-    keys = {"key", label := _label_key(dataset, split), *encoder.batch_keys}
+    keys = {"key", label := label_key(dataset, split), *encoder.batch_keys}
     columns, source = _matching_columns(dataset, model.columns)
     captions = None
     if isinstance(encoder, CaptionEncoder):
@@ -165,10 +165,6 @@ def _extract(model: MetadataModel, dataset: Dataset, split: str, running: Runnin
         names += batch["key"]
         running.progress(len(parts[-1]))
     return Features(torch.cat(parts).numpy(), torch.cat(labels).numpy(), np.array(names))
-
-
-def _label_key(dataset: Dataset, split: str) -> str:
-    return "labels" if is_multilabel(dataset, split) else "label"
 
 
 def _reading(dataset: Dataset, model: MetadataModel) -> list[Any]:

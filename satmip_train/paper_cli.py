@@ -299,17 +299,15 @@ def _execute(command: Command, launcher: tuple[str, ...], place: str) -> None:
     Raises:
         UsageError: it failed.
     """
-    shown = shlex.join(_words(command, launcher))
+    words = _words(command, launcher)
+    shown = shlex.join(words)
     if is_done(command):
         click.echo(f"{place} done: {shown}")
         return
     click.echo(f"{place} {shown}")
     if command.program == "satmip-eval":
         command.output.unlink(missing_ok=True)  # of other shards or of networks that have changed; an evaluation keeps other sets'
-    words = _words(command, launcher)
-    status = _wait(
-        words if launcher and command.program == "satmip-train" else [sys.executable, "-m", _MODULES[words[0]], *words[1:]]
-    )
+    status = _wait([sys.executable, "-m", _MODULES[words[0]], *words[1:]] if words[0] in _MODULES else words)
     if status or not is_done(command):
         by_signal = f"it was ended by signal {-status} ({signal.strsignal(-status)})" if status < 0 else ""
         ended = by_signal or (f"it ended with status {status}" if status else f"{command.output} is not there or not whole")
