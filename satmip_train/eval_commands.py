@@ -169,7 +169,8 @@ def embed_command(
                 written, rejects = embedding.write_shard_vectors(network, open_dataset(str(shards)), split, out, running)
     click.echo(f"{written:,} vectors of {network.width} numbers: {out}")
     if rejects:
-        click.echo(f"{len(rejects):,} images gave no vector: {embedding.rejects_path(out)}. First: {rejects[0].message}")
+        found = f"{len(rejects):,} of {written + len(rejects):,} images gave no vector"
+        click.echo(f"{found}: {embedding.rejects_path(out)}. First: {rejects[0].message}")
 
 
 @click.command("neighbours")

@@ -283,7 +283,8 @@ def check_result(path: Path, **parts: Result) -> None:
         others = [(there[name], part) for name, part in parts.items() if not _same_samples(there[name], part)]
     except (OSError, KeyError, TypeError, ValueError):
         return  # there is none, or it is damaged
-    for then, now in others:
+    if others:
+        then, now = others[0]
         name = now["split"] if then["shards"] == now["shards"] else Path(now["shards"]).resolve().name
         raise UsageError(
             f"a result on one set must not be written over that on another, however: {path} was measured on {then['split']!r} of "

@@ -306,7 +306,7 @@ def _execute(command: Command, launcher: tuple[str, ...], place: str) -> None:
         return
     click.echo(f"{place} {shown}")
     if command.program == "satmip-eval":
-        command.output.unlink(missing_ok=True)  # of other shards or of networks that have changed; an evaluation keeps other sets'
+        command.output.unlink(missing_ok=True)  # of other shards or networks, which an evaluation would not write over
     status = _wait([sys.executable, "-m", _MODULES[words[0]], *words[1:]] if words[0] in _MODULES else words)
     if status or not is_done(command):
         by_signal = f"it was ended by signal {-status} ({signal.strsignal(-status)})" if status < 0 else ""
