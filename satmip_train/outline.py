@@ -39,8 +39,10 @@ def outline(crs: Any, affine: Any, width: int, height: int) -> Polygon | None:
         height: rows
 
     Returns:
-        None where a point of the border lies nowhere on Earth
+        None where a point of the border lies nowhere on Earth, or the affine is that of no image
     """
+    if affine.is_degenerate or not all(map(math.isfinite, affine)):
+        return None
     degrees = crs == "EPSG:4326"
     try:
         points = _border(_place_in_degrees(affine) if degrees else _place(crs, affine), width, height)

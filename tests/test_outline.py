@@ -81,3 +81,10 @@ def test_what_lies_nowhere_on_earth_has_no_outline() -> None:
     border = outline(CRS.from_epsg(4326), Affine(1.5, 0, 0, 0, -1.5, 90.75), 10, 121)
     assert border is not None
     assert border.bounds == (0, -90, 15, 90)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:32633"])
+@pytest.mark.parametrize("numbers", [(np.nan, 0, 5, 0, -1, 5), (1, 0, np.inf, 0, -1, 5), (0, 0, 5, 0, 0, 5), (1, 1, 5, 1, 1, 5)])
+def test_an_affine_that_is_that_of_no_image_gives_no_outline(crs: str, numbers: tuple[float, ...]) -> None:
+    """Once a damaged one ended the embedding of a whole folder with a traceback."""
+    assert outline(CRS.from_string(crs), Affine(*numbers), 4, 3) is None
