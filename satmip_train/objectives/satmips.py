@@ -9,28 +9,20 @@ from satmip_train.backbones import feature_dim
 from satmip_train.config import Settings
 from satmip_train.heads import ssl_head
 from satmip_train.losses import chance_level, view_loss
-from satmip_train.matching import MetadataImageMatching
-from satmip_train.metadata_encoders import CaptionEncoder, TabularEncoder, create_metadata_encoder
-from satmip_train.objectives.base import MetadataShape, Objective, masked_pairs
-from satmip_train.pretrained import start_backbone
+from satmip_train.objectives.base import MetadataShape, masked_pairs
+from satmip_train.objectives.satmip import SatMIP
 
 
-class SatMIPS(Objective):
+class SatMIPS(SatMIP):
     """Metadata-image and image-image learning together.
 
     Coupled, the first of two views serves both (the paper's method). Decoupled, the metadata have a view of their own, the
     first of three, as in SLIP.
     """
 
-    metadata_encoder: CaptionEncoder | TabularEncoder
-
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
-        super().__init__(settings)
+        super().__init__(settings, shape)
         self.view_sources = ("image",) * (2 if settings.coupled else 3)
-        self.backbone, self.start = start_backbone(settings)
-        self.metadata_encoder = create_metadata_encoder(settings, shape)
-        self.batch_keys |= self.metadata_encoder.batch_keys
-        self.matching = MetadataImageMatching(feature_dim(self.backbone), self.metadata_encoder.width, settings)
         self.ssl_head = ssl_head(feature_dim(self.backbone), settings.ssl_hidden, settings.ssl_dim)
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -54,7 +46,3 @@ class SatMIPS(Objective):
         metadata = self.matching.chance()
         views = chance_level(self.settings.batch_size, self.settings.negatives)
         return {"loss": metadata + self.settings.simclr_weight * views, "loss_metadata": metadata, "loss_views": views}
-
-    def after_step(self) -> None:
-        """Keep the temperature within [0.01, 1]."""
-        self.matching.clamp()
