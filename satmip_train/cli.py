@@ -16,6 +16,7 @@ from satmip_train.dry_run import dry_run
 from satmip_train.errors import UsageError
 from satmip_train.export import export_run, push
 from satmip_train.job import join_job
+from satmip_train.objectives import applies
 from satmip_train.plan import Plan, plan_run
 from satmip_train.run_page import write_run_page
 from satmip_train.shards import open_dataset
@@ -64,13 +65,17 @@ class _GroupedHelp(Commands):
 def _setting_options(command: Any) -> Any:
     """Give a command one option for each setting; those that are not passed stay with the recipe."""
     for name, field in reversed(Settings.model_fields.items()):
-        flag, inner = f"--{name.replace('_', '-')}", _inner_type(field.annotation)
+        flag, inner = _option(name), _inner_type(field.annotation)
         if inner is bool:
             option = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=field.description)
         else:
             option = click.option(flag, name, type=_click_type(name, inner), default=None, help=field.description)
         command = option(command)
     return command
+
+
+def _option(setting: str) -> str:
+    return f"--{setting.replace('_', '-')}"
 
 
 def _inner_type(annotation: Any) -> Any:
@@ -95,16 +100,14 @@ def _flags(options: dict[str, Any]) -> dict[str, Any]:
         try:
             flags[name] = json.loads(flags[name])
         except ValueError as error:
-            raise click.BadParameter(
-                f"must be JSON, however: {flags[name]!r}: {error}", param_hint=f"--{name.replace('_', '-')}"
-            ) from error
+            raise click.BadParameter(f"must be JSON, however: {flags[name]!r}: {error}", param_hint=_option(name)) from error
     return flags
 
 
 def _problem(error: Any) -> str:
     """Return what is wrong with a setting; with several together, as their check says it."""
     message = str(error["msg"]).removeprefix("Value error, ")
-    return f"--{str(error['loc'][0]).replace('_', '-')}: {message}" if error["loc"] else message
+    return f"{_option(str(error['loc'][0]))}: {message}" if error["loc"] else message
 
 
 def _settings(recipe: str, flags: dict[str, Any]) -> Settings:
@@ -170,6 +173,7 @@ def main(context: click.Context, /, recipe: str, print_config: bool, **options: 
     try:
         with join_job(device) as job:
             console = Console(quiet=not job.main, markup=False, highlight=False)
+            _warn_of_idle(flags, settings, console)
             dataset = open_dataset(shards, cache_dir)
             if rehearse:
                 _show_dry_run(plan_run(settings, dataset, job), console)
@@ -190,6 +194,17 @@ def _choose_recipe(recipe: str, device: str) -> str:
     reason = "a GPU is there" if gpu else "no GPU is used; the paper's model is --recipe satmips"
     click.secho(f"Recipe: {chosen} ({reason})", fg="yellow", bold=True, err=True)
     return chosen
+
+
+def _warn_of_idle(flags: dict[str, Any], settings: Settings, console: Console) -> None:
+    """Name the options that were typed and that nothing reads; what a recipe holds for other objectives is no matter."""
+    if idle := [_option(name) for name in flags if not applies(name, settings)]:
+        console.print(
+            f"Warning: nothing reads {', '.join(idle)} with objective {settings.objective} and metadata_encoder "
+            f"{settings.metadata_encoder}. Leave it out, or pass another --objective or --metadata-encoder.",
+            style="yellow",
+            soft_wrap=True,
+        )
 
 
 def _show_dry_run(plan: Plan, console: Console) -> None:

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from satmip_train.config import Settings, grouped_settings, resolve
+from satmip_train.objectives import applies
 
 _CHANGED = "bold yellow"
 
@@ -18,7 +19,7 @@ def show_run(console: Console, settings: Settings, description: dict[str, Any], 
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for heading, names in grouped_settings().items():
-        table.add_row(heading, _settings(settings, base, [name for name in names if _applies(name, settings)]))
+        table.add_row(heading, _settings(settings, base, [name for name in names if applies(name, settings)]))
     table.add_row("", "")
     for heading, text in _facts(description).items():
         table.add_row(heading, text)
@@ -26,13 +27,6 @@ def show_run(console: Console, settings: Settings, description: dict[str, Any], 
         marked = Text.assemble((f"Recipe {recipe}", "bold"), "; what differs from it is ", ("marked", _CHANGED))
         console.print(marked if settings != base else Text(f"Recipe {recipe}", "bold"))
     console.print(table)
-
-
-def _applies(name: str, settings: Settings) -> bool:
-    """Whether a setting has a bearing on the run: those of the other kinds of metadata encoder have none."""
-    if name in ("text_model", "text_tune"):
-        return settings.metadata_encoder == "pretrained"
-    return not name.startswith(("text_", "tabular_")) or name.startswith(f"{settings.metadata_encoder}_")
 
 
 def _settings(settings: Settings, base: Settings, names: list[str]) -> Text:

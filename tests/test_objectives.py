@@ -3,14 +3,16 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_networks import SHAPE, SIDE, tiny_batch, tiny_settings
 
 from satmip_train.config import Settings
-from satmip_train.objectives import OBJECTIVES, build_objective
+from satmip_train.objectives import OBJECTIVES, applies, build_objective
 from satmip_train.objectives.base import MetadataShape, Objective
 from satmip_train.optim import build_optimizer
+from satmip_train.places import Places
 
 VARIANTS: list[dict[str, Any]] = [
     {"objective": "simclr"},
@@ -39,6 +41,40 @@ def test_an_unknown_objective_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"must be one of \['moco', .*'satmip', 'satmips', 'simclr'.*\], however: 'byol'"):
         build_objective(tiny_settings(objective="byol"), SHAPE)
     assert set(PARTS) <= set(OBJECTIVES)
+
+
+@pytest.mark.parametrize("encoder", ["text", "tabular"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_an_objective_says_that_it_reads_is_what_it_reads(name: str, encoder: str) -> None:
+    read: set[str] = set()
+
+    class Watched(Settings):
+        def __getattribute__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    settings = Watched(**tiny_settings(objective=name, metadata_encoder=encoder, geo_clusters=2, queue_length=8).model_dump())
+    read.clear()
+    objective = build_objective(settings, SHAPE)
+    lonlat = np.random.default_rng(0).uniform(-80, 80, (8, 2))
+    objective.fit(lambda: Places(np.array([0, 8]), np.arange(8), lonlat))
+    objective({**tiny_batch(objective), "location": torch.tensor(lonlat, dtype=torch.float32)})
+    objective.after_step()
+    objective.chance()
+    read |= {"fields", "metadata_mask"} if name.startswith("satmip") else set()  # by the stream
+    of_some = {name for objective in OBJECTIVES.values() for name in getattr(objective, "reads", ())}
+    assert read & of_some == {name for name in of_some if applies(name, settings)}
+    assert all(applies(name, settings) for name in Settings.model_fields.keys() - of_some)
+
+
+def test_settings_of_an_objective_of_ones_own_all_apply(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mine(Objective):
+        """Does not say what it reads."""
+
+    monkeypatch.setitem(OBJECTIVES, "mine", Mine)
+    assert applies("queue_length", tiny_settings(objective="mine"))
+    assert applies("queue_length", tiny_settings(objective="moco"))
+    assert not applies("queue_length", tiny_settings(objective="simclr"))
 
 
 @each_variant

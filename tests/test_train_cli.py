@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from test_train_resume import TINY
 from toy_shards import write_toy_shards
 
-from satmip_train import objectives
+from satmip_train import cli, objectives
 from satmip_train.cli import main
 from satmip_train.config import Settings
 from satmip_train.dry_run import Estimate
@@ -114,6 +114,26 @@ def test_options_win_over_the_recipe(call):
     settings = Settings(**json.loads(printed))
     assert (settings.objective, settings.lr_base, settings.seed) == ("simclr", 2e-4, 3)
     assert (settings.fields, settings.coupled, settings.backbone_args) == (("gsd", "timestamp"), False, {"depth": 2})
+
+
+def test_options_that_nothing_reads_are_named_and_a_recipes_own_are_not(call, toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "_show_dry_run", lambda plan, console: None)
+    recipe = tmp_path / "mine.toml"
+    arguments = ", ".join(f"{name} = {value}" for name, value in TINY["backbone_args"].items())
+    lines = [f"{name} = {json.dumps(value)}" for name, value in TINY.items() if name != "backbone_args"]
+    recipe.write_text("\n".join([*lines, f"backbone_args = {{ {arguments} }}", "queue_length = 64"]))
+
+    def warned(*words):
+        output = call("--shards", toy, "--dry-run", "--recipe", recipe, *words).output
+        return [line for line in output.splitlines() if line.startswith("Warning")]
+
+    assert warned("--objective", "simclr", "--temperature", 0.2) == []
+    assert warned("--tabular-width", 32, "--text-width", 32, "--no-coupled") == [
+        "Warning: nothing reads --tabular-width with objective satmips and metadata_encoder text. Leave it out, or pass another "
+        "--objective or --metadata-encoder."
+    ]
+    (line,) = warned("--objective", "simclr", "--queue-length", 64, "--fields", "gsd", "--temperature", 0.2)
+    assert line.startswith("Warning: nothing reads --queue-length, --fields with objective simclr ")
 
 
 def test_arguments_of_a_network_are_not_those_of_another(call, tmp_path):

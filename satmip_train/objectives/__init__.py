@@ -38,3 +38,14 @@ def build_objective(settings: Settings, shape: MetadataShape) -> Objective:
     if settings.objective not in OBJECTIVES:
         raise ValueError(f"objective must be one of {sorted(OBJECTIVES)}, however: {settings.objective!r}")
     return OBJECTIVES[settings.objective](settings, shape)
+
+
+def applies(name: str, settings: Settings) -> bool:
+    """Return whether a setting has a bearing on a run: not where another objective, or another metadata encoder, would read it."""
+    reads = {objective: getattr(built, "reads", None) for objective, built in OBJECTIVES.items()}
+    own = reads.get(settings.objective)
+    if own is not None and name not in own and any(name in others for others in reads.values() if others is not None):
+        return False
+    if name in ("text_model", "text_tune"):
+        return settings.metadata_encoder == "pretrained"
+    return not name.startswith(("text_", "tabular_")) or name.startswith(f"{settings.metadata_encoder}_")

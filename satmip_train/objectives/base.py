@@ -30,6 +30,8 @@ class Objective(nn.Module, ABC):
     """Of what weights the backbone started, in words."""
     metadata_encoder: CaptionEncoder | TabularEncoder | None
     """Batch -> features (B, width); None where metadata are not learned from."""
+    reads: frozenset[str] | None = None
+    """The settings that it reads, of those that not every objective reads; None where it does not say."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()

@@ -25,6 +25,8 @@ class MoCo(SimCLR):
     NOTE[DIFF] The queue starts empty, not with random vectors: these would be most of the negatives of a short run on a small set.
     """
 
+    reads = SimCLR.reads - {"negatives"} | {"queue_length", "key_momentum"}
+
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
         super().__init__(settings, shape)
         # Copied here, before compilation or work in parts replace the forward of the backbone, which a copy would share.

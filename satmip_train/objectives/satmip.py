@@ -17,6 +17,9 @@ class SatMIP(Objective):
     """Metadata-image learning alone, from one view."""
 
     metadata_encoder: CaptionEncoder | TabularEncoder
+    reads = frozenset({"fields", "embed_dim", "projection_bias", "loss_gather"}).union(
+        name for name in Settings.model_fields if name.startswith(("metadata_", "text_", "tabular_"))
+    )
 
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
         super().__init__(settings)

@@ -11,6 +11,7 @@ from satmip_train.heads import ssl_head
 from satmip_train.losses import chance_level, view_loss
 from satmip_train.objectives.base import MetadataShape, masked_pairs
 from satmip_train.objectives.satmip import SatMIP
+from satmip_train.objectives.simclr import SimCLR
 
 
 class SatMIPS(SatMIP):
@@ -19,6 +20,8 @@ class SatMIPS(SatMIP):
     Coupled, the first of two views serves both (the paper's method). Decoupled, the metadata have a view of their own, the
     first of three, as in SLIP.
     """
+
+    reads = SatMIP.reads | SimCLR.reads | {"coupled", "simclr_weight"}
 
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
         super().__init__(settings, shape)

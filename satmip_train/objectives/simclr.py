@@ -16,6 +16,8 @@ from satmip_train.pretrained import start_backbone
 class SimCLR(Objective):
     """Image-image learning alone. Metadata are not read."""
 
+    reads = frozenset({"ssl_hidden", "ssl_dim", "temperature", "negatives"})
+
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
         super().__init__(settings)
         self.view_sources = ("image", "image")

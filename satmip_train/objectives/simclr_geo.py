@@ -12,6 +12,8 @@ from satmip_train.objectives.base import MetadataShape
 from satmip_train.objectives.simclr import SimCLR
 from satmip_train.places import Places
 
+GEO = frozenset({"geo_clusters", "geo_space", "geo_weight", "geo_input"})
+
 
 class SimCLRGeo(SimCLR):
     """SimCLR, and a classifier of clusters of locations on the projection of the first view, or its features (`geo_input`).
@@ -19,6 +21,8 @@ class SimCLRGeo(SimCLR):
     NOTE[DIFF] The paper gives no detail of its version "on top of SimCLR". As in Ayush et al. there are 100 clusters, the
     classifier reads the projection before it is normalized, only the first view is classified, and both losses weigh 1.
     """
+
+    reads = SimCLR.reads | GEO
 
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
         super().__init__(settings, shape)
