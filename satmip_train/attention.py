@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from satmip_train.job import Job
+
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -67,13 +69,13 @@ def install(name: str, encoders: Iterable[nn.Module]) -> None:
             pack(encoder)
 
 
-def choose(setting: str, backbone: nn.Module, device: torch.device, dtype: torch.dtype) -> Choice:
+def choose(setting: str, backbone: nn.Module, job: Job, dtype: torch.dtype) -> Choice:
     """Return what a setting asks for; "auto" is the fastest on a GPU for the shape of a ViT's attention, else torch's choice.
 
     Raises:
-        ValueError: "packed" was asked for and cannot be.
+        ValueError: "packed" was asked for and cannot be, or the fastest one of the main rank cannot be on this one.
     """
-    shape = head_shape(backbone)
+    shape, device = head_shape(backbone), job.device
     if setting == PACKED and (reason := obstacle(shape, device, dtype)) is not None:
         raise ValueError(f"attention packed {reason}. Pass --attention auto")
     if setting != "auto":
@@ -83,7 +85,27 @@ def choose(setting: str, backbone: nn.Module, device: torch.device, dtype: torch
     heads, tokens, width = shape
     packed = torch.randn(_ROWS, tokens, 3, heads, width, device=device, dtype=dtype, requires_grad=True)
     reason = obstacle(shape, device, dtype)
-    return fastest(packed, _seconds_on_gpu, {} if reason is None else {PACKED: reason})
+    return agreed(job, packed, lambda: fastest(packed, _seconds_on_gpu, {} if reason is None else {PACKED: reason}))
+
+
+def agreed(job: Job, packed: Tensor, measure: Callable[[], Choice]) -> Choice:
+    """Return what the main rank measured. Others might find another one, by noise; they only check that they can take the same.
+
+    Shape: packed as in `fastest`.
+
+    Raises:
+        ValueError: this rank does not take it, or not with the formula's numbers; or the main rank could not measure.
+    """
+    choice = job.decided(measure)
+    if choice.seconds and not job.main:
+        try:
+            _tried(choice.name, packed, _exact(packed), lambda work: 0.0)
+        except Exception as error:  # as in `fastest`
+            raise ValueError(
+                f"every rank must compute attention as the main one, by {choice.name}, however: rank {job.rank}: {_reason(error)}. "
+                "Pass --attention torch"
+            ) from error
+    return choice
 
 
 def head_shape(backbone: nn.Module) -> tuple[int, int, int] | None:
@@ -116,23 +138,34 @@ def fastest(packed: Tensor, seconds: Callable[[Callable[[], object]], float], re
         seconds: tells how long a call takes
         refused: implementations that are not tried, and why
     """
-    exact = _both_passes(packed.detach()[:_CHECKED].float().requires_grad_(), "math")
+    exact = _exact(packed)
     measured, refused = {}, dict(refused or {})
     for name in MEASURED:
-        if name in refused:
-            continue
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # they say what this one does not take
-                # All views also at first, when a kernel that has several forms takes the fastest: of few, another one is.
-                found = (part[:_CHECKED].float() for part in _both_passes(packed, name))
-                if all((got - right).norm() <= _TOLERANCE * right.norm() for got, right in zip(found, exact, strict=True)):
-                    measured[name] = seconds(lambda name=name: _both_passes(packed, name))  # type: ignore[misc]
-                else:
-                    refused[name] = "its numbers are not those of the formula"
-        except Exception as error:  # whatever libraries, compilers and drivers say that do not take this; there are others
-            refused[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
+        if name not in refused:
+            try:
+                measured[name] = _tried(name, packed, exact, seconds)
+            except Exception as error:  # whatever libraries, compilers and drivers say that do not take this; there are others
+                refused[name] = _reason(error)
     return Choice(min(measured, key=measured.__getitem__) if measured else "torch", measured, refused)
+
+
+def _tried(name: str, packed: Tensor, exact: tuple[Tensor, Tensor], seconds: Callable[[Callable[[], object]], float]) -> float:
+    """Return the seconds that a named implementation takes. Raises ValueError where it does not give the formula's numbers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they say what this one does not take
+        # All views also at first, when a kernel that has several forms takes the fastest: of few, another one is.
+        found = (part[:_CHECKED].float() for part in _both_passes(packed, name))
+        if not all((got - right).norm() <= _TOLERANCE * right.norm() for got, right in zip(found, exact, strict=True)):
+            raise ValueError("its numbers are not those of the formula")
+        return seconds(lambda: _both_passes(packed, name))
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:100]
+
+
+def _exact(packed: Tensor) -> tuple[Tensor, Tensor]:
+    return _both_passes(packed.detach()[:_CHECKED].float().requires_grad_(), "math")
 
 
 def _both_passes(packed: Tensor, name: str) -> tuple[Tensor, Tensor]:

@@ -3,17 +3,19 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from satmip_train.errors import UsageError
+
+Decision = TypeVar("Decision")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,24 @@ class Job:
         votes = torch.tensor(int(answer))
         dist.all_reduce(votes, dist.ReduceOp.MIN)
         return bool(votes)
+
+    def decided(self, decide: Callable[[], Decision]) -> Decision:
+        """Return what the main rank decides, on every rank.
+
+        Raises:
+            UsageError: it could not, on the others; on the main rank whatever `decide` raises.
+        """
+        if self.ranks == 1:
+            return decide()
+        told: list[Decision | None] = [None]
+        try:
+            if self.main:
+                told = [decide()]
+        finally:  # also where it fails, so that no rank waits for it
+            dist.broadcast_object_list(told, group=self.patient)
+        if told[0] is None:
+            raise UsageError("the main rank must decide for all, however: it failed. Its own message says why")
+        return told[0]
 
     def same(self, number: int) -> bool:
         """Return whether every rank has the same number."""

@@ -154,7 +154,7 @@ class Step:
         self._autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision)
         dtype = self._autocast or torch.float32
         try:
-            self.attention = attention.choose(plan.settings.attention, state.objective.backbone, plan.job.device, dtype)
+            self.attention = attention.choose(plan.settings.attention, state.objective.backbone, plan.job, dtype)
         except ValueError as error:
             raise UsageError(str(error)) from error
         attention.install(self.attention.name, state.objective.image_encoders)

@@ -1,17 +1,23 @@
 """The implementation of attention that a run uses: what is chosen, and that a wrong one never is."""
 
+import os
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from tiny_networks import tiny_settings
 
 from satmip_train import attention
 from satmip_train.backbones import create_backbone
 from satmip_train.config import Settings
+from satmip_train.job import Job
 
-CPU = torch.device("cpu")
+CPU = Job(torch.device("cpu"))
 
 
 def packed() -> torch.Tensor:
@@ -106,7 +112,7 @@ def test_parts_are_read_out_of_the_packed_product_as_timm_does() -> None:
 
 @pytest.mark.parametrize("setting", ["flash", "math", "torch"])
 def test_what_is_asked_for_is_not_measured(setting: str) -> None:
-    choice = attention.choose(setting, create_backbone(tiny_settings()), torch.device("cuda"), torch.float32)
+    choice = attention.choose(setting, create_backbone(tiny_settings()), Job(torch.device("cuda")), torch.float32)
     assert choice == attention.Choice(setting)
     assert str(choice) == ("torch's own choice" if setting == "torch" else setting)
 
@@ -114,7 +120,7 @@ def test_what_is_asked_for_is_not_measured(setting: str) -> None:
 def test_torch_chooses_on_a_cpu_and_for_other_networks() -> None:
     resnet = create_backbone(Settings(backbone="resnet10t", backbone_args={}))
     assert attention.choose("auto", create_backbone(tiny_settings()), CPU, torch.float32).name == "torch"
-    assert attention.choose("auto", resnet, torch.device("cuda"), torch.bfloat16).name == "torch"
+    assert attention.choose("auto", resnet, Job(torch.device("cuda")), torch.bfloat16).name == "torch"
 
 
 def test_the_shape_is_that_of_the_papers_network() -> None:
@@ -122,10 +128,40 @@ def test_the_shape_is_that_of_the_papers_network() -> None:
         assert attention.head_shape(create_backbone(Settings())) == (12, 197, 32)
 
 
+def measured(rank: int, kind: str) -> attention.Choice:
+    """What a rank would find by itself: each another one; the main rank also finds what the others do not have, or nothing."""
+    if rank == 0 and kind == "fails":
+        raise torch.OutOfMemoryError("out of memory")
+    name = ("math", "flash")[rank] if kind == "differs" else "cudnn"
+    return attention.Choice(name, {name: 1.0})
+
+
+def work(rank: int, folder: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    job, found = Job(torch.device("cpu"), rank, 2), {}
+    for kind in ("differs", "fails", "refuses"):
+        try:
+            found[kind] = attention.agreed(job, packed(), partial(measured, rank, kind)).name
+        except (ValueError, torch.OutOfMemoryError) as error:
+            found[kind] = str(error)
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_ranks_take_what_the_main_one_measured_and_none_waits_for_one_that_cannot(tmp_path: Path) -> None:
+    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
+    main, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert main == {"differs": "math", "fails": "out of memory", "refuses": "cudnn"}
+    assert other["differs"] == "math"
+    assert other["fails"].startswith("the main rank must decide for all, however: it failed.")
+    assert other["refuses"].startswith("every rank must compute attention as the main one, by cudnn, however: rank 1: ")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_has_a_fastest_one() -> None:
-    choice = attention.choose("auto", create_backbone(Settings()), torch.device("cuda"), torch.bfloat16)
+    choice = attention.choose("auto", create_backbone(Settings()), Job(torch.device("cuda")), torch.bfloat16)
     assert choice.name == min(choice.seconds, key=choice.seconds.__getitem__)
     assert len(choice.seconds) >= 2
     assert "packed" in choice.seconds
