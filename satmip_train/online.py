@@ -7,13 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset as MapStyle
 
 from satmip_train import probes
 from satmip_train.features import is_multilabel, resize, run_frozen
 from satmip_train.plan import Plan
 from satmip_train.shards import Dataset, Readers
-from satmip_train.stream import Batch, Decoder, loader
+from satmip_train.stream import BatchesOf, Decoder, loader, positions
 from satmip_train.transfer import to_device, to_host
 
 TEST_SPLIT = "val"
@@ -38,7 +37,9 @@ def obstacle(plan: Plan) -> str | None:
 def _any_label(dataset: Dataset, split: str, at_most: int) -> bool:
     """Return whether a chosen sample has a class; in most shards that is the first one."""
     readers = Readers(dataset, split)
-    return any(readers[int(shard)].find(int(index), "cls") is not None for shard, index in _positions(readers, at_most))
+    return any(
+        readers[int(shard)].find(int(index), "cls") is not None for shard, index in positions(readers, _chosen(readers, at_most))
+    )
 
 
 def is_due(plan: Plan, step: int) -> bool:
@@ -65,7 +66,9 @@ def _features(plan: Plan, backbone: nn.Module, split: str) -> tuple[probes.Featu
     device, size = plan.job.device, plan.settings.view_size
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (plan.dataset.mean, plan.dataset.std))
     labels = []
-    batches = chosen_batches(plan.dataset, split, plan.settings.knn_samples, plan.settings.workers, pin=device.type == "cuda")
+    readers, decoder = Readers(plan.dataset, split), Decoder(frozenset({"image", "label"}))
+    stream = BatchesOf(readers, decoder, _BATCH, _chosen(readers, plan.settings.knn_samples))
+    batches = loader(stream, range(len(stream)), plan.settings.workers, pin=device.type == "cuda")
 
     def vectors() -> Iterator[Tensor]:
         for batch in batches:
@@ -85,34 +88,10 @@ def _features(plan: Plan, backbone: nn.Module, split: str) -> tuple[probes.Featu
     return torch.cat(parts)[known].numpy(), torch.cat(labels)[known].numpy()
 
 
-class _Chosen(MapStyle[Batch]):
-    """Some samples of a split in stored order, in batches."""
-
-    def __init__(self, dataset: Dataset, split: str, at_most: int) -> None:
-        self._readers, self._decoder = Readers(dataset, split), Decoder(frozenset({"image", "label"}))
-        self._positions = _positions(self._readers, at_most)
-
-    def __len__(self) -> int:
-        return -(-len(self._positions) // _BATCH)
-
-    def __getitem__(self, number: int) -> Batch:
-        return self._decoder.batch(self._readers, self._positions[number * _BATCH : (number + 1) * _BATCH])
-
-
-def _positions(readers: Readers, at_most: int) -> npt.NDArray[np.int64]:
-    """Return the chosen samples of a split as rows (shard, index in the shard). Shape: (n, 2)."""
-    starts = np.cumsum([0, *(shard.samples for shard in readers.shards)])
-    samples = chosen(int(starts[-1]), at_most)
-    shards = np.searchsorted(starts, samples, side="right") - 1
-    return np.stack([shards, samples - starts[shards]], axis=1)
-
-
 def chosen(samples: int, at_most: int) -> npt.NDArray[np.int64]:
     """Return the numbers of at most `at_most` of the samples, spread evenly over the stored order."""
     return np.arange(min(samples, at_most)) * samples // min(samples, at_most)
 
 
-def chosen_batches(dataset: Dataset, split: str, at_most: int, workers: int, *, pin: bool = False) -> Iterator[Batch]:
-    """Return images and labels of at most `at_most` samples of a split, spread evenly over its stored order."""
-    samples = _Chosen(dataset, split, at_most)
-    return loader(samples, range(len(samples)), workers, pin=pin)
+def _chosen(readers: Readers, at_most: int) -> npt.NDArray[np.int64]:
+    return chosen(sum(shard.samples for shard in readers.shards), at_most)

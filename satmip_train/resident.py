@@ -5,7 +5,6 @@ Both give the same samples in the same order with the same views, so a run may c
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -121,7 +120,6 @@ class Resident:
         self._starts = np.cumsum([0, *plan.order.counts])
         self._values: dict[str, Any] = {}
         self._lengths = np.zeros(self._starts[-1], np.int64)
-        self._epoch = lru_cache(maxsize=1)(plan.order.epoch)
         decoder, start = plan.decoder, 0
         columns = decoder.numeric, decoder.categorical
         stored = (keys - {"partner"}) | {"image", "key"}
@@ -148,7 +146,7 @@ class Resident:
 
     def batch(self, step: int) -> Batch:
         """Return what `TrainingStream` gives for this step, with its tensors on the device."""
-        positions = self._order.share(self._epoch(step // self._order.steps_per_epoch), step)
+        positions = self._order.share(step)
         rows = self._rows(positions)
         taken: Batch = {"key": [self._values["key"][row] for row in rows]}
         index = self._index(rows)

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,10 @@ def epoch_order(counts: Sequence[int], seed: int, epoch: int, block: int) -> npt
     return np.concatenate(blocks).astype(np.int64)
 
 
+_last_order = lru_cache(maxsize=1)(epoch_order)
+"""Steps ask for the order of one epoch after another."""
+
+
 @dataclass(frozen=True)
 class Order:
     """Which samples each step of a run gets. The samples of an epoch that fill no batch are left out, other ones each epoch."""
@@ -74,15 +78,12 @@ class Order:
         """Samples of an epoch that fill no batch."""
         return sum(self.counts) % self.batch_size
 
-    def epoch(self, epoch: int) -> npt.NDArray[np.int64]:
-        """Return the order of an epoch, see `epoch_order`."""
-        return epoch_order(self.counts, self.seed, epoch, self.block)
-
-    def share(self, order: npt.NDArray[np.int64], step: int) -> npt.NDArray[np.int64]:
-        """Return this rank's rows of a step, given the order of the step's epoch."""
+    def share(self, step: int) -> npt.NDArray[np.int64]:
+        """Return this rank's samples of a step. Shape: (batch_size / ranks, 2), rows (shard, index in the shard)."""
+        epoch, step = divmod(step, self.steps_per_epoch)
         size = self.batch_size // self.ranks
-        start = step % self.steps_per_epoch * self.batch_size + self.rank * size
-        return order[start : start + size]
+        start = step * self.batch_size + self.rank * size
+        return _last_order(self.counts, self.seed, epoch, self.block)[start : start + size]
 
     def draws(self, step: int, use: int, columns: int = 1) -> npt.NDArray[np.float64]:
         """Return random numbers for this rank's samples of a step, uniform in [0, 1).
@@ -253,33 +254,34 @@ class TrainingStream(MapStyle[Batch]):
     def __init__(self, readers: Readers, order: Order, decoder: Decoder, places: Places | None = None) -> None:
         """`places`, those of the split, are needed where the decoder's keys hold "partner"."""
         self._readers, self._order, self._decoder, self._places = readers, order, decoder, places
-        self._current: tuple[int, npt.NDArray[np.int64]] | None = None
 
     def __getitem__(self, step: int) -> Batch:
-        epoch = step // self._order.steps_per_epoch
-        if self._current is None or self._current[0] != epoch:
-            self._current = epoch, self._order.epoch(epoch)
-        positions = self._order.share(self._current[1], step)
+        positions = self._order.share(step)
         partners = () if self._places is None else self._places.partners(positions, self._order.draws(step, PARTNER)[:, 0])
         hiding = self._decoder.hiding
         hidden = None if hiding is None else hiding.hidden(self._order.draws(step, HIDE, len(hiding.fields)))
         return self._decoder.batch(self._readers, positions, partners, hidden)
 
 
-class _OrderedStream(MapStyle[Batch]):
-    """The batches of a split in stored order."""
+def positions(readers: Readers, samples: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return where samples of a split lie, given their numbers in stored order. Shape: (n,) -> (n, 2), as `epoch_order`'s rows."""
+    starts = np.cumsum([0, *(shard.samples for shard in readers.shards)])
+    shards = np.searchsorted(starts, samples, side="right") - 1
+    return np.stack([shards, samples - starts[shards]], axis=1)
 
-    def __init__(self, readers: Readers, decoder: Decoder, batch_size: int) -> None:
-        self._readers, self._decoder, self._batch_size = readers, decoder, batch_size
-        self._starts = np.cumsum([0, *(shard.samples for shard in readers.shards)])
+
+class BatchesOf(MapStyle[Batch]):
+    """Samples of a split, given by their numbers in stored order, in batches; the last one may be short."""
+
+    def __init__(self, readers: Readers, decoder: Decoder, batch_size: int, samples: Sequence[int] | npt.NDArray[np.int64]) -> None:
+        self._readers, self._decoder, self._batch_size, self._samples = readers, decoder, batch_size, samples
 
     def __len__(self) -> int:
-        return -(-int(self._starts[-1]) // self._batch_size)
+        return -(-len(self._samples) // self._batch_size)
 
     def __getitem__(self, number: int) -> Batch:
-        samples = np.arange(number * self._batch_size, min((number + 1) * self._batch_size, self._starts[-1]))
-        shards = np.searchsorted(self._starts, samples, side="right") - 1
-        return self._decoder.batch(self._readers, zip(shards, samples - self._starts[shards], strict=True))
+        samples = self._samples[number * self._batch_size : (number + 1) * self._batch_size]
+        return self._decoder.batch(self._readers, positions(self._readers, samples))
 
 
 def ordered_batches(
@@ -299,7 +301,8 @@ def ordered_batches(
     where the batches go to a GPU.
     """
     decoder = Decoder(frozenset(keys), captions, *columns)
-    stream = _OrderedStream(Readers(dataset, split), decoder, batch_size)
+    readers = Readers(dataset, split)
+    stream = BatchesOf(readers, decoder, batch_size, range(sum(shard.samples for shard in readers.shards)))
     return loader(stream, range(len(stream)), workers, pin=pin)
 
 

@@ -99,7 +99,7 @@ def keys_of(toy: Path, step: int) -> list[str]:
     dataset = open_dataset(toy)
     order = plan_run(Settings(**TINY), dataset, Job(torch.device("cpu"))).order
     readers = Readers(dataset, "train")
-    return [readers[shard].keys[index] for shard, index in order.share(order.epoch(step // order.steps_per_epoch), step).tolist()]
+    return [readers[shard].keys[index] for shard, index in order.share(step).tolist()]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_keys_of_the_first_such_batch(toy, tmp_path, monkeypatch):
