@@ -14,7 +14,7 @@ from satmip_train.backbones import at_size, create_backbone
 from satmip_train.checkpoint import saved_settings
 from satmip_train.config import Settings, load_recipe
 from satmip_train.errors import UsageError
-from satmip_train.export import load_backbone
+from satmip_train.export import METADATA_WEIGHTS, load_backbone
 from satmip_train.external import EXTERNALS
 from satmip_train.features import Features, Input
 from satmip_train.metadata_features import MetadataModel, Running
@@ -99,7 +99,7 @@ def load_model(run: Path, modality: Modality = "image") -> Model:
     settings = saved_settings(config, run)
     if modality == "image":
         return Model(name, "run", run, settings, backbone, None, trained)
-    if not settings.objective.startswith("satmip"):
+    if not settings.objective.startswith("satmip") and not (run / METADATA_WEIGHTS).is_file():
         raise UsageError(
             f"the run must have learned from metadata, however: {settings.objective=} of {run} has no metadata encoder. "
             "Pass runs of satmip or satmips"

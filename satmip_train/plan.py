@@ -12,6 +12,7 @@ from satmip_train.errors import UsageError
 from satmip_train.features import Precision
 from satmip_train.job import Job, device_name
 from satmip_train.metadata_mask import MetadataMask
+from satmip_train.objectives import read_by
 from satmip_train.objectives.base import MetadataShape, Objective
 from satmip_train.shards import Dataset
 from satmip_train.stream import Decoder, Order, column_numbers
@@ -97,7 +98,7 @@ def _metadata(settings: Settings, dataset: Dataset, job: Job) -> tuple[Decoder, 
 
 
 def _check_known(settings: Settings, dataset: Dataset, known: bool) -> None:
-    if settings.objective.startswith("satmip") and not known:
+    if "fields" in (read_by(settings.objective) or ()) and not known:
         raise UsageError(
             f"metadata must be known of some samples to be learned from, however: {dataset.root} knows none of the fields. "
             "Pass other --fields, or --objective simclr"

@@ -12,6 +12,7 @@ from eval_world import COMMON, SMALL, call, write_run
 from toy_shards import write_toy_shards
 
 from satmip_train import checkpoint, cli
+from satmip_train.objectives import OBJECTIVES
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +77,16 @@ def train(world: Path, shards: str, out: Path, *arguments: str) -> tuple[int, st
         ("unknown", ["--objective", "satmip"], "must be known of some samples to be learned from, however: "),
         ("unknown", ["--objective", "satmips", "--fields", "gsd"], "must be known of some samples to be learned from, however: "),
         ("unknown", ["--objective", "satmip", "--metadata-encoder", "tabular"], "must be known of some samples"),
+        ("unknown", ["--objective", "mine"], "must be known of some samples to be learned from, however: "),
         ("unknown", ["--objective", "simclr-geo"], "0 locations and 100 clusters. Pass an --objective without Geo"),
         ("one", ["--objective", "simclr", "--batch-size", "2"], "must have two samples that are told apart, however: 'train' of "),
     ],
 )
 def test_shards_that_teach_nothing_are_refused(
-    world: Path, tmp_path: Path, shards: str, arguments: list[str], message: str
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: str, arguments: list[str], message: str
 ) -> None:
     """Once such runs learned from nothing, or were told to pass what would have been refused."""
+    monkeypatch.setitem(OBJECTIVES, "mine", OBJECTIVES["satmip"])
     code, output = train(world, shards, tmp_path, *arguments)
     assert code == 1
     assert message in output

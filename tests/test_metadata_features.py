@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from satmip_train.evaluate import Protocol, protocol_models, split_features
 from satmip_train.features import Features
 from satmip_train.metadata_features import Running
 from satmip_train.models import image_features, load_model, metadata_features_of
+from satmip_train.objectives import OBJECTIVES
 from satmip_train.shards import Readers, open_dataset
 from satmip_train.tokens import token_ids
 
@@ -54,6 +56,12 @@ def test_features_of_captions_are_the_encoders(world: Path, tmp_path: Path) -> N
         with torch.inference_mode():
             expected = model.metadata.encoder({"tokens": tokens})[0].numpy()
         np.testing.assert_allclose(got.vectors[row], expected, atol=1e-5)
+
+
+def test_an_objective_of_ones_own_may_have_learned_from_metadata(world: Path, tmp_path: Path) -> None:
+    with patch.dict(OBJECTIVES, {"mine": OBJECTIVES["satmip"]}):
+        run = write_run(tmp_path / "mine", world / "shards", objective="mine")
+    assert load_model(run, "metadata").metadata.encoder.batch_keys == {"tokens"}
 
 
 def test_numbers_and_codes_mean_the_same_in_other_shards(world: Path, tmp_path: Path) -> None:

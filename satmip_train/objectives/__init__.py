@@ -40,11 +40,15 @@ def build_objective(settings: Settings, shape: MetadataShape) -> Objective:
     return OBJECTIVES[settings.objective](settings, shape)
 
 
+def read_by(objective: str) -> frozenset[str] | None:
+    """Return the settings that an objective says it reads, see `Objective.reads`; None where it does not say."""
+    return getattr(OBJECTIVES.get(objective), "reads", None)
+
+
 def applies(name: str, settings: Settings) -> bool:
     """Return whether a setting has a bearing on a run: not where another objective, or another metadata encoder, would read it."""
-    reads = {objective: getattr(built, "reads", None) for objective, built in OBJECTIVES.items()}
-    own = reads.get(settings.objective)
-    if own is not None and name not in own and any(name in others for others in reads.values() if others is not None):
+    own = read_by(settings.objective)
+    if own is not None and name not in own and any(name in (read_by(other) or ()) for other in OBJECTIVES):
         return False
     if name in ("text_model", "text_tune"):
         return settings.metadata_encoder == "pretrained"
