@@ -55,9 +55,10 @@ def use(name: str) -> AbstractContextManager[None]:
     """
     if name in ("torch", PACKED):
         return nullcontext()
-    rest = [backend for backend in (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH) if name != "math"]
-    wanted = list(dict.fromkeys([BACKENDS[name], *rest]))
-    return sdpa_kernel(wanted, set_priority=len(wanted) > 1)
+    if name == "math":
+        return sdpa_kernel(SDPBackend.MATH)
+    wanted = dict.fromkeys([BACKENDS[name], SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+    return sdpa_kernel(list(wanted), set_priority=True)
 
 
 def install(name: str, encoders: Iterable[nn.Module]) -> None:

@@ -1,6 +1,7 @@
 """What a run costs: time, memory and energy, over all its interruptions."""
 
 import json
+import math
 import resource
 import sys
 import time
@@ -55,7 +56,7 @@ class Meter:
             device_seconds: how long a GPU worked on them; what is left of the wall time it waited or did something else
         """
         now, cuda = energy_joules(self._job), self._job.device.type == "cuda"
-        used = float("nan") if now is None or self._energy is None else now - self._energy
+        used = math.nan if now is None or self._energy is None else now - self._energy
         mean_used, mean_peak = self._job.mean(torch.tensor([used, float(peak_bytes(self._job))], dtype=torch.float64)).tolist()
         return {
             "first": self._first,
@@ -63,7 +64,7 @@ class Meter:
             "wall_seconds": time.perf_counter() - self._start,
             "device_seconds": device_seconds if cuda else None,
             "peak_memory_bytes": round(mean_peak),
-            "energy_joules": None if mean_used != mean_used else mean_used * self._job.ranks,
+            "energy_joules": None if math.isnan(mean_used) else mean_used * self._job.ranks,
             "ranks": self._job.ranks,
             "device": device_name(self._job.device),
         }

@@ -48,40 +48,45 @@ def plan_run(settings: Settings, dataset: Dataset, job: Job) -> Plan:
             shards lack; or settings do not fit one another on this machine.
     """
     counts = tuple(shard.samples for shard in dataset.split(settings.split))
-    if sum(counts) < 2:
-        raise UsageError(
-            f"a split must have two samples that are told apart, however: {settings.split!r} of {dataset.root} has {sum(counts)}. "
-            "Pass another --split or --shards"
-        )
-    if sum(counts) < settings.batch_size:
-        fitting = 1 << (sum(counts).bit_length() - 1)
-        raise UsageError(
-            f"a batch must fit into the split, however: {settings.batch_size=} and {settings.split!r} has {sum(counts)} samples. "
-            f"Pass --batch-size {fitting}"
-        )
-    if settings.batch_size % job.ranks:
-        fewer = max(ranks for ranks in range(1, job.ranks) if settings.batch_size % ranks == 0)
-        raise UsageError(
-            f"each rank must get an equal share of a batch, however: {settings.batch_size=} and {job.ranks} ranks. Run on {fewer}; "
-            f"a new run may also pass --batch-size {max(settings.batch_size // job.ranks, 1) * job.ranks}"
-        )
-    if dataset.size is None:
-        raise UsageError(
-            f"chips must be of one size to train on, however: those of {dataset.root} are not. Build with a fixed --size"
-        )
+    _check_batch(settings, dataset, sum(counts), job.ranks)
+    if job.first_on_machine:
+        dataset.fetch(settings.split)
+    job.wait()
     order = Order(counts, settings.batch_size, settings.seed, settings.shuffle_shards, job.rank, job.ranks)
-    decoder, shape, empty = _metadata(settings, dataset, job)
+    decoder, shape, empty = _metadata(settings, dataset)
     total = max(round(settings.epochs * order.steps_per_epoch), 1)
     last = min(total, settings.max_steps or total)
     precision, compiled = _precision(settings, job), _compiled(settings, job)
     return Plan(settings, dataset, job, order, decoder, shape, empty, precision, compiled, total, last)
 
 
-def _metadata(settings: Settings, dataset: Dataset, job: Job) -> tuple[Decoder, MetadataShape, int]:
+def _check_batch(settings: Settings, dataset: Dataset, samples: int, ranks: int) -> None:
+    """Check that the split gives each rank its share of a batch."""
+    if samples < 2:
+        raise UsageError(
+            f"a split must have two samples that are told apart, however: {settings.split!r} of {dataset.root} has {samples}. "
+            "Pass another --split or --shards"
+        )
+    if samples < settings.batch_size:
+        fitting = 1 << (samples.bit_length() - 1)
+        raise UsageError(
+            f"a batch must fit into the split, however: {settings.batch_size=} and {settings.split!r} has {samples} samples. "
+            f"Pass --batch-size {fitting}"
+        )
+    if settings.batch_size % ranks:
+        fewer = max(fewer for fewer in range(1, ranks) if settings.batch_size % fewer == 0)
+        raise UsageError(
+            f"each rank must get an equal share of a batch, however: {settings.batch_size=} and {ranks} ranks. Run on {fewer}; "
+            f"a new run may also pass --batch-size {max(settings.batch_size // ranks, 1) * ranks}"
+        )
+    if dataset.size is None:
+        raise UsageError(
+            f"chips must be of one size to train on, however: those of {dataset.root} are not. Build with a fixed --size"
+        )
+
+
+def _metadata(settings: Settings, dataset: Dataset) -> tuple[Decoder, MetadataShape, int]:
     """Return what of the metadata is read, its shape, and the number of empty captions."""
-    if job.first_on_machine:
-        dataset.fetch(settings.split)
-    job.wait()
     if settings.metadata_encoder == "tabular":
         columns = column_numbers(dataset, settings.fields)
         numeric, categorical = [dataset.numeric[i] for i in columns[0]], [dataset.categorical[i] for i in columns[1]]

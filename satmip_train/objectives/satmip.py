@@ -17,13 +17,13 @@ class SatMIP(Objective):
     """Metadata-image learning alone, from one view."""
 
     metadata_encoder: CaptionEncoder | TabularEncoder
+    view_sources: tuple[str, ...] = ("image",)
     reads = frozenset({"fields", "embed_dim", "projection_bias", "loss_gather"}).union(
         name for name in Settings.model_fields if name.startswith(("metadata_", "text_", "tabular_"))
     )
 
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
         super().__init__(settings)
-        self.view_sources = ("image",)
         self.backbone, self.start = start_backbone(settings)
         self.metadata_encoder = create_metadata_encoder(settings, shape)
         self.batch_keys |= self.metadata_encoder.batch_keys

@@ -16,11 +16,11 @@ from satmip_train.pretrained import start_backbone
 class SimCLR(Objective):
     """Image-image learning alone. Metadata are not read."""
 
+    view_sources = ("image", "image")
     reads = frozenset({"ssl_hidden", "ssl_dim", "temperature", "negatives"})
 
     def __init__(self, settings: Settings, shape: MetadataShape) -> None:
         super().__init__(settings)
-        self.view_sources = ("image", "image")
         self.backbone, self.start = start_backbone(settings)
         self.ssl_head = self.head(feature_dim(self.backbone))
 

@@ -1,13 +1,9 @@
 """SimCLR-Geo-TP: SimCLR-Geo with the temporal positives of SimCLR-TP (Ayush et al. 2021; table 2)."""
 
-from satmip_train.config import Settings
-from satmip_train.objectives.base import MetadataShape
 from satmip_train.objectives.simclr_geo import SimCLRGeo
 
 
 class SimCLRGeoTP(SimCLRGeo):
     """SimCLR-Geo whose second view is made of another acquisition of the place; the first view is classified."""
 
-    def __init__(self, settings: Settings, shape: MetadataShape) -> None:
-        super().__init__(settings, shape)
-        self.view_sources = ("image", "partner")
+    view_sources = ("image", "partner")

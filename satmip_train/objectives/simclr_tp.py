@@ -1,7 +1,5 @@
 """SimCLR-TP: SimCLR whose positive is a view of another acquisition of the same place (Ayush et al. 2021; table 2)."""
 
-from satmip_train.config import Settings
-from satmip_train.objectives.base import MetadataShape
 from satmip_train.objectives.simclr import SimCLR
 
 
@@ -12,6 +10,4 @@ class SimCLRTP(SimCLR):
     `mask_same_place` is set.
     """
 
-    def __init__(self, settings: Settings, shape: MetadataShape) -> None:
-        super().__init__(settings, shape)
-        self.view_sources = ("image", "partner")
+    view_sources = ("image", "partner")
