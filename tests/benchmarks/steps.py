@@ -48,12 +48,6 @@ OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name -> recipe and what differs from it."""
 FLOP = {**TRAINING_FLOP, "decoupled": DECOUPLED_FLOP}
-TARGETS = {
-    ("satmip", "simclr"): PAPER["satmip"],
-    ("satmips", "simclr"): PAPER["satmips"],
-    ("satmips", "decoupled"): {"time": 0.70, "memory": 0.70},
-}
-"""Of what and beside what -> the paper's ratios: section 4, and "about 30%" less in section 4.7."""
 CONTEXT = 77
 SHARE = 256
 """Samples of the paper's batch on each of its four GPUs."""
@@ -158,7 +152,7 @@ def show_times(report: timing.Report, took: dict[str, list[dict[str, Seconds]]],
         shares = (statistics.median(s[part][0] for s in steps) / whole for part in ("views", "optimizer"))
         about = ", ".join(f"{part} {share:.1%}" for part, share in zip(("views", "optimizer"), shares, strict=True))
         report.row(f"{name}, CPU time (clock {1e3 * clock:,.0f} ms; {about})", 1e3 * whole, "ms")
-    for (above, below), paper in TARGETS.items():
+    for (above, below), paper in PAPER.items():
         flop = f"{FLOP[above] / FLOP[below]:.3f} by FLOP"
         for by, part in (*(("CPU time", part) for part in PARTS), ("clock", "whole")):
             one, two = (seconds_of(took[name], by, *PARTS[part]) for name in (above, below))
@@ -179,7 +173,7 @@ def show_memory(report: timing.Report, work: Work, batch: int) -> None:
         )
         report.row(f"{name}, batch {batch} ({about})", whole, "MB")
     far = {name: peaks[name] + (SHARE - batch) * samples[name] for name in OBJECTIVES}
-    for (above, below), paper in TARGETS.items():
+    for (above, below), paper in PAPER.items():
         target = None if work.toy else timing.Target("at most", paper["memory"])
         report.row(f"{above} : {below}, batch {batch}", peaks[above], "MB", [peaks[above] / peaks[below]])
         report.row(f"{above} : {below}, batch {SHARE}, extrapolated", far[above], "MB", [far[above] / far[below]], target)

@@ -119,12 +119,6 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(above, below, strict=True)]
 
 
-def ratio(above: Sequence[float], below: Sequence[float]) -> str:
-    """Return the median of the ratios within a round, with the least and the greatest."""
-    found = ratios(above, below)
-    return f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
-
-
 def rate(count: int, seconds: Sequence[float]) -> float:
     """Return how many a second, of the median round."""
     return count / statistics.median(seconds)
