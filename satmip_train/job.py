@@ -67,7 +67,7 @@ class Job:
             if self.main:
                 told = [decide()]
         finally:  # also where it fails, so that no rank waits for it
-            dist.broadcast_object_list(told, group=self.patient)
+            dist.broadcast_object_list(told, 0, self.patient)
         if told[0] is None:
             raise UsageError("the main rank must decide for all, however: it failed. Its own message says why")
         return told[0]

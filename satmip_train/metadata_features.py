@@ -95,7 +95,6 @@ def cached(cache: Path, model: MetadataModel, dataset: Dataset, split: str, runn
     Raises:
         UsageError: the shards lack a field, a caption is longer than the encoder's context, or there is no such split.
     """
-
     depends = ["metadata", fingerprint(model.encoder, model.architecture), running.precision, *_reading(dataset, model)]
     return keep(cache, dataset, split, depends, lambda: _extract(model, dataset, split, running))
 
