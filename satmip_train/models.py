@@ -49,12 +49,17 @@ class Model:
     """Shards and step of the training, where it was trained."""
 
     @property
-    def architecture(self) -> dict[str, Any]:
-        """The settings that make the networks."""
+    def backbone_architecture(self) -> dict[str, Any]:
+        """The settings that make the backbone."""
         if self.kind == "pixels":
             return {"backbone": PIXELS, "view_size": self.settings.view_size}
-        image = self.settings.model_dump(mode="json", include=set(ARCHITECTURE))
-        return image if self.metadata is None else {**image, "metadata": self.metadata.architecture}
+        return self.settings.model_dump(mode="json", include=set(ARCHITECTURE))
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The settings that make the networks."""
+        metadata = {} if self.metadata is None else {"metadata": self.metadata.architecture}
+        return {**self.backbone_architecture, **metadata}
 
     @property
     def cache(self) -> Path:
@@ -65,11 +70,6 @@ class Model:
     def fingerprint(self) -> str:
         """The sha256 of architecture and weights of the backbone."""
         return features.fingerprint(self.backbone, self.backbone_architecture)
-
-    @property
-    def backbone_architecture(self) -> dict[str, Any]:
-        """The settings that make the backbone alone."""
-        return {name: value for name, value in self.architecture.items() if name != "metadata"}
 
 
 class Pixels(nn.Module):
