@@ -69,15 +69,23 @@ def test_settings_are_shown_in_groups_with_what_differs_from_the_recipe(toy):
     assert '"' not in text
 
 
-@pytest.mark.parametrize("encoder", ["text", "tabular", "pretrained"])
-def test_only_the_settings_of_the_metadata_encoder_are_shown(toy, encoder):
-    settings = settings_of(metadata_encoder=encoder, text_model="some/bert" if encoder == "pretrained" else None)
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ["text_layers", "simclr_weight"]),
+        ({"metadata_encoder": "tabular"}, ["tabular_layers", "simclr_weight"]),
+        ({"metadata_encoder": "pretrained", "text_model": "some/bert"}, ["text_model some/bert", "simclr_weight"]),
+        ({"objective": "simclr"}, []),
+        ({"objective": "moco"}, ["queue_length"]),
+    ],
+)
+def test_only_the_settings_of_the_objective_and_the_metadata_encoder_are_shown(toy, changes, expected):
     plan = plan_run(settings_of(), toy, CPU)
     description = {**describe(plan, build_state(plan).objective), "attention": "", "data": "", "online_knn": ""}
     output = io.StringIO()
-    show_run(Console(file=output, width=120, markup=False, highlight=False), settings, description, None)
-    shown = [name for name in ("text_layers", "text_model some/bert", "tabular_layers") if name in output.getvalue()]
-    assert shown == {"text": ["text_layers"], "tabular": ["tabular_layers"], "pretrained": ["text_model some/bert"]}[encoder]
+    show_run(Console(file=output, width=120, markup=False, highlight=False), settings_of(**changes), description, None)
+    names = ("text_layers", "text_model some/bert", "tabular_layers", "simclr_weight", "queue_length")
+    assert [name for name in names if name in output.getvalue()] == expected
 
 
 def test_every_setting_stands_in_one_group():
