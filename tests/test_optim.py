@@ -51,6 +51,7 @@ def test_a_schedule_that_rises_at_its_end_or_never_gets_to_its_peak_is_told() ->
     assert doubts(10, 9, tiny_settings(lr_end=0.0)) == [
         "the warm-up of 10 steps is longer than the run of 9, which never gets to its peak rate"
     ]
+    assert doubts(10, 9, tiny_settings(lr_end=0.0, warmup_epochs=0.96)) != []  # of ten steps, ten
     assert doubts(10, 10, tiny_settings(lr_end=0.0)) == []
     assert doubts(10, 100, tiny_settings(lr_end=tiny_settings().peak_lr)) == []  # constant
 
@@ -61,6 +62,8 @@ def test_warmup_may_be_part_of_an_epoch_or_all_of_the_run() -> None:
     quarter = tiny_settings(warmup_epochs=0.26, lr_base=0.02)  # of ten steps: three
     assert learning_rate(1, 10, 20, quarter) == pytest.approx((quarter.lr_start + quarter.peak_lr) / 2)
     assert learning_rate(3, 10, 20, quarter) == pytest.approx(quarter.peak_lr)
+    fifth = tiny_settings(warmup_epochs=0.24, lr_base=0.02)  # of ten steps: two
+    assert learning_rate(1, 10, 20, fifth) == pytest.approx(fifth.peak_lr)
     long = tiny_settings(warmup_epochs=4, lr_base=0.02)
     assert learning_rate(19, 10, 20, long) < long.peak_lr
 
@@ -108,6 +111,15 @@ def test_decay_of_heads_by_name(wd_policy: str) -> None:
     assert decayed(ssl_head(8, 8, 8), wd_policy) == {"linear1.weight", "linear2.weight", "linear3.weight"}
 
 
+def test_decay_of_matrices_follows_from_their_names() -> None:
+    module = nn.Module()
+    for name in ("weight", "bias", "bias_table", "ln", "bn"):
+        module.register_parameter(name, nn.Parameter(torch.zeros(2, 2)))
+    outer = nn.ModuleDict({"part": module})
+    assert decayed(outer, "slip") == {"part.weight"}
+    assert decayed(outer, "timm") == {"part.weight", "part.bias_table", "part.ln", "part.bn"}
+
+
 @pytest.mark.parametrize("metadata_encoder", ["text", "tabular"])
 def test_decay_of_a_whole_objective_is_that_of_its_parts(metadata_encoder: str) -> None:
     objective = build_objective(tiny_settings(objective="satmips", metadata_encoder=metadata_encoder), SHAPE)
@@ -138,6 +150,7 @@ def test_optimizer_holds_each_learning_parameter_once_with_the_settings_values()
     assert set(found) == set(names.values()) - {"backbone.pos_embed"}
     assert {names[id(parameter)] for parameter in spare["params"]} == undecayed(objective, "slip")
     assert isinstance(optimizer, torch.optim.AdamW)
+    assert optimizer.defaults["fused"]
     sgd = build_optimizer(objective, settings.model_copy(update={"optimizer": "sgd", "sgd_momentum": 0.7}))
     assert isinstance(sgd, torch.optim.SGD)
     assert [(len(g["params"]), g["weight_decay"], g["momentum"]) for g in sgd.param_groups] == [
