@@ -97,7 +97,7 @@ def as_text(table: Filled) -> str:
     """Return the table for a terminal."""
     shown = RichTable(box=box.SIMPLE_HEAD)
     for number, name in enumerate(header(table)):
-        shown.add_column(escape(name), justify="left" if number <= len(table.layout.labels) else "right", no_wrap=True)
+        shown.add_column(escape(name), justify="left" if number <= len(table.layout.labels) else "right")
     for line in lines(table):
         shown.add_row(*map(escape, (*line.labels, line.whose, *line.cells)), end_section=line.whose == PAPER)
     console = Console(file=io.StringIO(), width=_WIDTH, color_system=None)

@@ -39,6 +39,7 @@ def beside(width: int, height: int, by: float) -> np.ndarray:
         ("EPSG:3413", -3_300, 100_000, 100, 1_000, 1_000),  # the pole on a side
         ("EPSG:3031", 0, 100_000, 1_000, 100, 100),  # and on a corner
         ("EPSG:3031", -33_000, 5, 10, 5_000, 3_000),  # and half a pixel inside
+        ("EPSG:3413", -33_000, 5, 1, 50_000, 30_000),  # and in small pixels
         ("EPSG:3031", -2_000_000, 1_500_000, 1_000, 3_000, 3_000),
     ],
 )
@@ -54,12 +55,32 @@ def test_an_outline_is_the_border_of_the_image(crs: str, west: float, north: flo
     assert not covered(border, crs, affine, beside(width, height, -0.4)).any()
 
 
+@pytest.mark.parametrize("crs", ["EPSG:3413", "EPSG:3031"])
+@pytest.mark.parametrize(
+    ("west", "north"), [(-20, 50), (-20, 3000), (0, 3000), (0, 50), (-5000, 0), (-33, 0.5), (-3300, 0.5), (-20, 0.5), (-20, 2999.5)]
+)
+def test_around_a_pole_on_or_beside_the_border_it_is_the_border_too(crs: str, west: float, north: float) -> None:
+    affine = Affine(10, 0, 10 * west, 0, -10, 10 * north)
+    border = outline(CRS.from_string(crs), affine, 5_000, 3_000)
+    assert border is not None
+    assert border.is_valid
+    angles, radii = np.linspace(0, 2 * np.pi, 96, endpoint=False), np.array([0.6, 3.0, 30.0])[:, None]
+    pixels = np.stack([-west + radii * np.cos(angles), north + radii * np.sin(angles)], axis=-1).reshape(-1, 2)
+    inside, outside = ((pixels > by).all(1) & (pixels < np.array([5_000, 3_000]) - by).all(1) for by in (0.4, -0.4))
+    assert covered(border, crs, affine, pixels[inside]).all()
+    assert not covered(border, crs, affine, pixels[~outside]).any()
+
+
 def test_a_small_image_has_the_corners_that_its_chip_would_have_in_shards() -> None:
     affine = Affine(10, 2, 500_000, 1, -10, 5_400_000)
     border = outline(CRS.from_epsg(32632), affine, 50, 30)
     ring = geometry.footprint(Georeference(tuple(affine)[:6], "EPSG:32632"), Window(0, 0, 50, 30))
     assert border is not None
     np.testing.assert_allclose(sorted(border.exterior.coords[:-1]), sorted(ring[:-1]), atol=1e-12)
+    from_below = outline(CRS.from_epsg(32632), affine @ Affine(1, 0, 0, 0, -1, 30), 50, 30)
+    assert from_below is not None
+    assert from_below.exterior.is_ccw
+    assert from_below.equals_exact(border, 1e-12, normalize=True)
 
 
 @pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:4269", "EPSG:3857"])
@@ -81,6 +102,11 @@ def test_what_lies_nowhere_on_earth_has_no_outline() -> None:
     border = outline(CRS.from_epsg(4326), Affine(1.5, 0, 0, 0, -1.5, 90.75), 10, 121)
     assert border is not None
     assert border.bounds == (0, -90, 15, 90)
+    # One that stands on its side, and one that reaches further past a pole than by a pixel.
+    border = outline(CRS.from_epsg(4326), Affine(0, 1.5, 0, -1.5, 0, 90.75), 121, 10)
+    assert border is not None
+    assert border.bounds == (0, -90, 15, 90)
+    assert outline(CRS.from_epsg(4326), Affine(0.1, 0, 0, 0, -0.1, 90.5), 10, 10) is None
 
 
 @pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:32633"])

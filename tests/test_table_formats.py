@@ -7,11 +7,11 @@ from satmip_train.table_formats import FORMATS, MISSING, notes, trace
 KINDS: tuple[ColumnKind, ...] = (
     "score", "difference", "mean_gain", "time_ratio", "memory_ratio", "hours", "device_hours", "energy_kwh"
 )  # fmt: skip
-TITLES = [kind[:6] for kind in KINDS]
+TITLES = [f"[{kind[:4]}]" for kind in KINDS]
 
 
 def layout(labels: tuple[str, ...], rows: tuple[Row, ...], kinds: tuple[ColumnKind, ...] = KINDS) -> TableLayout:
-    columns = tuple(Column(id=kind, title=kind[:6], kind=kind, cell={}, of=(), sets=()) for kind in kinds)
+    columns = tuple(Column(id=kind, title=f"[{kind[:4]}]", kind=kind, cell={}, of=(), sets=()) for kind in kinds)
     return TableLayout("9", "Made [up]", labels, columns, rows, {}, None, ("Of the layout.",))
 
 
@@ -28,9 +28,9 @@ WHOLE = Filled(
         ("Model", ""),
         (
             row(
-                ("[A]", "λ ✓ # & Δ_%"),
+                ("[a]", "λ ✓ # & Δ_%"),
                 score=Number(61.25, 0.15, "Table 9"), difference=Number(1.0, 0.2, "Table 9"),
-                mean_gain=Number(-2.0, None, "poster"), time_ratio=Number(1.456, 0.046, "poster"),
+                mean_gain=Number(-2.0, None, "poster"), time_ratio=Number(1.456, 0.1, "poster"),
             ),
             row(("B", "")),
         ),
@@ -57,7 +57,7 @@ NOTES = [
 ]
 CELLS = {
     "A ours": ["61.2* ± 0.0", "+1.3 ± 0.5", "+2.3", "1.46 ± 0.12", "1.46", "12.3* ± 1.2", "123", MISSING],
-    "A paper": ["61.2 ± 0.15", "+1.0 ± 0.2", "-2.0", "1.46 ± 0.05", MISSING, MISSING, MISSING, MISSING],
+    "A paper": ["61.2 ± 0.15", "+1.0 ± 0.2", "-2.0", "1.46 ± 0.10", MISSING, MISSING, MISSING, MISSING],
     "B ours": [MISSING, MISSING, MISSING, MISSING, MISSING, MISSING, MISSING, "0.123*"],
     "B paper": [MISSING] * 8,
 }
@@ -67,7 +67,7 @@ def test_a_table_in_markdown() -> None:
     grid = [
         ["Model", "", "", *TITLES],
         ["---"] * 3 + ["---:"] * 8,
-        ["[A]", "λ ✓ # & Δ_%", "ours", *CELLS["A ours"]],
+        ["[a]", "λ ✓ # & Δ_%", "ours", *CELLS["A ours"]],
         ["", "", "paper", *CELLS["A paper"]],
         ["B", "", "ours", *CELLS["B ours"]],
         ["", "", "paper", *CELLS["B paper"]],
@@ -79,10 +79,10 @@ def test_a_table_in_markdown() -> None:
 TEXT = """\
 Table 9. Made [up]
 
-  Model                               score       differ   mean_g        time_r   memory         hours   device   energy
+  Model                              [scor]       [diff]   [mean]        [time]   [memo]        [hour]   [devi]   [ener]
  ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-  [A]     λ ✓ # & Δ_%   ours    61.2* ± 0.0   +1.3 ± 0.5     +2.3   1.46 ± 0.12     1.46   12.3* ± 1.2      123        ?
-                        paper   61.2 ± 0.15   +1.0 ± 0.2     -2.0   1.46 ± 0.05        ?             ?        ?        ?
+  [a]     λ ✓ # & Δ_%   ours    61.2* ± 0.0   +1.3 ± 0.5     +2.3   1.46 ± 0.12     1.46   12.3* ± 1.2      123        ?
+                        paper   61.2 ± 0.15   +1.0 ± 0.2     -2.0   1.46 ± 0.10        ?             ?        ?        ?
 
   B                     ours              ?            ?        ?             ?        ?             ?        ?   0.123*
                         paper             ?            ?        ?             ?        ?             ?        ?        ?
@@ -95,14 +95,14 @@ def test_a_table_as_text() -> None:
 
 
 def test_a_table_in_csv() -> None:
-    table, a, b = "9", "[A],λ ✓ # & Δ_%", "B,"
+    table, a, b = "9", "[a],λ ✓ # & Δ_%", "B,"
     files = "runs/a;runs/b"
     none = [",,,,"] * 8
     ours = [
         f"61.234,0,0 1,k = 5,{files}", f"1.26,0.46,0 1,,{files}", f"2.34,,0,,{files}", f"1.456,0.123,0 1,,{files}",
         f"1.456,,0,,{files}", f"12.345,1.234,0 1 3,k = 5,{files}", f"123.45,,0,,{files}", ",,,,",
     ]  # fmt: skip
-    papers = ["61.25,0.15,Table 9", "1.0,0.2,Table 9", "-2.0,,poster", "1.456,0.046,poster", *[",,"] * 4]
+    papers = ["61.25,0.15,Table 9", "1.0,0.2,Table 9", "-2.0,,poster", "1.456,0.1,poster", *[",,"] * 4]
     expected = ["table,Model,label,column,mean,std,seeds,note,files,paper_mean,paper_std,paper_source"]
     expected += [f"{table},{a},{title},{one},{two}" for title, one, two in zip(TITLES, ours, papers, strict=True)]
     none[-1] = f"0.12345,,0,short,{files}"
@@ -122,7 +122,7 @@ def test_a_table_in_latex() -> None:
         r"\toprule",
         rf"{names} \\",
         r"\midrule",
-        rf"[A] & $\lambda$ $\checkmark$ \# \& $\Delta$\_\% & ours & {body(CELLS['A ours'])} \\",
+        rf"[a] & $\lambda$ $\checkmark$ \# \& $\Delta$\_\% & ours & {body(CELLS['A ours'])} \\",
         rf" &  & paper & {body(CELLS['A paper'])} \\[2pt]",
         rf"B &  & ours & {body(CELLS['B ours'])} \\",
         rf" &  & paper & {body(CELLS['B paper'])} \\[2pt]",
@@ -135,11 +135,11 @@ def test_a_table_in_latex() -> None:
 def test_a_trace_of_all_cells() -> None:
     found = list(trace(WHOLE))
     assert len(found) == 16 + 2 * 8
-    assert found[:3] == ["Table 9 | [A], λ ✓ # & Δ_% | score: 61.2* ± 0.0, seeds 0, 1", "    runs/a", "    runs/b"]
-    assert "Table 9 | [A], λ ✓ # & Δ_% | mean_g: +2.3, seed 0" in found
-    assert found[-3:] == ["Table 9 | B | energy: 0.123*, seed 0", "    runs/a", "    runs/b"]
+    assert found[:3] == ["Table 9 | [a], λ ✓ # & Δ_% | [scor]: 61.2* ± 0.0, seeds 0, 1", "    runs/a", "    runs/b"]
+    assert "Table 9 | [a], λ ✓ # & Δ_% | [mean]: +2.3, seed 0" in found
+    assert found[-3:] == ["Table 9 | B | [ener]: 0.123*, seed 0", "    runs/a", "    runs/b"]
     unnamed = Filled(layout(("",), (row(("",)),), ("score",)), {}, ())
-    assert list(trace(unnamed)) == ["Table 9 | - | score: missing"]
+    assert list(trace(unnamed)) == ["Table 9 | - | [scor]: missing"]
 
 
 def test_a_table_without_numbers_of_the_paper_or_with_as_many_seeds_everywhere_says_no_more() -> None:
