@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from satmip_data import tokens
 from satmip_data.captions import STYLES, caption
 from satmip_data.fields import ALIASES, BY_NAME, CATEGORICAL, DEFAULT_FIELDS, FIELDS, NUMERIC, parse_fields
 from satmip_data.records import Metadata
@@ -56,6 +57,20 @@ def test_the_posters_caption_is_207_clip_tokens_and_its_default_fields_67() -> N
         pytest.skip("neither instant_clip_tokenizer nor open_clip is installed")
     assert count(caption(POSTER, ALL)) == 207 + 2  # with start and end
     assert count(caption(POSTER, DEFAULT_FIELDS)) == 67 + 2
+
+
+@pytest.mark.parametrize("installed", ["instant_clip_tokenizer", "open_clip"])
+def test_either_tokenizer_counts_alike(monkeypatch: pytest.MonkeyPatch, installed: str) -> None:
+    pytest.importorskip(installed)
+    monkeypatch.setattr(tokens, "find_spec", lambda name: name if name == installed else None)
+    count = tokens.token_counter.__wrapped__()
+    assert count is not None
+    assert count(caption(POSTER, ALL)) == 207 + 2
+
+
+def test_without_a_tokenizer_nothing_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "find_spec", lambda name: None)
+    assert tokens.token_counter.__wrapped__() is None
 
 
 def test_sentences_say_the_same_record_in_words() -> None:

@@ -1,11 +1,12 @@
 """kNN while a run goes, and the best networks of a run."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from eval_world import unlabel
+from eval_world import as_multilabel, unlabel
 from rich.console import Console
 from test_train_resume import TINY
 from toy_shards import write_toy_shards
@@ -52,6 +53,8 @@ def test_all_samples_give_what_an_evaluation_of_whole_splits_gives(toy):
     got = online.evaluate(plan, backbone)
     assert got == pytest.approx({"macro_f1": expected.macro_f1, "top1": expected.top1})
     assert backbone.training
+    assert online.evaluate(plan, backbone.eval()) == got
+    assert not backbone.training
     few = online.evaluate(plan_of(toy, knn_samples=5), backbone)
     assert set(few) == {"macro_f1", "top1"}
 
@@ -60,14 +63,19 @@ def test_it_is_due_every_so_many_epochs_and_at_the_end(toy):
     assert [step for step in range(1, 13) if online.is_due(plan_of(toy), step)] == [4, 8, 12]
     assert [step for step in range(1, 13) if online.is_due(plan_of(toy, knn_every=2), step)] == [8, 12]
     assert [step for step in range(1, 8) if online.is_due(plan_of(toy, knn_every=0.5, max_steps=7), step)] == [2, 4, 6, 7]
+    assert [step for step in range(1, 8) if online.is_due(plan_of(toy, knn_every=0.4, max_steps=7), step)] == [2, 4, 6, 7]
+    assert all(online.is_due(plan_of(toy, knn_every=1e-9, max_steps=7), step) for step in range(1, 8))
 
 
 def test_why_there_is_none_is_said(toy, tmp_path):
     assert online.obstacle(plan_of(toy)) is None
     assert online.obstacle(plan_of(toy, knn_every=0)) == "knn_every is 0"
     assert "no other split" in online.obstacle(plan_of(toy, split="val"))
+    assert "no other split" in online.obstacle(plan_of(replace(toy, splits={**toy.splits, "val": 0})))
     unlabelled = open_dataset(write_toy_shards(tmp_path, {"train": 16, "val": 4}, size=(24, 24), classes=()))
     assert "no class" in online.obstacle(plan_of(unlabelled))
+    several = as_multilabel(write_toy_shards(tmp_path / "several", {"train": 16, "val": 4}, size=(24, 24)))
+    assert "no class" in online.obstacle(plan_of(open_dataset(several)))
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
