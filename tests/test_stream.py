@@ -1,7 +1,9 @@
 """Shards to batches: reading tars, checking directories, the order of samples, captions to tokens."""
 
 import contextlib
+import dataclasses
 import gc
+import hashlib
 import io
 import json
 import os
@@ -187,6 +189,51 @@ def test_an_opened_dataset_says_what_it_holds(toy):
     )
 
 
+def test_an_opened_dataset_has_what_its_json_says(copy):
+    def tell(data):
+        data["size"] = [32, 24]
+        data["caption"].update(longest={"tokens": 9, "key": "train_000001"}, empty=3, style="sentence")
+        data["numeric"][0]["known"] = 5
+
+    root = copy(tell)
+    dataset, data = open_dataset(root), json.loads((root / "dataset.json").read_text())
+    assert [dataclasses.asdict(shard) for shard in dataset.shards] == data["shards"]
+    for column, listed in zip(dataset.numeric, data["numeric"], strict=True):
+        assert (column.name, column.field, column.cardinality, column.values) == (listed["name"], listed["field"], 0, ())
+        assert (column.mean, column.std, column.known) == (listed["mean"], listed["std"], listed["known"])
+    for column, listed in zip(dataset.categorical, data["categorical"], strict=True):
+        assert (column.name, column.field, column.values) == (listed["name"], listed["field"], tuple(listed["values"]))
+        assert (column.cardinality, column.mean, column.std, column.known) == (len(listed["values"]) + 1, 0.0, 1.0, 0)
+    assert (dataset.caption_fields, dataset.caption_style) == (tuple(data["caption"]["fields"]), "sentence")
+    assert (dataset.longest_caption, dataset.empty_captions) == (9, 3)
+    assert (list(dataset.mean), list(dataset.std)) == (data["channels"]["mean"], data["channels"]["std"])
+    assert (dataset.classes, dataset.size) == (tuple(data["classes"]), (32, 24))
+    assert (dataset.source, dataset.licence) == ("toy", "CC0-1.0")
+    listed = "\n".join(f"{shard['name']} {shard['sha256']}" for shard in data["shards"])
+    assert dataset.fingerprint == hashlib.sha256(listed.encode()).hexdigest()
+    assert open_dataset(copy(lambda data: data.update(size=None))).size is None
+
+
+def test_a_path_may_be_a_url_and_end_with_slashes(toy, monkeypatch):
+    for path in (toy, f"{toy}/", f"file://{toy}", f"file://{toy}//"):
+        assert open_dataset(path).root == str(toy)
+    with pytest.raises(UsageError, match=r"there is none in /\. Run"):
+        open_dataset("/")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert str(open_dataset(toy).cache) == "/elsewhere/satmip/shards"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/of")
+    assert str(open_dataset(toy).cache) == "/home/of/.cache/satmip/shards"
+
+
+@pytest.mark.parametrize(("content", "message"), [("[]", "version=None"), ("{", "must be JSON, however")])
+def test_what_is_no_json_object_is_refused(copy, content, message):
+    root = copy()
+    (root / "dataset.json").write_text(content)
+    with pytest.raises(UsageError, match=message):
+        open_dataset(root)
+
+
 def test_what_the_schema_adds_to_a_shard_is_read_past(copy, toy):
     def counted(data):
         for entry in data["shards"]:
@@ -241,6 +288,8 @@ def test_a_missing_and_a_short_shard_are_refused(copy):
 def test_a_missing_split_is_refused(toy):
     with pytest.raises(UsageError, match=r"one of \['train', 'val'\], however: 'test'"):
         open_dataset(toy).split("test")
+    with pytest.raises(UsageError, match=r"one of \['train'\], however: 'val'"):
+        replace(open_dataset(toy), splits={"train": 21, "val": 0}).split("val")
 
 
 def test_remote_shards_are_fetched_once_and_checked(toy, tmp_path):
@@ -250,6 +299,10 @@ def test_remote_shards_are_fetched_once_and_checked(toy, tmp_path):
     dataset.fetch("val")
     assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == sorted(f"{s.sha256}.tar" for s in dataset.split("val"))
     local = [b["key"] for b in ordered_batches(open_dataset(toy), "val", {"key"}, 4)]
+    cut = tmp_path / "cache" / f"{dataset.split('val')[0].sha256}.tar"  # as by another program
+    cut.write_bytes(whole := cut.read_bytes()[:512])
+    dataset.fetch("val")
+    assert cut.read_bytes()[:512] == whole != cut.read_bytes()
     memory.rm("/remote/shards/val", recursive=True)
     assert [b["key"] for b in ordered_batches(dataset, "val", {"key"}, 4)] == local
     memory.pipe("/remote/shards/train/000000.tar", bytes(2048))
