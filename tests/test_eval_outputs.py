@@ -1,11 +1,15 @@
 """What satmip-eval finds where it is to write."""
 
 import json
+import os
 import re
 import shutil
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 from click import Group
 from click.testing import CliRunner
@@ -13,7 +17,9 @@ from eval_world import COMMON, call, write_run
 from test_segment import paint
 from toy_shards import write_toy_shards
 
+from satmip_train import commands
 from satmip_train.cli import main as train_main
+from satmip_train.commands import Commands
 from satmip_train.eval_cli import main as eval_main
 from satmip_train.results import read_scores
 
@@ -147,3 +153,31 @@ def test_a_command_runs_in_a_thread_that_may_not_answer_signals(command: Group) 
     with ThreadPoolExecutor(1) as thread:
         got = thread.submit(CliRunner().invoke, command, [next(iter(command.commands)), "--help"]).result()
     assert got.exit_code == 0, got.exception
+
+
+def test_a_second_interrupt_waits_for_nothing_and_one_that_is_ignored_stays_so() -> None:
+    seen: list[object] = []
+
+    @click.group(cls=Commands)
+    def group() -> None:
+        pass
+
+    @group.command()
+    @click.option("--interrupt", is_flag=True)
+    def look(interrupt: bool) -> None:
+        seen.append(signal.getsignal(signal.SIGINT))
+        if interrupt:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def run(handler: Any, *words: str) -> tuple[int, str, object, object]:
+        signal.signal(signal.SIGINT, handler)
+        got = CliRunner().invoke(group, ["look", *words])
+        return got.exit_code, got.output, seen[-1], signal.getsignal(signal.SIGINT)
+
+    before, usual, ignored = signal.getsignal(signal.SIGINT), signal.default_int_handler, signal.SIG_IGN
+    try:
+        assert run(usual) == (0, "", commands._interrupt, usual)
+        assert run(ignored) == (0, "", ignored, ignored)  # as of a job in the background
+        assert run(usual, "--interrupt") == (130, "Interrupted.\n", commands._interrupt, signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -180,6 +180,12 @@ def test_float32_is_float32_on_a_gpu(monkeypatch):
         assert not torch.backends.cudnn.allow_tf32
 
 
+def test_each_rank_takes_the_gpu_of_its_number(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: torch.ones(1))
+    assert [str(job._device(name, 3)) for name in ("auto", "cuda", "cuda:1", "cpu")] == ["cuda:3", "cuda:3", "cuda:1", "cpu"]
+
+
 def test_a_full_disk_stops_the_run_with_advice_and_the_same_call_goes_on(toy, tmp_path):
     run = tmp_path / "run"
     run_in_process(toy, run, max_steps=4)
@@ -252,11 +258,18 @@ def test_a_run_writes_over_nothing_but_runs(toy, tmp_path):
 
 
 WAITING = """
-import datetime, time
+import datetime, json, time
+import torch
 import torch.distributed.distributed_c10d as c10d
 from satmip_train.job import join_job
 
 with join_job("cpu") as job:
+    print(json.dumps({
+        "is": [job.rank, job.ranks, job.main, job.first_on_machine, job.ranks_on_machine],
+        "mean": job.mean(torch.tensor([1.0, 2.0 + job.rank])).tolist(),
+        "agree": [job.all_agree(True), job.all_agree(job.main), job.all_agree(False)],
+        "same": [job.same(7), job.same(-1), job.same(job.rank), job.same(-job.rank)],
+    }))
     c10d._set_pg_timeout(datetime.timedelta(milliseconds=100))
     if job.main:
         time.sleep(1)
@@ -264,19 +277,22 @@ with join_job("cpu") as job:
 """
 
 
-def test_ranks_wait_longer_for_one_that_works_alone_than_collectives_may_take():
+def test_ranks_agree_and_wait_longer_for_one_that_works_alone_than_collectives_may_take():
     common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", WAITING],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), **({"LOCAL_WORLD_SIZE": "5"} if rank else {})},
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
         for rank in range(2)
     ]
-    for rank in ranks:
-        _, errors = rank.communicate(timeout=PATIENCE)
+    shared = {"mean": [1.0, 2.5], "agree": [True, False, False], "same": [True, True, False, False]}
+    for number, rank in enumerate(ranks):
+        told, errors = rank.communicate(timeout=PATIENCE)
         assert rank.returncode == 0, errors.decode()
+        assert json.loads(told) == {"is": [number, 2, not number, not number, 5 if number else 2], **shared}
 
 
 LOCKED = """

@@ -21,7 +21,7 @@ from satmip_train import train as training
 from satmip_train.config import Settings
 from satmip_train.cost import read_cost
 from satmip_train.errors import UsageError
-from satmip_train.job import Job
+from satmip_train.job import Job, StopRequest
 from satmip_train.log import read_log
 from satmip_train.meter import read_summary
 from satmip_train.resident import Resident
@@ -205,6 +205,17 @@ def test_a_second_interrupt_ends_the_run_at_once(toy, tmp_path, monkeypatch, eve
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     monkeypatch.undo()
     assert run_in_process(toy, tmp_path, max_steps=6)[0] == 0
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_of_several_ranks_notes_every_interrupt_and_the_first_one_tells_of_it(capfd, rank):
+    """torchrun passes on to its ranks what they got from the terminal already."""
+    handler = signal.getsignal(signal.SIGINT)
+    with StopRequest(Job(torch.device("cpu"), rank, 2)) as asked:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
+            os.kill(os.getpid(), number)
+    assert (asked.signal, signal.getsignal(signal.SIGINT)) == (signal.SIGINT, handler)
+    assert capfd.readouterr().err == ("" if rank else "\nStopping after the step under way.\n")
 
 
 def test_an_interrupt_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path):
