@@ -302,7 +302,7 @@ class ShardReader:
 def _tables(rows: list[dict[str, tuple[int, int]]]) -> dict[str, npt.NDArray[np.int64]]:
     """Return for each suffix an array (samples, 2) of offset and size; -1 where the sample has no such member."""
     suffixes = sorted({suffix for row in rows for suffix in row})
-    return {suffix: np.array([row.get(suffix, (-1, -1)) for row in rows], np.int64).reshape(-1, 2) for suffix in suffixes}
+    return {suffix: np.array([row.get(suffix, (-1, -1)) for row in rows], np.int64) for suffix in suffixes}
 
 
 def tar_members(data: mmap.mmap | bytes) -> Iterator[tuple[str, int, int]]:
@@ -359,7 +359,7 @@ def _pax(records: bytes) -> dict[str, str]:
     while records:
         length, _, _ = records.partition(b" ")
         key, _, value = records[len(length) + 1 : int(length) - 1].partition(b"=")
-        if not 0 < len(length) < int(length) <= len(records):
+        if not len(length) < int(length) <= len(records):
             raise ValueError(f"a pax header is damaged: {records!r}")
         found[key.decode()] = value.decode()
         records = records[int(length) :]

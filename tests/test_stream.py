@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import resource
 import signal
 import tarfile
@@ -97,10 +98,44 @@ def test_ustar_prefix_and_large_sizes_are_read():
     long = "/".join(["folder" * 10] * 3) + "/name.jpg"
     data = _tar([(long, b"abc")], tarfile.USTAR_FORMAT)
     assert [(n, s) for n, _, s in tar_members(data)] == [(long, 3)]
+    longer = "folder" * 25 + "/name.jpg"  # of 155 that there are
+    assert [n for n, _, _ in tar_members(_tar([(longer, b"abc")], tarfile.USTAR_FORMAT))] == [longer]
     header = tarfile.TarInfo("big.jpg")
     header.size = 1 << 33
     with pytest.raises(ValueError, match="ends inside the member"):
         list(tar_members(header.tobuf(tarfile.GNU_FORMAT)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({156: b"\0"}, id="a file as before POSIX"),
+        pytest.param({124: b"\x80" + (3).to_bytes(11, "big")}, id="its size in base 256"),
+        pytest.param({124: b"         3 \0"}, id="its size between spaces"),
+        pytest.param({257: b"ustar  \0", 345: b"01234567012\0"}, id="a time of GNU tar in place of a prefix"),
+    ],
+)
+def test_older_forms_of_headers_are_read(change):
+    data = bytearray(_tar([("a.jpg", b"abc"), ("b.jpg", b"d")], tarfile.USTAR_FORMAT))
+    for offset, content in change.items():
+        data[offset : offset + len(content)] = content
+    found = [(name, data[start : start + size]) for name, start, size in tar_members(bytes(data))]
+    assert found == [("a.jpg", b"abc"), ("b.jpg", b"d")]
+
+
+def test_a_size_left_blank_is_none_and_a_name_left_blank_is_no_end():
+    data = bytearray(_tar([("a.jpg", b""), ("b.jpg", b"d")], tarfile.USTAR_FORMAT))
+    data[124:136] = bytes(12)
+    assert [(name, size) for name, _, size in tar_members(bytes(data))] == [("a.jpg", 0), ("b.jpg", 1)]
+    data[:5] = bytes(5)
+    assert [(name, size) for name, _, size in tar_members(bytes(data))] == [("", 0), ("b.jpg", 1)]
+
+
+def test_what_a_pax_header_says_of_all_members_is_read_past():
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "of all"}) as tar:
+        tar.addfile(tarfile.TarInfo("a.jpg"))
+    assert [(name, size) for name, _, size in tar_members(buffer.getvalue())] == [("a.jpg", 0)]
 
 
 @pytest.mark.parametrize("cut", [512, 1024 + 100, 3 * 512])
@@ -122,12 +157,15 @@ def test_a_damaged_header_is_refused(tmp_path):
             list(tar_members(header.tobuf() + record.ljust(512, b"\0") + plain))
 
 
-def test_the_size_in_a_pax_header_and_folders_are_read():
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.AREGTYPE])
+def test_the_size_in_a_pax_header_and_folders_are_read(kind):
     header, folder = tarfile.TarInfo("pax"), tarfile.TarInfo("folder")
     record = b"12 size=600\n"
     header.type, header.size, folder.type = tarfile.XHDTYPE, len(record), tarfile.DIRTYPE
     data = folder.tobuf() + header.tobuf() + record.ljust(512, b"\0")
-    member = tarfile.TarInfo("a.jpg").tobuf() + b"y" * 600 + bytes(424 + 1024)
+    file = tarfile.TarInfo("a.jpg")
+    file.type = kind
+    member = file.tobuf() + b"y" * 600 + bytes(424 + 1024)
     ((name, start, size),) = tar_members(data + member)
     assert (name, size) == ("a.jpg", 600)
     assert (data + member)[start : start + size] == b"y" * 600
@@ -150,7 +188,11 @@ def test_a_reader_refuses_another_count_and_repeated_keys(tmp_path):
     with pytest.raises(UsageError, match="must hold 3 samples, however: 2"):
         ShardReader(path, 3)
     path.write_bytes(_tar([("a.jpg", b"1"), ("b.jpg", b"3"), ("a.txt", b"2")], tarfile.USTAR_FORMAT))
-    with pytest.raises(UsageError, match="3 samples of 2 keys"):
+    for samples in (2, 3):
+        with pytest.raises(UsageError, match="3 samples of 2 keys"):
+            ShardReader(path, samples)
+    path.write_bytes(b"")
+    with pytest.raises(UsageError, match=r"a\.tar must be readable, however: .*empty file\. Copy"):
         ShardReader(path, 3)
 
 
@@ -176,6 +218,26 @@ def test_more_shards_than_a_process_may_open_are_read(tmp_path):
         ShardReader(dataset.path(readers.shards[0]), 1)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((100, 4096), (107, 4096)), ((100, 103), (103, 103)), ((100, -1), (107, -1)), ((-1, -1), None)],
+)
+def test_open_files_are_asked_for_as_far_as_the_system_lets(toy, monkeypatch, before, after):
+    assert resource.RLIM_INFINITY == -1
+    asked = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: before)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    dataset = open_dataset(toy)
+    Readers(replace(dataset, shards=(dataset.shards[0],) * 7), "train")
+    assert asked == ([] if after is None else [after])
+
+
+def test_readers_open_a_shard_once_and_travel_closed(toy):
+    readers = Readers(open_dataset(toy), "val")
+    assert readers[1] is readers[1]
+    assert pickle.loads(pickle.dumps(readers))[1].keys == readers[1].keys
+
+
 # --- shard directories
 
 
@@ -192,6 +254,7 @@ def test_an_opened_dataset_says_what_it_holds(toy):
 def test_an_opened_dataset_has_what_its_json_says(copy):
     def tell(data):
         data["size"] = [32, 24]
+        data["source"]["root"] = "elsewhere"
         data["caption"].update(longest={"tokens": 9, "key": "train_000001"}, empty=3, style="sentence")
         data["numeric"][0]["known"] = 5
 
@@ -305,9 +368,10 @@ def test_remote_shards_are_fetched_once_and_checked(toy, tmp_path):
     assert cut.read_bytes()[:512] == whole != cut.read_bytes()
     memory.rm("/remote/shards/val", recursive=True)
     assert [b["key"] for b in ordered_batches(dataset, "val", {"key"}, 4)] == local
-    memory.pipe("/remote/shards/train/000000.tar", bytes(2048))
-    with pytest.raises(UsageError, match=r"must have .* bytes and sha256"):
-        dataset.path(dataset.split("train")[0])
+    for size in (2048, dataset.split("train")[0].bytes):
+        memory.pipe("/remote/shards/train/000000.tar", bytes(size))
+        with pytest.raises(UsageError, match=r"must have .* bytes and sha256"):
+            dataset.path(dataset.split("train")[0])
     assert len(list((tmp_path / "cache").iterdir())) == len(dataset.split("val"))
 
 
