@@ -252,6 +252,18 @@ def test_a_line_says_samples_rate_bytes_and_rejects() -> None:
     assert line == "1,200 samples, 310/s, 45.2 MB, 1.0 MB not fetched, 3 rejects"
 
 
+def test_a_bar_is_one_row_a_stage_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with tracking.progress_bar() as show:
+        show(progress(500, stage="index", total=7))  # type: ignore[arg-type]
+        show(progress(500))
+        show(progress(1234, done=3, total=5))
+    out, err = capsys.readouterr()
+    assert (out, err.count("index"), err.count("pack")) == ("", 1, 1)
+    assert "1/7" in err
+    assert "3/5" in err
+    assert "1,234 samples" in err
+
+
 class FakeRun:
     def __init__(self) -> None:
         self.logged: list[dict[str, float]] = []
@@ -283,15 +295,19 @@ def test_wandb_is_told_everything(here: Path, wandb: FakeRun) -> None:
 
 
 def test_wandb_is_finished_after_an_error(wandb: FakeRun) -> None:
+    shown: list[Progress] = []
+
     def fail() -> None:
-        with tracking.wandb_run("project", {}, lambda progress: None) as show:
-            show(progress(1))
+        with tracking.wandb_run("project", {}, shown.append) as show:
+            show(progress(1, saved=7))
             raise ValueError("stop")
 
     with pytest.raises(ValueError, match="stop"):
         fail()
     assert wandb.finished
-    assert len(wandb.logged) == 1
+    assert shown == [progress(1, saved=7)]
+    numbers = {"done": 1, "total": 4, "samples": 1, "rejects": 0, "bytes": 0, "saved": 7, "samples_per_second": 0.0}
+    assert wandb.logged == [{f"pack/{name}": value for name, value in numbers.items()}]
 
 
 def test_a_missing_wandb_is_advice(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,8 @@ def test_chosen_samples_are_spread_evenly(samples, at_most):
     numbers = online.chosen(samples, at_most)
     assert len(numbers) == len(set(numbers.tolist())) == min(samples, at_most)
     assert 0 == numbers[0] <= numbers[-1] < samples
-    gaps = np.diff(numbers)
-    assert gaps.size == 0 or gaps.max() - gaps.min() <= 1
+    gaps = np.diff([*numbers, samples])
+    assert gaps.max() - gaps.min() <= 1
 
 
 def test_all_samples_give_what_an_evaluation_of_whole_splits_gives(toy):
@@ -57,6 +57,10 @@ def test_all_samples_give_what_an_evaluation_of_whole_splits_gives(toy):
     assert not backbone.training
     few = online.evaluate(plan_of(toy, knn_samples=5), backbone)
     assert set(few) == {"macro_f1", "top1"}
+    assert [len(online._features(plan_of(toy, knn_samples=5), backbone, split)[0]) for split in ("train", "val")] == [5, 5]
+    exact, rounded = (online._features(plan_of(toy, precision=name), backbone, "val")[0] for name in ("fp32", "bf16"))
+    assert not np.array_equal(exact, rounded)
+    np.testing.assert_allclose(rounded, exact, atol=0.1)
 
 
 def test_it_is_due_every_so_many_epochs_and_at_the_end(toy):

@@ -9,14 +9,16 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from fmow_tree import contents, write_fmow_tree
+from PIL import Image
 
 from satmip_data import captioning, validate
 from satmip_data.build import BuildError, BuildRequest, build, plan_build
 from satmip_data.estimate import estimate, spread_by_size
 from satmip_data.progress import Progress
+from satmip_data.records import Reject
 from satmip_data.selection import Selection, SelectionError, frame, select
 from satmip_data.settings import BuildSettings
-from satmip_data.shards import CaptionRewrite
+from satmip_data.shards import CaptionRewrite, EncodedSample
 from satmip_data.sources import SOURCES
 
 SETTINGS = BuildSettings(samples_per_shard=5, size=32)
@@ -302,6 +304,20 @@ def test_the_time_of_the_samples_tried_is_that_of_all_on_so_many_workers(
     plan = plan_build(wanted)
     monkeypatch.setattr("satmip_data.estimate.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     assert estimate(wanted, plan, tried=4).seconds == pytest.approx(10.0 / 4 * 36 / 5)
+
+
+@pytest.mark.parametrize("chips", [0, 1, 4])
+def test_bytes_follow_from_the_samples_that_gave_a_chip(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chips: int
+) -> None:
+    wanted = request(tree, tmp_path / "out")
+    plan = plan_build(wanted)
+    chip = EncodedSample({"jpg": bytes(600), "txt": bytes(512)}, "", Image.new("RGB", (1, 1)))
+    tried = [(None, chip)] * chips + [(None, Reject("a.jpg", "pack", "decode", "broken"))] * (4 - chips)
+    monkeypatch.setattr("satmip_data.estimate.encode_samples", lambda *_: tried)
+    found = estimate(wanted, plan, tried=4)
+    # A header and whole blocks for each member.
+    assert (found.bytes, found.tried, len(found.problems)) == (36 * (512 + 1024 + 512 + 512) * bool(chips), 4, 4 - chips)
 
 
 def test_the_samples_tried_are_spread_over_all_sizes(tree: Path, tmp_path: Path) -> None:
