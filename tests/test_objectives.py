@@ -9,6 +9,7 @@ import torch
 from tiny_networks import SHAPE, SIDE, tiny_batch, tiny_settings
 
 from satmip_train.config import Settings
+from satmip_train.losses import same_place, view_loss
 from satmip_train.objectives import OBJECTIVES, applies, build_objective
 from satmip_train.objectives.base import MetadataShape, Objective
 from satmip_train.optim import build_optimizer
@@ -104,9 +105,10 @@ def test_an_objective_needs_just_the_keys_it_names(variant: dict[str, Any]) -> N
 def test_more_or_fewer_views_are_refused(variant: dict[str, Any]) -> None:
     objective, _ = build(variant)
     batch = tiny_batch(objective)
-    batch["views"] = (*batch["views"], batch["views"][0])
-    with pytest.raises(ValueError, match=rf"must hold {objective.views} views, however: len\(views\)={objective.views + 1}"):
-        objective(batch)
+    views = batch["views"]
+    for given in ((*views, views[0]), views[:-1]):
+        with pytest.raises(ValueError, match=rf"must hold {objective.views} views, however: len\(views\)={len(given)}"):
+            objective({**batch, "views": given})
 
 
 def test_metadata_encoder_is_there_where_metadata_are_learned_from() -> None:
@@ -137,6 +139,29 @@ def test_chance_is_the_loss_of_projections_that_give_zero(variant: dict[str, Any
     assert set(chance) == {name for name in parts if name.startswith("loss")}
     for name, level in chance.items():
         assert parts[name].item() == pytest.approx(level, rel=1e-6)
+
+
+@pytest.mark.parametrize("negatives", ["both", "cross"])
+@pytest.mark.parametrize("name", ["simclr", "satmip", "satmips", "satmips decoupled"])
+def test_losses_are_those_of_the_projections_of_the_views(name: str, negatives: Any) -> None:
+    more = {"temperature": 0.3, "negatives": negatives, "simclr_weight": 0.5, "mask_same_place": True}
+    objective, _ = build({"objective": name.split()[0], "coupled": "decoupled" not in name, **more})
+    batch = {**tiny_batch(objective), "place": torch.tensor([0, 0, 1, 2, 3, 3, 3, 4])}
+    features, excluded = [objective.backbone(view) for view in batch["views"]], same_place(batch["place"])
+    expected, total = {"masked_pairs": torch.tensor(2.0 + 6.0)}, torch.zeros(())
+    if name != "simclr":
+        expected["loss_metadata"] = objective.matching(features[0], objective.metadata_encoder(batch), excluded)
+        expected["temperature"] = torch.tensor(0.07)
+        total = total + expected["loss_metadata"]
+    if name != "satmip":
+        one, two = (objective.ssl_head(view) for view in features[-2:])
+        expected["loss_views"] = view_loss(one, two, 0.3, negatives, excluded)
+        total = total + (1.0 if name == "simclr" else 0.5) * expected["loss_views"]
+    parts = objective(batch)
+    assert not any(part.requires_grad for key, part in parts.items() if key != "loss")
+    torch.testing.assert_close(
+        {key: part.detach() for key, part in parts.items()}, {**expected, "loss": total}, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_satmips_is_the_weighted_sum_of_its_parts() -> None:
@@ -214,8 +239,11 @@ def test_backbones_with_batch_norms_see_one_view_at_a_time() -> None:
 
 def test_backbones_without_batch_norms_give_the_same_for_views_together_and_apart() -> None:
     objective, _ = build({"objective": "simclr"})
-    views = tiny_batch(objective)["views"]
-    torch.testing.assert_close(objective.encode(views), tuple(objective.backbone(view) for view in views))
+    views, passes = tiny_batch(objective)["views"], []
+    objective.backbone.register_forward_hook(lambda *_: passes.append(1))
+    together = objective.encode(views)
+    assert passes == [1]
+    torch.testing.assert_close(together, tuple(objective.backbone(view) for view in views))
 
 
 @each_variant
