@@ -14,12 +14,13 @@ from toy_shards import write_toy_shards
 
 from satmip_train import checkpoint, meter
 from satmip_train.config import Settings, grouped_settings
-from satmip_train.cost import read_cost
+from satmip_train.cost import Cost, read_cost
+from satmip_train.curves import draw_curves
 from satmip_train.display import show_run
 from satmip_train.errors import UsageError
 from satmip_train.export import export_run, load_metadata_encoder, push
 from satmip_train.job import Job
-from satmip_train.log import Clock, read_log
+from satmip_train.log import Clock, Reporter, read_log
 from satmip_train.plan import describe, plan_run
 from satmip_train.shards import open_dataset
 from satmip_train.stream import ordered_batches
@@ -123,6 +124,33 @@ def test_a_cost_that_leaves_out_steps_is_not_known(tmp_path):
     assert read_cost(tmp_path) is None
 
 
+def test_a_cost_is_that_of_all_devices_and_of_every_step(tmp_path):
+    session = {"first": 0, "steps": 4, "wall_seconds": 10.0, "device_seconds": None, "energy_joules": 5.0, "peak_memory_bytes": 5}
+    meter.write_summary(tmp_path, {**session, "ranks": 2}, {"step": 4})
+    meter.write_summary(tmp_path, {**session, "first": 4, "ranks": 8, "peak_memory_bytes": 3}, {"step": 8})
+    assert read_cost(tmp_path) == Cost(20.0, 100.0, 5, 10.0)
+    meter.write_summary(tmp_path, {**session, "first": 6, "ranks": 2}, {"step": 9})  # one of four steps beside one of six
+    assert read_cost(tmp_path) is None
+    # Before it was measured.
+    (tmp_path / "summary.json").write_text(
+        json.dumps({"step": 3, "wall_seconds": 2.0, "sessions": [{"steps": 3, "wall_seconds": 2.0, "ranks": 1}]})
+    )
+    assert read_cost(tmp_path) == Cost(2.0, 2.0, None, None)
+
+
+def test_a_session_tells_its_own_steps_and_seconds(monkeypatch):
+    now = iter([10.0, 17.5])
+    monkeypatch.setattr("satmip_train.meter.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("satmip_train.meter.resource.getrusage", lambda _: types.SimpleNamespace(ru_maxrss=3))
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert meter.Meter(CPU, 3).session(7, 1.5) == {
+        "first": 3, "steps": 4, "wall_seconds": 7.5, "device_seconds": None, "peak_memory_bytes": 3072, "energy_joules": None,
+        "ranks": 1, "device": "cpu",
+    }  # fmt: skip
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert meter.peak_bytes(CPU) == 3
+
+
 def test_a_run_sums_up_what_it_took(run):
     summary = meter.read_summary(run)
     assert read_cost(run).seconds == summary["wall_seconds"]
@@ -149,6 +177,18 @@ def test_energy_is_what_the_gpu_counts(monkeypatch):
     session = meter.Meter(Job(torch.device("cuda:0")), 0).session(3, 1.5)
     assert (session["energy_joules"], session["device_seconds"], session["peak_memory_bytes"]) == (2500.0, 1.5, 77)
     assert meter.energy_joules(CPU) is None
+    counted = iter([1_000_000, None])
+    unknown = meter.Meter(Job(torch.device("cuda:0")), 0)
+    monkeypatch.setattr(fake, "nvmlInit", lambda: next(iter(())))
+    monkeypatch.setattr(fake, "NVMLError", StopIteration)
+    assert unknown.session(3, 1.5)["energy_joules"] is None
+    late = meter.Meter(Job(torch.device("cuda:0")), 0)
+    monkeypatch.setattr(fake, "nvmlInit", lambda: None)
+    counted = iter([1_000_000])
+    assert late.session(3, 1.5)["energy_joules"] is None
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert meter.energy_joules(Job(torch.device("cuda:0"))) is None
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
     counted = iter([1_000_000, 3_500_000])
     monkeypatch.setattr(Job, "mean", lambda self, values: values)  # of two GPUs that used the same
     assert meter.Meter(Job(torch.device("cuda:0"), ranks=2), 0).session(3, 1.5)["energy_joules"] == 5000.0
@@ -202,6 +242,53 @@ def test_numbers_of_a_line_are_named_flat():
     assert scalars(LINE) == {
         "epoch": 0.5, "lr": 0.1, "loss": 2.0, "chance/loss": 3.0, "knn/macro_f1": 0.25, "knn/top1": 0.5
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_line_is_told_in_words_and_kept_as_it_is(tmp_path, terminal):
+    told, closed = [], []
+    tracker = types.SimpleNamespace(log=told.append, close=lambda: closed.append(True))
+    shown = io.StringIO()
+    line = {**LINE, "temperature": 0.07, "samples_per_second": 123.4, "data_wait": 0.25}
+    with Reporter(
+        tmp_path, Console(file=shown, width=200 if terminal else 30, force_terminal=terminal), 4, 10, [tracker]
+    ) as reporter:
+        reporter.report(line)
+        assert read_log(tmp_path) == told == [line]  # at once
+        reporter.report({name: value for name, value in line.items() if name != "knn"})
+    words = "epoch 0.50  loss 2.0000 (chance 3.00)  temperature 0.0700  {}lr 1.00e-01  123 samples/s  data wait 25%"
+    lines = [words.format(knn) for knn in ("kNN macro-F1 0.2500  ", "")]
+    if terminal:
+        plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue())
+        assert all(text in plain for text in (*lines, " 4/10 ", " 5/10 "))
+        assert shown.getvalue().endswith("\x1b[?25h")  # the cursor is back
+    else:
+        assert shown.getvalue() == "".join(f"step 5/10  {text}\n" for text in lines)
+    assert (closed, reporter._file.closed) == ([True], True)
+    with Reporter(tmp_path, Console(quiet=True), 5, 10):
+        assert len(read_log(tmp_path)) == 2
+
+
+def test_what_is_drawn_is_the_log(tmp_path, monkeypatch):
+    axes = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, *_, **__: axes.extend(self.axes))
+    common = {"samples_per_second": 100.0, "data_wait": 0.25, "chance": {"loss": 3.0}}
+    log = [
+        {"step": 0, "epoch": 0.5, "lr": 0.1, "loss": 2.0, "temperature": 0.07, **common},
+        {"step": 1, "epoch": 1.0, "lr": 0.4, "loss": 1.0, "temperature": 0.06, **common, "knn": {"top1": 0.5}},
+        {"step": 2, "epoch": 1.5, "lr": 0.2, "loss": 0.5, "temperature": 0.05, **common},
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in log))
+    assert draw_curves(tmp_path) == tmp_path / "curves.png"
+    drawn = [{str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines} for axis in axes]
+    epochs = [0.5, 1.0, 1.5]
+    assert drawn == [
+        {"loss": (epochs, [2.0, 1.0, 0.5]), "loss, chance": ([0, 1], [3.0, 3.0])},
+        {"temperature": (epochs, [0.07, 0.06, 0.05]), "lr / its largest": (epochs, [0.25, 1.0, 0.5])},
+        {"samples/s": (epochs, [100.0] * 3)},
+        {"waiting for data, % of the time": (epochs, [25.0] * 3), "kNN top1, %": ([1.0], [50.0])},
+    ]
+    assert [axes[2].get_ylim()[0], axes[3].get_ylim()] == [0, (0, 100)]
 
 
 def test_wandb_gets_the_lines_and_the_same_run_again(toy, tmp_path, monkeypatch):
