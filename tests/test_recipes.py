@@ -147,3 +147,55 @@ def test_the_page_of_experiments_lists_every_recipe() -> None:
         listed |= {"".join(chosen) for chosen in itertools.product(*choices)}
     assert set(experiment_names()) - {"paper/table5"} == {name for name in listed if name.startswith("paper/")}
     assert set(recipe_names()) - {"tiny"} == {name for name in listed if not name.startswith("paper/")}
+
+
+DEFAULTS = {
+    "objective": "satmips", "split": "train", "seed": 0, "backbone": "vit_small_patch16_224",
+    "backbone_args": {"num_heads": 12}, "cls_token_std": 0.02, "init": "random", "init_heads": None,
+    "metadata_encoder": "text", "fields": None, "text_layers": 3, "text_width": 512, "text_heads": 8, "tabular_layers": 3,
+    "tabular_width": 192, "tabular_heads": 8, "tabular_attention_dropout": 0.2, "tabular_ffn_dropout": 0.1, "embed_dim": 512,
+    "ssl_hidden": 4096, "ssl_dim": 256, "text_model": None, "text_tune": False, "metadata_mask": 0.0,
+    "tabular_final_norm": False, "projection_bias": False, "text_pool": "start", "text_attend_padding": False, "coupled": True,
+    "simclr_weight": 1.0, "temperature": 0.1, "metadata_loss": "clip", "negatives": "both", "loss_gather": "exact",
+    "mask_same_place": False, "geo_clusters": 100, "geo_space": "raw", "geo_weight": 1.0, "queue_length": 65536,
+    "key_momentum": 0.999, "geo_input": "projection", "view_size": 224, "policy": "simclr-sat", "jitter": 1.0, "epochs": 200,
+    "max_steps": None, "batch_size": 1024, "lr_base": 0.0001875, "lr_start": 1e-06, "lr_end": 1e-05, "warmup_epochs": 1,
+    "weight_decay": 0.1, "wd_policy": "slip", "beta1": 0.9, "beta2": 0.98, "adam_eps": 1e-08, "optimizer": "adamw",
+    "sgd_momentum": 0.9, "precision": "auto", "compile": None, "workers": 2, "shuffle_shards": 16, "data": "auto",
+    "micro_batch": None, "grad_checkpointing": False, "activation_budget": 1.0, "residual": "fp32", "attention": "auto",
+    "tf32": "views", "trim_tokens": True, "log_every": 10, "checkpoint_every": 500, "knn_every": 0, "knn_samples": 10000,
+    "report_to": (),
+}  # fmt: skip
+
+
+def test_what_nobody_chose_is_what_it_was() -> None:
+    """A run that was saved before there was a setting goes on with its default."""
+    assert Settings().model_dump() == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", -1), ("seed", 2**32), ("cls_token_std", 0), ("metadata_mask", 1), ("temperature", 0), ("batch_size", 1),
+        ("knn_samples", 1), ("epochs", 0), ("epochs", float("inf")), ("simclr_weight", -1), ("key_momentum", 1.1),
+        ("tabular_ffn_dropout", 1), ("geo_clusters", 1), ("lr_base", 0), ("beta2", 1), ("activation_budget", 1.1), ("max_steps", 0),
+        ("no_setting", 1), ("view_size", 15), ("lr_start", 7.6e-4), ("text_model", "bert"), ("metadata_encoder", "pretrained"),
+        ("backbone_args", {"in_chans": 4}), ("backbone_args", {"num_classes": 2}), ("backbone_args", {"pretrained": True}),
+    ],
+)  # fmt: skip
+def test_what_is_out_of_bounds_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=name):
+        Settings.model_validate({name: value})
+
+
+def test_bounds_may_be_met() -> None:
+    peak = Settings().peak_lr
+    assert peak == 1.875e-4 * 1024 / 256
+    settings = Settings(
+        seed=2**32 - 1, metadata_mask=0, simclr_weight=0, key_momentum=1, batch_size=2, knn_samples=2, lr_start=1.875e-4 / 128,
+        loss_gather="slip", metadata_encoder="pretrained", text_model="bert",
+    )  # fmt: skip
+    assert settings.lr_start == settings.peak_lr
+    assert Settings.model_validate(settings) == settings
+    with pytest.raises(ValueError, match="frozen"):
+        settings.seed = 1
