@@ -151,6 +151,19 @@ def test_weights_of_another_network_are_refused_with_advice(toy, tmp_path):
         load_backbone(tmp_path)
 
 
+def test_a_file_of_no_backbone_and_a_network_that_timm_does_not_know_are_refused_with_advice(toy, tmp_path):
+    plan = plan_run(Settings(**TINY), toy, Job(torch.device("cpu")))
+    save(plan, build_state(plan), tmp_path)
+    export_run(tmp_path)
+    with pytest.raises(UsageError, match=r"a backbone must be given, however: .*metadata\.safetensors is none.*Pass the folder"):
+        load_backbone(tmp_path / "metadata.safetensors")
+    config = json.loads((tmp_path / "backbone.json").read_text())
+    for changes in ({"model": "vit_of_tomorrow"}, {"args": {**config["args"], "no_argument": 1}}):
+        (tmp_path / "backbone.json").write_text(json.dumps({**config, **changes}))
+        with pytest.raises(UsageError, match=rf"must describe a timm model, however: .*Use the timm .*\({timm.__version__}\)"):
+            load_backbone(tmp_path)
+
+
 def test_an_export_stands_alone_without_its_checkpoint(toy, tmp_path):
     plan = plan_run(Settings(**TINY), toy, Job(torch.device("cpu")))
     save(plan, build_state(plan), tmp_path)

@@ -278,3 +278,10 @@ def test_projections_have_a_bias_on_demand() -> None:
     for bias in (False, True):
         names = dict(build_objective(tiny_settings(objective="satmip", projection_bias=bias), SHAPE).named_parameters())
         assert [f"matching.{side}_projection.bias" in names for side in ("image", "metadata")] == [bias, bias]
+
+
+@pytest.mark.parametrize("name", ["simclr", "satmips"])
+def test_heads_are_as_wide_as_they_are_set(name: str) -> None:
+    objective, _ = build({"objective": name, "ssl_hidden": 40, "ssl_dim": 20})
+    shapes = [tuple(objective.get_parameter(f"ssl_head.linear{i}.weight").shape) for i in (1, 2, 3)]
+    assert shapes == [(40, 32), (40, 40), (20, 40)]

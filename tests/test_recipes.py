@@ -105,10 +105,11 @@ def test_a_recipe_says_only_what_differs(tmp_path: Path) -> None:
 
 def test_files_extend_recipes_and_files_beside_them(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
-    (tmp_path / "base.toml").write_text('extends = "satmip"\nseed = 3\nepochs = 7')
+    (tmp_path / "ground.toml").write_text('extends = "satmip"\nseed = 2\njitter = 0.5')
+    (tmp_path / "base.toml").write_text('extends = "ground.toml"\nseed = 3\nepochs = 7')
     (tmp_path / "deep/mine.toml").write_text('extends = "../base.toml"\nepochs = 9')
     settings = resolve(str(tmp_path / "deep/mine.toml"), {})
-    assert (settings.objective, settings.seed, settings.epochs) == ("satmip", 3, 9)
+    assert (settings.objective, settings.jitter, settings.seed, settings.epochs) == ("satmip", 0.5, 3, 9)
 
 
 def test_a_circle_and_an_unknown_recipe_are_refused(tmp_path: Path) -> None:
