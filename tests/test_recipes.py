@@ -122,6 +122,13 @@ def test_a_circle_and_an_unknown_recipe_are_refused(tmp_path: Path) -> None:
         load_recipe(str(tmp_path / "c.toml"))
 
 
+def test_a_file_that_is_none_or_no_toml_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "half.toml").write_text("epochs = ")
+    for name in ("half", "missing"):
+        with pytest.raises(ValueError, match=rf"must be a readable TOML file, however: .*{name}\.toml: "):
+            load_recipe(str(tmp_path / f"{name}.toml"))
+
+
 def test_fields_and_aliases_are_those_of_the_data_side() -> None:
     assert tuple(field.name for field in data_fields.FIELDS) == fields.FIELDS
     assert list(fields.OPENINGS) == list(fields.FIELDS)
