@@ -17,6 +17,7 @@ from satmip_train.config import Settings
 from satmip_train.errors import UsageError
 from satmip_train.export import export_backbone, export_run, load_backbone, load_metadata_encoder
 from satmip_train.job import Job
+from satmip_train.open_clip_format import to_open_clip
 from satmip_train.plan import plan_run
 from satmip_train.shards import open_dataset
 from satmip_train.train import build_state, save, train
@@ -113,6 +114,12 @@ def test_what_is_no_model_of_open_clip_is_refused_with_advice(toy, tmp_path, cha
     save(plan, build_state(plan), tmp_path)
     with pytest.raises(UsageError, match=rf"{message}.*Export it without\s+--open-clip: timm loads"):
         export_run(tmp_path, open_clip=True)
+
+
+def test_captions_of_a_pretrained_encoder_are_not_those_of_open_clip():
+    settings = Settings(**{**TINY, "metadata_encoder": "pretrained", "text_model": "bert"})
+    with pytest.raises(UsageError, match="must have encoders of images and of captions, however: .*'pretrained'"):
+        to_open_clip(settings, 9, torch.nn.Identity(), {"matching.logit_scale": torch.zeros(())}, {})
 
 
 def test_the_config_says_what_an_evaluation_needs(toy, tmp_path):

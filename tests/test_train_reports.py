@@ -117,6 +117,14 @@ def test_a_session_replaces_those_whose_steps_it_takes_anew(tmp_path):
     assert read_cost(tmp_path).seconds == 10.0
 
 
+def test_sessions_of_an_older_version_began_at_the_first_step(tmp_path):
+    old = {"wall_seconds": 10.0, "device_seconds": None, "energy_joules": None, "peak_memory_bytes": 5, "ranks": 1, "steps": 4}
+    for first, seconds in ((4, 20.0), (0, 10.0)):
+        (tmp_path / "summary.json").write_text(json.dumps({"step": 4, "sessions": [old]}))
+        meter.write_summary(tmp_path, {**old, "first": first}, {"step": first + 4})
+        assert read_cost(tmp_path).seconds == seconds
+
+
 def test_a_cost_that_leaves_out_steps_is_not_known(tmp_path):
     session = {"first": 3, "steps": 4, "wall_seconds": 10.0, "device_seconds": None, "energy_joules": None, "peak_memory_bytes": 5}
     assert read_cost(tmp_path) is None  # nothing is told
@@ -191,7 +199,8 @@ def test_energy_is_what_the_gpu_counts(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     counted = iter([1_000_000, 3_500_000])
     monkeypatch.setattr(Job, "mean", lambda self, values: values)  # of two GPUs that used the same
-    assert meter.Meter(Job(torch.device("cuda:0"), ranks=2), 0).session(3, 1.5)["energy_joules"] == 5000.0
+    session = meter.Meter(Job(torch.device("cuda:0"), ranks=2), 0).session(3, 1.5)
+    assert (session["energy_joules"], session["ranks"]) == (5000.0, 2)
 
 
 def test_a_clock_counts_from_the_last_reading_and_tells_waiting_from_work(monkeypatch):
