@@ -118,7 +118,7 @@ def test_what_is_no_model_of_open_clip_is_refused_with_advice(toy, tmp_path, cha
 
 def test_captions_of_a_pretrained_encoder_are_not_those_of_open_clip():
     settings = Settings(**{**TINY, "metadata_encoder": "pretrained", "text_model": "bert"})
-    with pytest.raises(UsageError, match="must have encoders of images and of captions, however: .*'pretrained'"):
+    with pytest.raises(UsageError, match=r"must have encoders of images and of captions, however: .*'pretrained'"):
         to_open_clip(settings, 9, torch.nn.Identity(), {"matching.logit_scale": torch.zeros(())}, {})
 
 

@@ -120,6 +120,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_keys_of_the_first_such
     assert saved["before"] == {"step": 4, "keys": keys_of(toy, 4)}
 
 
+def test_what_the_last_step_measured_is_known_until_another_is_looked_at(tmp_path):
+    recent = Recent(Job(torch.device("cpu")), tmp_path)
+    assert recent.check() == {}
+    for loss in (1.0, 2.0, 3.0):
+        recent.add(0, [], {"loss": torch.tensor(loss), "pairs": torch.tensor(7)})
+    assert recent.check() == recent.check() == {"loss": 3.0, "pairs": 7.0}
+    assert recent._steps == []
+    recent.add(3, [], {"loss": torch.tensor(0.5)})
+    assert recent.check() == {"loss": 0.5}
+
+
 def test_the_step_before_is_told_though_it_was_looked_at_already(tmp_path):
     recent = Recent(Job(torch.device("cpu")), tmp_path)
     recent.add(0, ["a"], {"loss": torch.tensor(1.0)})

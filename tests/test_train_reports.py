@@ -20,7 +20,7 @@ from satmip_train.display import show_run
 from satmip_train.errors import UsageError
 from satmip_train.export import export_run, load_metadata_encoder, push
 from satmip_train.job import Job
-from satmip_train.log import Clock, Reporter, read_log
+from satmip_train.log import Clock, Reporter, keep_lines, read_log
 from satmip_train.plan import describe, plan_run
 from satmip_train.shards import open_dataset
 from satmip_train.stream import ordered_batches
@@ -276,6 +276,14 @@ def test_a_line_is_told_in_words_and_kept_as_it_is(tmp_path, terminal):
     assert (closed, reporter._file.closed) == ([True], True)
     with Reporter(tmp_path, Console(quiet=True), 5, 10):
         assert len(read_log(tmp_path)) == 2
+
+
+def test_a_log_is_read_but_for_a_half_line_and_goes_on_from_a_step(tmp_path):
+    assert read_log(tmp_path) == []
+    (tmp_path / "log.jsonl").write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"st')
+    assert [line["step"] for line in read_log(tmp_path)] == [0, 1, 2]
+    keep_lines(tmp_path, 2)
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 0}\n{"step": 1}\n'
 
 
 def test_what_is_drawn_is_the_log(tmp_path, monkeypatch):
