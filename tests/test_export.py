@@ -95,6 +95,8 @@ def test_open_clip_loads_both_encoders_and_gives_equal_embeddings(toy, tmp_path,
     chip = Image.fromarray(np.arange(24 * 24 * 3, dtype=np.uint8).reshape(24, 24, 3))
     assert preprocess(chip).shape == views.shape[1:]
     assert (model.visual.preprocess_cfg["mean"], model.visual.preprocess_cfg["std"]) == (list(toy.mean), list(toy.std))
+    # As `features.resize` does.
+    assert [model.visual.preprocess_cfg[name] for name in ("interpolation", "resize_mode")] == ["bilinear", "squash"]
     card = (tmp_path / "README.md").read_text()
     assert 'tokenize = open_clip.get_tokenizer("local-dir:.")\n' + ("model.text.use_pad_mask" if masked else "```\n") in card
 

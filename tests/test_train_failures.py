@@ -120,7 +120,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_keys_of_the_first_such
     assert saved["before"] == {"step": 4, "keys": keys_of(toy, 4)}
 
 
-def test_what_the_last_step_measured_is_known_until_another_is_looked_at(tmp_path):
+def test_what_the_last_step_measured_is_known_until_another_is_looked_at(tmp_path, monkeypatch):
     recent = Recent(Job(torch.device("cpu")), tmp_path)
     assert recent.check() == {}
     for loss in (1.0, 2.0, 3.0):
@@ -129,17 +129,26 @@ def test_what_the_last_step_measured_is_known_until_another_is_looked_at(tmp_pat
     assert recent._steps == []
     recent.add(3, [], {"loss": torch.tensor(0.5)})
     assert recent.check() == {"loss": 0.5}
+    monkeypatch.setattr(Job, "mean", lambda self, values: values / 2)  # over the ranks
+    recent.add(4, [], {"loss": torch.tensor(0.5)})
+    assert recent.check() == {"loss": 0.25}
+
+
+def test_weights_before_the_first_step_are_not_looked_at(tmp_path):
+    module = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(module.weight, float("nan"))
+    Recent(Job(torch.device("cpu")), tmp_path).check_weights(module)
 
 
 def test_the_step_before_is_told_though_it_was_looked_at_already(tmp_path):
-    recent = Recent(Job(torch.device("cpu")), tmp_path)
+    recent = Recent(Job(torch.device("cpu")), tmp_path / "of another machine")
     recent.add(0, ["a"], {"loss": torch.tensor(1.0)})
     assert recent.check() == {"loss": 1.0}
     for step, key in ((1, "b"), (2, "c")):
         recent.add(step, [key], {"loss": torch.tensor(float("inf"))})
     with pytest.raises(UsageError, match="at step 1"):
         recent.check()
-    saved = json.loads((tmp_path / "nonfinite-rank0.json").read_text())
+    saved = json.loads((tmp_path / "of another machine/nonfinite-rank0.json").read_text())
     assert (saved["keys"], saved["before"]) == (["b"], {"step": 0, "keys": ["a"]})
 
 
@@ -160,7 +169,8 @@ def test_weights_that_a_gradient_spoiled_are_not_saved(tmp_path, monkeypatch, kn
         run_in_process(shards, tmp_path / "run", knn_every=knn_every)
     assert checkpoint.load(tmp_path / "run")["step"] == 4
     assert not (tmp_path / "run/best.pt").exists()
-    assert json.loads((tmp_path / "run/nonfinite-rank0.json").read_text())["keys"] == keys_of(shards, 7)
+    saved = json.loads((tmp_path / "run/nonfinite-rank0.json").read_text())
+    assert (saved["keys"], set(saved["measured"]) > {"loss"}) == (keys_of(shards, 7), True)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
