@@ -1,5 +1,6 @@
 """Image files of any kind, outside of shards: their pixels as 8-bit RGB, and where they lie on Earth."""
 
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +77,14 @@ def find_images(folder: Path) -> list[Path]:
     """Return the image files below a folder, sorted by path.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or a folder cannot be read.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (*RASTERS, *PICTURES) and path.is_file())
+
+    def refuse(error: OSError) -> None:
+        raise UsageError(f"every folder below {folder} must be readable, however: {error}. Change its mode or pass another one")
+
+    paths = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=refuse) for name in names)
+    found = sorted(path for path in paths if path.suffix.lower() in (*RASTERS, *PICTURES) and path.is_file())
     if not found:
         endings = ", ".join((*PICTURES, *RASTERS))
         raise UsageError(f"there must be images below the folder, however: {folder} holds no file of {endings}. Pass another one")

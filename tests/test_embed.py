@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -24,7 +25,7 @@ from satmip_data.storage import Store
 from satmip_train import features
 from satmip_train.errors import UsageError
 from satmip_train.export import load_backbone
-from satmip_train.image_files import Rendering, parse_rendering, read_picture
+from satmip_train.image_files import Rendering, find_images, parse_rendering, read_picture
 from satmip_train.shards import open_dataset
 
 TURNED = Affine(10, 2, 500_000, 1, -10, 5_400_000)
@@ -200,6 +201,23 @@ def test_images_that_cannot_be_read_are_counted_and_listed_and_the_others_embedd
     got = call(*asked)
     assert got.output == f"{first}\n"
     assert list(tmp_path.glob("*.parquet")) == [out]
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / folder / "x.png")
+    assert find_images(tmp_path) == [tmp_path / "a/x.png", tmp_path / "b/x.png"]
+    scandir = os.scandir
+
+    def closed(folder: Any) -> Any:
+        if Path(folder).name == "b":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(UsageError, match=r"must be readable, however: .*Permission denied: .*/b'"):
+        find_images(tmp_path)
 
 
 @pytest.mark.parametrize(
