@@ -13,6 +13,7 @@ from satmip_train.checkpoint import write_atomically
 from satmip_train.errors import UsageError
 from satmip_train.features import Features
 from satmip_train.shards import Dataset, Readers
+from satmip_train.stream import positions
 
 _THUMBNAIL = 160  # pixels, as are the following
 _GAP, _LINE, _FRAME = 12, 15, 4
@@ -98,11 +99,9 @@ def numbers_of(features: Features, keys: Sequence[str]) -> list[int]:
 def read_chips(dataset: Dataset, split: str, indices: Iterable[int]) -> list[Chip]:
     """Return samples of a split by their place in stored order."""
     readers = Readers(dataset, split)
-    starts = np.cumsum([0, *(shard.samples for shard in readers.shards)])
     chips = []
-    for index in indices:
-        number = int(np.searchsorted(starts, index, side="right")) - 1
-        reader, row = readers[number], int(index - starts[number])
+    for number, row in positions(readers, np.fromiter(indices, np.int64)).tolist():
+        reader = readers[number]
         label, labels = reader.find(row, "cls"), reader.find(row, "labels.npy")
         name = None if label is None else dataset.classes[int(label)]
         if labels is not None:

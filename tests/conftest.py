@@ -1,9 +1,14 @@
 """What holds for every test."""
 
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Behind nohup, or in the background of a script, Ctrl-C is ignored, here and in all that is started here; tests of it would fail.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, and no failure because a machine is busy.
 settings.register_profile("satmip", deadline=None, derandomize=True)
