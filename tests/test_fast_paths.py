@@ -2,7 +2,10 @@
 
 import itertools
 import os
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -243,6 +246,66 @@ def test_a_copy_to_the_host_waits_for_its_own_work_alone(monkeypatch: pytest.Mon
     assert found == [0, 1, 2]
     expected = "work 0, copy 0, work 1, copy 1, wait 0, work 2, copy 2, wait 1, wait 2"
     assert ", ".join(said) == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "pinned", "after", "expected"),
+    [
+        ("cpu", False, "cuda", ["pin", "to cuda, queued: True"]),
+        ("cpu", True, "cuda", ["to cuda, queued: True"]),
+        ("cuda", False, "cuda", ["to cuda, queued: False"]),
+        ("cpu", False, "cpu", ["to cpu, queued: False"]),
+        ("cuda", False, "cpu", ["to cpu, queued: False"]),
+    ],
+)
+def test_a_copy_to_a_gpu_is_queued_out_of_pinned_memory(before: str, pinned: bool, after: str, expected: list[str]) -> None:
+    class Value:
+        device = torch.device(before)
+
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def is_pinned(self) -> bool:
+            return pinned
+
+        def pin_memory(self) -> "Value":
+            self.said.append("pin")
+            return self
+
+        def to(self, device: torch.device, non_blocking: bool = False) -> "Value":
+            self.said.append(f"to {device}, queued: {non_blocking}")
+            return self
+
+    assert transfer.to_device(Value(), torch.device(after)).said == expected  # type: ignore[arg-type, attr-defined]
+
+
+def test_a_batch_is_copied_while_the_one_before_is_worked_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    numbers = itertools.count()
+    side = SimpleNamespace(record_event=lambda: next(numbers))
+    main = SimpleNamespace(wait_event=lambda number: said.append(f"wait {number}"))
+
+    def copied(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+        said.append(f"copy {int(value)}")
+        return value
+
+    def batches() -> Iterator[dict[str, Any]]:
+        for number in range(3):
+            said.append(f"batch {number}")
+            yield {"image": torch.tensor(number), "key": [str(number)]}
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: side)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext() if stream is side else None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: main)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: said.append(f"keep {int(self)}" * (stream is main)))
+    monkeypatch.setattr(transfer, "to_device", copied)
+    for batch in transfer.ahead(batches(), torch.device("cuda")):
+        assert batch["key"] == [str(int(batch["image"]))]
+        said.append(f"work {int(batch['image'])}")
+    assert ", ".join(said) == (
+        "batch 0, copy 0, batch 1, copy 1, wait 0, keep 0, work 0, batch 2, copy 2, wait 1, keep 1, work 1, wait 2, keep 2, work 2"
+    )
+    assert list(transfer.ahead(iter(()), torch.device("cuda"))) == []
 
 
 @each_device

@@ -226,6 +226,23 @@ def test_a_clock_counts_from_the_last_reading_and_tells_waiting_from_work(monkey
     assert clock.worked == 7.0
 
 
+@pytest.mark.parametrize(("milliseconds", "waited"), [(500.0, 1.0), (1500.0, 2.5)])
+def test_a_clock_of_a_gpu_has_the_gpus_time_though_no_more_than_passed(monkeypatch, milliseconds, waited):
+    now, recorded = iter([10.0, 12.5, 12.5]), []
+
+    def event(enable_timing):
+        assert enable_timing
+        return types.SimpleNamespace(record=lambda: recorded.append(1), elapsed_time=lambda later: milliseconds)
+
+    monkeypatch.setattr("satmip_train.log.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr(torch.cuda, "Event", event)
+    clock = Clock(torch.device("cuda"))
+    for _ in range(2):
+        clock.waits()
+        clock.works()
+    assert (len(recorded), clock.read(), clock.worked) == (4, (2, 2.5, waited), 2.5 - waited)
+
+
 def test_the_page_holds_everything_and_loads_nothing(run):
     page = (run / "index.html").read_text()
     assert "data:image/png;base64," in page
