@@ -95,6 +95,9 @@ def test_open_clip_loads_both_encoders_and_gives_equal_embeddings(toy, tmp_path,
     chip = Image.fromarray(np.arange(24 * 24 * 3, dtype=np.uint8).reshape(24, 24, 3))
     assert preprocess(chip).shape == views.shape[1:]
     assert (model.visual.preprocess_cfg["mean"], model.visual.preprocess_cfg["std"]) == (list(toy.mean), list(toy.std))
+    if name == "resnet":
+        made = json.loads((tmp_path / "open_clip_config.json").read_text())["model_cfg"]["vision_cfg"]
+        assert (made["timm_pool"], made["timm_model_pretrained"]) == ("", False)
     # As `features.resize` does.
     assert [model.visual.preprocess_cfg[name] for name in ("interpolation", "resize_mode")] == ["bilinear", "squash"]
     card = (tmp_path / "README.md").read_text()

@@ -279,7 +279,8 @@ def test_a_run_writes_over_nothing_but_runs(toy, tmp_path):
 
 
 WAITING = """
-import datetime, json, time
+import datetime, json, sys, time
+from pathlib import Path
 import torch
 import torch.distributed.distributed_c10d as c10d
 from satmip_train.job import join_job
@@ -294,16 +295,18 @@ with join_job("cpu") as job:
     c10d._set_pg_timeout(datetime.timedelta(milliseconds=100))
     if job.main:
         time.sleep(1)
+        Path(sys.argv[1]).touch()
     job.wait()
+    assert Path(sys.argv[1]).exists()
 """
 
 
-def test_ranks_agree_and_wait_longer_for_one_that_works_alone_than_collectives_may_take():
+def test_ranks_agree_and_wait_longer_for_one_that_works_alone_than_collectives_may_take(tmp_path):
     common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", WAITING],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), **({"LOCAL_WORLD_SIZE": "5"} if rank else {})},
+            [sys.executable, "-c", WAITING, str(tmp_path / "done")],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(1 - rank), **({"LOCAL_WORLD_SIZE": "5"} if rank else {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
@@ -313,7 +316,7 @@ def test_ranks_agree_and_wait_longer_for_one_that_works_alone_than_collectives_m
     for number, rank in enumerate(ranks):
         told, errors = rank.communicate(timeout=PATIENCE)
         assert rank.returncode == 0, errors.decode()
-        assert json.loads(told) == {"is": [number, 2, not number, not number, 5 if number else 2], **shared}
+        assert json.loads(told) == {"is": [number, 2, not number, bool(number), 5 if number else 2], **shared}
 
 
 LOCKED = """
