@@ -405,6 +405,7 @@ def test_push_uploads_what_was_exported(run, monkeypatch):
 
     class Api:
         def create_repo(self, repository, **options):
+            assert options == {"repo_type": "model", "exist_ok": True}
             return f"https://hub/{repository}"
 
         def upload_folder(self, **options):
@@ -416,9 +417,13 @@ def test_push_uploads_what_was_exported(run, monkeypatch):
     assert sorted(calls[0]["allow_patterns"]) == [
         "README.md", "backbone.json", "backbone.safetensors", "metadata.json", "metadata.safetensors"
     ]  # fmt: skip
-    monkeypatch.setattr(Api, "upload_folder", lambda self, **options: (_ for _ in ()).throw(OSError("no token")))
-    with pytest.raises(UsageError, match=r"no token\. Run: hf auth login"):
-        push(run, export_run(run), "me/satmip")
+    for error in (OSError("no token"), ValueError("no name")):
+        monkeypatch.setattr(Api, "upload_folder", lambda self, error=error, **options: (_ for _ in ()).throw(error))
+        with pytest.raises(UsageError, match=rf"the hub must accept the files, however: {error}\. Run: hf auth login"):
+            push(run, [run / "backbone.safetensors"], "me/satmip")
+    monkeypatch.setattr(Api, "upload_folder", lambda self, **options: {}["of ours"])
+    with pytest.raises(KeyError, match="of ours"):
+        push(run, [run / "backbone.safetensors"], "me/satmip")
 
 
 def test_a_hub_that_cannot_be_reached_is_told_from_one_that_refuses(run, monkeypatch):
