@@ -138,7 +138,8 @@ def test_the_config_says_what_an_evaluation_needs(toy, tmp_path):
     assert (config["model"], config["view_size"], config["step"]) == ("vit_small_patch16_224", 16, 1)
     assert config["args"]["num_heads"] == 2
     assert config["mean"] == list(toy.mean)
-    assert config["dataset"]["fingerprint"] == toy.fingerprint
+    learned_from = {"root": toy.root, "source": "toy", "licence": "CC0-1.0", "fingerprint": toy.fingerprint}
+    assert config["dataset"] == learned_from
     assert Settings(**config["settings"]) == settings
     assert config["versions"] == checkpoint.versions()
 

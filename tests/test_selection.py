@@ -307,17 +307,20 @@ def test_the_time_of_the_samples_tried_is_that_of_all_on_so_many_workers(
 
 
 @pytest.mark.parametrize("chips", [0, 1, 4])
-def test_bytes_follow_from_the_samples_that_gave_a_chip(
+def test_bytes_are_those_of_the_samples_that_gave_a_chip(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chips: int
 ) -> None:
     wanted = request(tree, tmp_path / "out")
     plan = plan_build(wanted)
     chip = EncodedSample({"jpg": bytes(600), "txt": bytes(512)}, "", Image.new("RGB", (1, 1)))
     tried = [(None, chip)] * chips + [(None, Reject("a.jpg", "pack", "decode", "broken"))] * (4 - chips)
+    clock = iter([0.0, 10.0])
+    monkeypatch.setattr("satmip_data.estimate.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     monkeypatch.setattr("satmip_data.estimate.encode_samples", lambda *_: tried)
     found = estimate(wanted, plan, tried=4)
     # A header and whole blocks for each member.
     assert (found.bytes, found.tried, len(found.problems)) == (36 * (512 + 1024 + 512 + 512) * bool(chips), 4, 4 - chips)
+    assert found.seconds == pytest.approx(10.0 / 4 * 36)  # those that failed took time, too
 
 
 def test_the_samples_tried_are_spread_over_all_sizes(tree: Path, tmp_path: Path) -> None:
