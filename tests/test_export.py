@@ -9,6 +9,7 @@ import timm
 import torch
 from PIL import Image
 from rich.console import Console
+from safetensors import safe_open
 from test_train_resume import TINY
 from toy_shards import write_toy_shards
 
@@ -136,7 +137,9 @@ def test_the_config_says_what_an_evaluation_needs(toy, tmp_path):
     train(settings, toy, tmp_path, Job(torch.device("cpu")), Console(quiet=True))
     _, config = load_backbone(tmp_path / "backbone.safetensors")
     assert (config["model"], config["view_size"], config["step"]) == ("vit_small_patch16_224", 16, 1)
-    assert config["args"]["num_heads"] == 2
+    assert (config["args"]["num_heads"], config["args"]["global_pool"]) == (2, "token")
+    with safe_open(tmp_path / "backbone.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}  # which readers of Hugging Face's ask for
     assert config["mean"] == list(toy.mean)
     learned_from = {"root": toy.root, "source": "toy", "licence": "CC0-1.0", "fingerprint": toy.fingerprint}
     assert config["dataset"] == learned_from
