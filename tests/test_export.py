@@ -160,6 +160,14 @@ def test_a_damaged_export_is_refused_with_advice(toy, tmp_path, name, part):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", '{"settings": {}}'])
+def test_json_that_describes_no_export_is_refused_with_advice(tmp_path, content):
+    for name in ("backbone.safetensors", "backbone.json"):
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError, match=r"backbone\.json must describe an export, however: .*Copy it again, or run"):
+        load_backbone(tmp_path)
+
+
 def test_weights_of_another_network_are_refused_with_advice(toy, tmp_path):
     plan = plan_run(Settings(**TINY), toy, Job(torch.device("cpu")))
     save(plan, build_state(plan), tmp_path)
