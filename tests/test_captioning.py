@@ -3,6 +3,8 @@
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fmow_builds import request
@@ -12,7 +14,7 @@ from test_damage import damage
 from satmip_data import captioning, validate
 from satmip_data.build import BuildError, build
 from satmip_data.fields import parse_fields
-from satmip_data.journal import Journal
+from satmip_data.journal import Journal, differences
 from satmip_data.shards import CaptionCount, CaptionRewrite, ShardError
 from satmip_data.storage import Store
 
@@ -144,3 +146,16 @@ def test_caption_refuses_a_damaged_shard(built: Path, how: str, stopped: bool) -
     with pytest.raises(ShardError, match=r"train/000000.tar must hash to .*damaged.*satmip-data validate .*build again"):
         captioning.recaption(str(built), CaptionRewrite(("location",), "key-value"))
     assert shard.read_bytes() == before
+
+
+def test_a_restart_forgets_the_records_before_it_writes_what_comes_next() -> None:
+    said: list[str] = []
+    store: Any = SimpleNamespace(remove=lambda name: said.append(f"-{name}"), write=lambda name, data: said.append(f"+{name}"))
+    Journal(store, ".caption").restart({})
+    assert said == ["-.caption/records", "+.caption/intent.json"]
+
+
+def test_leaves_that_differ_are_named_from_the_root() -> None:
+    assert differences({"a": {"b": {"c": 1}}, "d": 5}, {"a": {"b": {"c": 2}}, "d": {"e": 6}}) == [
+        "  a.b.c: 1 before, 2 now", "  d: 5 before, {'e': 6} now"
+    ]  # fmt: skip

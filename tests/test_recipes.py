@@ -204,6 +204,7 @@ def test_bounds_may_be_met() -> None:
         loss_gather="slip", metadata_encoder="pretrained", text_model="bert",
     )  # fmt: skip
     assert settings.lr_start == settings.peak_lr
+    assert Settings(lr_start=5e-4).lr_start > Settings().lr_base
     assert Settings.model_validate(settings) == settings
     with pytest.raises(ValueError, match="frozen"):
         settings.seed = 1
