@@ -29,14 +29,14 @@ def _run(module: str) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         command = import_module(module).main
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        command()
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("satmip_"):
             raise
         advice = "Type: pip install 'satmip[train]'"
         sys.exit(f"Error: training and evaluation need the extra train, however: {error.name} is not installed. {advice}")
-    if ours:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    command()
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from satmip_train.checkpoint import Checkpoint
+from satmip_train.cost import read_summary
 from satmip_train.log import read_log
-from satmip_train.meter import read_summary
 
 _PAPER = "https://hal.science/hal-04709749"
 _FRONT = """---

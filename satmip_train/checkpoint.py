@@ -1,10 +1,7 @@
 """What a stopped run needs to go on: written atomically, read without running code from the file."""
 
-import errno
 import fcntl
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -14,28 +11,18 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from satmip_train.config import Settings
+from satmip_train.config import FREE_SETTINGS, Settings
 from satmip_train.errors import UsageError
+from satmip_train.files import PLAN, advice, write_atomically
 
 NAME, BEST = "last.pt", "best.pt"
 _LOCK = ".lock"
-PLAN = "config.json"
-"""What a run resolved before its first step."""
 RUN_FILES = (
     NAME, BEST, PLAN, "log.jsonl", "summary.json", "index.html", "curves.png", "README.md", "backbone.safetensors", "backbone.json",
     "backbone-best.safetensors", "backbone-best.json", "metadata.safetensors", "metadata.json", "open_clip_model.safetensors",
     "open_clip_config.json",
 )  # fmt: skip
 """What a run writes into its folder."""
-FREE_SETTINGS = frozenset(
-    {
-        "workers", "log_every", "checkpoint_every", "max_steps", "compile", "data", "micro_batch", "grad_checkpointing",
-        "activation_budget", "attention", "tf32", "trim_tokens", "knn_every", "knn_samples", "report_to",
-    }
-)  # fmt: skip
-"""Settings that a resumed run may change: they change its speed, its memory, its reports and where it stops, not what is learned
-(its numbers may round otherwise)."""
-
 Checkpoint = dict[str, Any]
 """model, optimizer and scaler (state dicts), step (steps done), ranks, settings, metadata (what of them is read), dataset (source,
 fingerprint, mean, std), best (kNN so far, or None), versions."""
@@ -50,56 +37,6 @@ def versions() -> dict[str, str]:
 def save(run: Path, checkpoint: Checkpoint, name: str = NAME) -> None:
     """Write `last.pt` or `best.pt` of a run. A crash at any moment leaves the one before it whole."""
     write_atomically(run / name, lambda temporary: torch.save(checkpoint, temporary))
-
-
-def write_atomically(path: Path, write: Any) -> None:
-    """Let `write` fill a temporary file beside `path`, bring it to the disk and give it its name.
-
-    Raises:
-        UsageError: the disk is full or refuses; a file that was there before is whole.
-    """
-    try:
-        replace_file(path, write)
-    except (OSError, RuntimeError) as error:
-        cause = _behind(error)
-        if cause is None:
-            raise
-        if isinstance(cause, KeyboardInterrupt):
-            raise cause from None
-        raise UsageError(f"{path} must be written, however: {cause}. {_advice(cause)}; what was saved before is whole") from error
-
-
-def _advice(cause: OSError) -> str:
-    if cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return "Pass a folder that may be written to"
-    what = "Make room there" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "Put that right"
-    return f"{what} and run the same command again"
-
-
-def _behind(error: BaseException | None) -> OSError | KeyboardInterrupt | None:
-    """Return what the system said, or that it was interrupted, which torch.save hides behind an error of its own."""
-    while error is not None and not isinstance(error, (OSError, KeyboardInterrupt)):
-        error = error.__context__
-    return error
-
-
-def replace_file(path: Path, write: Any) -> None:
-    """Do what `write_atomically` does, and leave its errors as they are.
-
-    Raises:
-        OSError: the disk is full or refuses; `torch.save` makes a RuntimeError of it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def check_folder(run: Path) -> None:
@@ -133,7 +70,7 @@ def locked(run: Path) -> Iterator[None]:
     try:
         handle = (run / _LOCK).open("a")
     except OSError as error:
-        raise UsageError(f"{run} must be writable, however: {error}. {_advice(error)}") from error
+        raise UsageError(f"{run} must be writable, however: {error}. {advice(error)}") from error
     with handle:
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -24,6 +24,14 @@ GROUPS = {
     "log_every": "Reports and checkpoints",
 }
 """The headings under which settings are shown, by the first setting of each group."""
+FREE_SETTINGS = frozenset(
+    {
+        "workers", "log_every", "checkpoint_every", "max_steps", "compile", "data", "micro_batch", "grad_checkpointing",
+        "activation_budget", "attention", "tf32", "trim_tokens", "knn_every", "knn_samples", "report_to",
+    }
+)  # fmt: skip
+"""Settings that a resumed run may change: they change its speed, its memory, its reports and where it stops, not what is learned
+(its numbers may round otherwise)."""
 
 
 class Settings(BaseModel):

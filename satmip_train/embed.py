@@ -20,6 +20,7 @@ from satmip_train.errors import UsageError
 from satmip_train.evaluate import describe_split
 from satmip_train.export import load_backbone
 from satmip_train.features import run_frozen
+from satmip_train.files import write_atomically
 from satmip_train.image_files import Picture, Rendering, find_images, read_picture
 from satmip_train.metadata_features import Running
 from satmip_train.shards import Dataset, Readers
@@ -178,7 +179,7 @@ def _write_vectors(
             )
         _write_rejects(rejects_path(out), rejects)
 
-    checkpoint.write_atomically(out, write)
+    write_atomically(out, write)
     return written, rejects
 
 
@@ -193,7 +194,7 @@ def _write_rejects(path: Path, rejects: list[Reject]) -> None:
         path.unlink(missing_ok=True)
         return
     rows = [{name: text.encode("utf-8", "backslashreplace").decode() for name, text in vars(reject).items()} for reject in rejects]
-    checkpoint.write_atomically(path, lambda file: pq.write_table(pa.Table.from_pylist(rows), file))
+    write_atomically(path, lambda file: pq.write_table(pa.Table.from_pylist(rows), file))
 
 
 def write_folder_vectors(

@@ -1,18 +1,23 @@
-"""satmip-eval: how good are the features of trained networks."""
+"""satmip-eval: how good are the features of trained networks.
+
+What needs torch is imported where it is used: help and errors come seconds earlier.
+"""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from satmip_train import eval_commands, paper_cli, report
+from satmip_train import eval_commands, paper_cli
 from satmip_train import eval_options as common
-from satmip_train.classifiers import Knn, Linear, Probe
+from satmip_train.choices import Modality
 from satmip_train.commands import Commands
 from satmip_train.eval_options import options
-from satmip_train.evaluate import check_result, evaluate, result_path, write_result
-from satmip_train.models import Modality
+from satmip_train.files import result_path
 from satmip_train.shards import open_dataset
+
+if TYPE_CHECKING:
+    from satmip_train.classifiers import Probe
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -41,6 +46,8 @@ def knn(runs: tuple[Path, ...], ks: tuple[int, ...], fixed_k: int, temperature: 
       satmip-eval knn out/runs/satmips-seed* --shards out/shards --k 1,5,20,100
       satmip-eval knn --shards out/eurosat --backbone pixels --backbone tiny
     """
+    from satmip_train.classifiers import Knn
+
     _evaluate(runs, Knn(ks, fixed_k, temperature), **others)
 
 
@@ -72,11 +79,15 @@ def linear(runs: tuple[Path, ...], max_iterations: int, standardize: bool | None
       satmip-eval linear out/runs/satmips-seed0 --shards out/shards
       satmip-eval linear out/runs/satmip-seed* --shards out/shards --modality both
     """
+    from satmip_train.classifiers import Linear
+
     scaled = modality != "image" if standardize is None else standardize
     _evaluate(runs, Linear(max_iterations, standardize=scaled), modality=modality, **others)
 
 
-def _evaluate(runs: tuple[Path, ...], probe: Probe, *, out: Path, per_class: bool, **others: Any) -> None:
+def _evaluate(runs: tuple[Path, ...], probe: "Probe", *, out: Path, per_class: bool, **others: Any) -> None:
+    from satmip_train.evaluate import check_result, evaluate, write_result
+
     names, files, size = (others.pop(name) for name in ("externals", "weights", "external_size"))
     with common.errors(), common.make_protocol(**others, folder=out) as protocol:
         check_result(result_path(out, type(probe).__name__.lower(), protocol.modality), **protocol.described)
@@ -106,6 +117,10 @@ def report_command(
     Example:
       satmip-eval report --shards out/shards --runs out/runs/satmips-seed0 out/runs/simclr-seed0 --out out/report
     """
+    from satmip_train import report
+    from satmip_train.classifiers import Knn
+    from satmip_train.evaluate import check_result, evaluate, write_result
+
     # "--runs A B" gives A to the option and leaves B an argument.
     chosen = (*runs, *more_runs)
     with common.errors():

@@ -1,4 +1,7 @@
-"""The commands of satmip-eval beyond the paper's two probes: fine-tuning, segmentation, retrieval, vectors, nearest chips."""
+"""The commands of satmip-eval beyond the paper's two probes: fine-tuning, segmentation, retrieval, vectors, nearest chips.
+
+What needs torch is imported where it is used, see `eval_cli`.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,14 +11,11 @@ from typing import Any
 import click
 from rich.console import Console
 
-from satmip_train import embed as embedding
 from satmip_train import eval_options as common
-from satmip_train import finetune, neighbours, retrieval, segment, tables
+from satmip_train import tables
 from satmip_train.errors import UsageError
 from satmip_train.eval_options import options
-from satmip_train.evaluate import check_result, describe_split, result_path, write_result
-from satmip_train.image_files import parse_rendering
-from satmip_train.models import image_features, load_model
+from satmip_train.files import result_path
 from satmip_train.shards import open_dataset
 
 Decorator = Callable[[Any], Any]
@@ -54,6 +54,9 @@ def finetune_command(
       satmip-eval finetune out/runs/satmips-seed0 --shards out/eurosat --epochs 30
       satmip-eval finetune --shards out/eurosat --backbone tiny --random-seeds 0
     """
+    from satmip_train import finetune
+    from satmip_train.evaluate import check_result, write_result
+
     recipe = finetune.Recipe(epochs, others["batch_size"], lr, weight_decay, seed=seed)
     with common.errors(), common.make_protocol(**others, folder=out) as protocol:
         check_result(result_path(out, "finetune"), **protocol.described)
@@ -89,6 +92,9 @@ def segment_command(
     Example:
       satmip-eval segment out/runs/satmips-seed0 --train buildings/train --test buildings/val
     """
+    from satmip_train import segment
+    from satmip_train.evaluate import check_result, write_result
+
     recipe = segment.Recipe(others.pop("epochs"), lr=others.pop("lr"), seed=others.pop("seed"))
     with common.errors(), common.make_running(**others) as running:
         folders = segment.read_folders(train, test)
@@ -114,6 +120,9 @@ def retrieve_command(runs: tuple[Path, ...], shards: str, split: str, out: Path,
     Example:
       satmip-eval retrieve out/runs/satmip-seed0 --shards out/shards --split val
     """
+    from satmip_train import retrieval
+    from satmip_train.evaluate import check_result, describe_split, write_result
+
     with common.errors(), common.make_running(**others) as running:
         dataset = open_dataset(shards)
         dataset.split(split)
@@ -158,6 +167,9 @@ def embed_command(
     """
     if (images is None) == (shards is None):
         raise click.UsageError("what to embed must be one of two, however: pass --images FOLDER or --shards DIRECTORY, not both")
+    from satmip_train import embed as embedding
+    from satmip_train.image_files import parse_rendering
+
     with common.errors(), common.make_running(**others) as running:
         embedding.check_output(out)
         network = embedding.load_network(run)
@@ -199,6 +211,9 @@ def neighbours_command(
       satmip-eval neighbours out/runs/satmips-seed0 --shards out/shards --queries 6 --out out/neighbours.png
       satmip-eval neighbours out/runs/satmips-seed0 --shards out/shards --test-split train --query train_fountain_514_1_rgb
     """
+    from satmip_train import neighbours
+    from satmip_train.models import image_features, load_model
+
     asked = {name: others.pop(name) for name in ("keys", "queries", "count")}
     with common.errors(), common.make_running(**others) as running:
         if out.suffix.lower() != ".png":

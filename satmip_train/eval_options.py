@@ -1,25 +1,28 @@
-"""What the commands of satmip-eval share: options, errors, the protocol, the bar of progress, the table at the end."""
+"""What the commands of satmip-eval share: options, errors, the protocol, the bar of progress, the table at the end.
+
+What needs torch is imported where it is used, see `eval_cli`.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from satmip_train import tables
-from satmip_train.classifiers import Result
+from satmip_train.choices import Larger, Precision
 from satmip_train.errors import UsageError
-from satmip_train.evaluate import Protocol
-from satmip_train.external import EXTERNALS, install
-from satmip_train.features import Precision
-from satmip_train.job import join_job
-from satmip_train.metadata_features import Running
-from satmip_train.models import Larger
+from satmip_train.external_forms import EXTERNALS
 from satmip_train.shards import open_dataset
+
+if TYPE_CHECKING:
+    from satmip_train.classifiers import Result
+    from satmip_train.evaluate import Protocol
+    from satmip_train.metadata_features import Running
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 RUN = click.Path(exists=True, path_type=Path)
@@ -160,6 +163,8 @@ def install_externals(externals: Sequence[str], weights: Sequence[Path], externa
     Raises:
         UsageError: a name or a file is wrong, or one lacks the other.
     """
+    from satmip_train.external import install
+
     if len(externals) != len(weights):
         raise UsageError(
             f"each --external must have its --weights, however: {len(externals)} of one and {len(weights)} of the other"
@@ -168,8 +173,11 @@ def install_externals(externals: Sequence[str], weights: Sequence[Path], externa
 
 
 @contextmanager
-def make_protocol(shards: str, test_shards: str | None, device: str, **others: Any) -> Iterator[Protocol]:
+def make_protocol(shards: str, test_shards: str | None, device: str, **others: Any) -> Iterator["Protocol"]:
     """Give the protocol that the options describe, on the device they name."""
+    from satmip_train.evaluate import Protocol
+    from satmip_train.job import join_job
+
     with join_job(device) as job:
         dataset = open_dataset(shards)
         test = dataset if test_shards is None else open_dataset(test_shards)
@@ -177,8 +185,11 @@ def make_protocol(shards: str, test_shards: str | None, device: str, **others: A
 
 
 @contextmanager
-def make_running(precision: Precision, batch_size: int, workers: int, device: str) -> Iterator[Running]:
+def make_running(precision: Precision, batch_size: int, workers: int, device: str) -> Iterator["Running"]:
     """Give how networks run, on the device that the options name."""
+    from satmip_train.job import join_job
+    from satmip_train.metadata_features import Running
+
     with join_job(device) as job:
         yield Running(precision, batch_size, workers, str(job.device))
 
@@ -202,7 +213,7 @@ def show_progress(total: int | None, what: str = "features of") -> Iterator[Call
         yield show
 
 
-def show(result: Result, per_class: bool, path: Path) -> None:
+def show(result: "Result", per_class: bool, path: Path) -> None:
     """Print the table of a result, where asked for also that of single classes, and the file it was written to."""
     Console().print(tables.rich_table(tables.table(result)))
     if per_class:
@@ -210,6 +221,6 @@ def show(result: Result, per_class: bool, path: Path) -> None:
     click.echo(path)
 
 
-def samples_of(protocol: Protocol) -> int:
+def samples_of(protocol: "Protocol") -> int:
     """Return the samples of both splits."""
     return protocol.train.splits[protocol.train_split] + protocol.test.splits[protocol.test_split]

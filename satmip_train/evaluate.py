@@ -13,12 +13,14 @@ import numpy.typing as npt
 import scipy.stats
 
 from satmip_train import checkpoint, features
-from satmip_train.checkpoint import FREE_SETTINGS, write_atomically
+from satmip_train.choices import Larger, Modality, Precision
 from satmip_train.classifiers import Probe, Result, primary_metric
+from satmip_train.config import FREE_SETTINGS
 from satmip_train.errors import UsageError
-from satmip_train.features import Features, Precision
+from satmip_train.features import Features
+from satmip_train.files import result_path, write_atomically
 from satmip_train.metadata_features import Running
-from satmip_train.models import Larger, Modality, Model, image_features, metadata_features_of, models
+from satmip_train.models import Model, image_features, metadata_features_of, models
 from satmip_train.shards import Dataset
 
 Progress = Callable[[str, int], None]
@@ -261,11 +263,6 @@ def _summary(group: Sequence[Result]) -> Result:
         "std": std,
         "interval": {metric: half * value for metric, value in std.items()},
     }
-
-
-def result_path(folder: Path, probe: str, modality: str = "image") -> Path:
-    """Return where a result is written in a folder, as `knn.json`, `linear.json` or `linear-metadata.json`."""
-    return folder / f"{probe}{'' if modality == 'image' else f'-{modality}'}.json"
 
 
 def check_result(path: Path, **parts: Result) -> None:

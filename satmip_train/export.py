@@ -18,11 +18,9 @@ from satmip_train.checkpoint import Checkpoint
 from satmip_train.class_token import read_class_token_alone
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
+from satmip_train.files import BEST_WEIGHTS, METADATA_WEIGHTS, WEIGHTS, write_atomically
 from satmip_train.metadata_encoders import MetadataShape, create_metadata_encoder
 
-WEIGHTS, CONFIG = "backbone.safetensors", "backbone.json"
-BEST_WEIGHTS = "backbone-best.safetensors"
-METADATA_WEIGHTS = "metadata.safetensors"
 CARD = "README.md"
 _BACKBONE, _ENCODER = "backbone.", "metadata_encoder."
 
@@ -49,7 +47,7 @@ def export_run(run: Path, open_clip: bool = False) -> list[Path]:
     if open_clip:
         made += _export_open_clip(run, saved)
     card = model_card(run, saved, [path.name for path in made]).encode()
-    checkpoint.write_atomically(run / CARD, lambda file: file.write(card))
+    write_atomically(run / CARD, lambda file: file.write(card))
     return [*made, run / CARD]
 
 
@@ -188,9 +186,9 @@ def _provenance(saved: Checkpoint) -> dict[str, Any]:
 
 def _write(path: Path, weights: dict[str, Any], config: dict[str, Any], beside: Path | None = None) -> None:
     content = save({name: value.contiguous() for name, value in weights.items()}, metadata={"format": "pt"})
-    checkpoint.write_atomically(path, lambda file: file.write(content))
+    write_atomically(path, lambda file: file.write(content))
     text = json.dumps(config, indent=1).encode()
-    checkpoint.write_atomically(beside or path.with_suffix(".json"), lambda file: file.write(text))
+    write_atomically(beside or path.with_suffix(".json"), lambda file: file.write(text))
 
 
 def _arguments(settings: Settings, backbone: nn.Module) -> dict[str, Any]:

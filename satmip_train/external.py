@@ -5,7 +5,7 @@ All become timm networks, so that a converted backbone is a folder like that of 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +14,15 @@ from safetensors.torch import save
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from satmip_train import checkpoint
 from satmip_train.backbones import create_backbone, feature_dim
+from satmip_train.checkpoint import versions
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
-from satmip_train.export import CONFIG, WEIGHTS
+from satmip_train.external_forms import EXTERNALS, External
+from satmip_train.files import CONFIG, WEIGHTS, write_atomically
 from satmip_train.pretrained import attention_heads, classifier_names, digest, read_weights, resample_positions
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_FMOW = ((0.4182, 0.4215, 0.3991), (0.2877, 0.2754, 0.2764))
-_MAE_DECODER = ("mask_token", "decoder_embed.", "decoder_pos_embed", "decoder_blocks.", "decoder_norm.", "decoder_pred.")
 _SHOWN = 12
-
-
-@dataclass(frozen=True)
-class External:
-    """Somebody else's backbone: how its file becomes a timm network."""
-
-    backbone: str
-    """timm's name of the architecture."""
-    args: dict[str, Any] = field(default_factory=dict)
-    """Its arguments."""
-    size: int = 224
-    """Side in pixels at which it is evaluated."""
-    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    """Channel mean and deviation it was trained with; None: timm knows. Evaluation takes those of its own set (supplement A)."""
-    dropped: tuple[str, ...] = ()
-    """Beginnings of names that belong to no backbone: decoders, classifiers."""
-    scaled_positions: bool = False
-    """Whether positions are computed from the GSD (Scale-MAE) instead of read."""
-
-
-EXTERNALS = {
-    "satmae": External("vit_large_patch16_224", statistics=_FMOW, dropped=_MAE_DECODER),
-    "satmae++": External(
-        "vit_large_patch16_224", statistics=_FMOW, dropped=(*_MAE_DECODER, "proj_up_conv.", "proj_up_norm.", "up_block.")
-    ),
-    # The paper evaluates it at 128 pixels (supplement A). Its stored positions are not used by its own code either.
-    "scale-mae": External(
-        "vit_large_patch16_224",
-        size=128,
-        dropped=(*_MAE_DECODER, "mask_token_decoder", "pos_emb_projection.", "fpn.", "fcn.", "fcn_high.", "fcn_low.", "pos_embed"),
-        scaled_positions=True,
-        statistics=_IMAGENET,
-    ),
-    # Their ViT-S has 12 heads, which its shapes do not tell.
-    "slip-s": External("vit_small_patch16_224", {"num_heads": 12}, statistics=_IMAGENET),
-    "slip-b": External("vit_base_patch16_224", statistics=_IMAGENET),
-}
-"""By the name that `--external` gives them; beside these, "timm:MODEL" and "open_clip:MODEL"."""
 
 
 def load(
@@ -232,7 +192,7 @@ def _config(name: str, external: External, path: Path, settings: Settings, modul
         "step": None,
         "settings": settings.model_dump(mode="json"),
         "dataset": {"root": None, "source": name, "licence": None, "fingerprint": None},
-        "versions": checkpoint.versions(),
+        "versions": versions(),
         "external": {"name": name, "weights": path.name, "sha256": digest(path), "dropped": dropped},
     }
 
@@ -255,11 +215,11 @@ def install(name: str, weights: str | Path, folder: Path, size: int | None = Non
     # With the file in its name: several files may be of one network.
     words = [module_of, *([] if size is None else [str(size)]), *([digest(path)[:8]] if path.is_file() else [])]
     target = folder / "-".join(words)
-    if (target / WEIGHTS).is_file() and _versions(target / CONFIG) == checkpoint.versions():
+    if (target / WEIGHTS).is_file() and _versions(target / CONFIG) == versions():
         return target
     module, config = load(name, path, size)
     content = save({key: value.contiguous() for key, value in module.state_dict().items()}, metadata={"format": "pt"})
-    checkpoint.write_atomically(target / WEIGHTS, lambda file: file.write(content))
+    write_atomically(target / WEIGHTS, lambda file: file.write(content))
     text = json.dumps(config, indent=1).encode()
-    checkpoint.write_atomically(target / CONFIG, lambda file: file.write(text))
+    write_atomically(target / CONFIG, lambda file: file.write(text))
     return target

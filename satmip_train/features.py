@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from satmip_train import augment
-from satmip_train.checkpoint import replace_file
+from satmip_train.choices import Precision
+from satmip_train.files import replace_file
 from satmip_train.shards import Dataset, Readers
 from satmip_train.stream import ordered_batches
 from satmip_train.transfer import to_device, to_host
 
-Precision = Literal["fp32", "bf16", "fp16"]
 _log = logging.getLogger(__name__)
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

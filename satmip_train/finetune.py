@@ -18,13 +18,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from satmip_train import augment, checkpoint, features, optim, probes
+from satmip_train import augment, features, optim, probes
 from satmip_train.augment import Policy
 from satmip_train.backbones import feature_dim
 from satmip_train.classifiers import Result, described, primary_metric
 from satmip_train.errors import UsageError
 from satmip_train.evaluate import Protocol, assemble, check_labels, describe_model, protocol_models
 from satmip_train.features import autocast, label_key, read_labels
+from satmip_train.files import write_atomically
 from satmip_train.models import PIXELS, Model
 from satmip_train.shards import Readers
 from satmip_train.stream import Decoder, Order, TrainingStream, loader, ordered_batches
@@ -221,14 +222,14 @@ class _Tuning:
             "scaler": self._scaler.state_dict(),
             "losses": losses,
         }
-        checkpoint.write_atomically(self._file(".pt"), lambda file: torch.save(state, file))
+        write_atomically(self._file(".pt"), lambda file: torch.save(state, file))
 
     def keep(self) -> Path:
         """Write the fine-tuned weights, with what they depend on, and return the path."""
         weights = {name: value.detach().cpu().contiguous() for name, value in self._network.state_dict().items()}
         content = save(weights, metadata={"format": "pt", "satmip": json.dumps(self._depends)})
         path = self._file(".safetensors")
-        checkpoint.write_atomically(path, lambda file: file.write(content))
+        write_atomically(path, lambda file: file.write(content))
         return path
 
 

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from satmip_train.checkpoint import write_atomically
+from satmip_train.files import write_atomically
 
 NAME = "log.jsonl"
 Line = dict[str, Any]

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from satmip_train.choices import Precision
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
 from satmip_train.export import load_metadata_encoder
-from satmip_train.features import Features, Precision, fingerprint, keep, label_key, run_frozen
+from satmip_train.features import Features, fingerprint, keep, label_key, run_frozen
 from satmip_train.metadata_encoders import CaptionEncoder, MetadataShape, TabularEncoder, create_metadata_encoder
 from satmip_train.shards import Column, Dataset
 from satmip_train.stream import Batch, column_numbers, ordered_batches

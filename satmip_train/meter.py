@@ -1,19 +1,14 @@
-"""What a run costs: time, memory and energy, over all its interruptions."""
+"""Measures what a session of a run takes: time, memory and energy."""
 
-import json
 import math
 import resource
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from satmip_train.checkpoint import write_atomically
 from satmip_train.job import Job, device_name
-
-NAME = "summary.json"
 
 
 def peak_bytes(job: Job) -> int:
@@ -41,7 +36,7 @@ def energy_joules(job: Job) -> float | None:
 
 
 class Meter:
-    """Measures this session of a run; `summary.json` adds up the sessions."""
+    """Measures this session of a run; `cost.write_summary` adds up the sessions."""
 
     def __init__(self, job: Job, first: int) -> None:
         """Begin before the step `first`, from 0."""
@@ -68,37 +63,3 @@ class Meter:
             "ranks": self._job.ranks,
             "device": device_name(self._job.device),
         }
-
-
-def read_summary(run: Path) -> dict[str, Any]:
-    """Return `summary.json` of a run, empty where there is none."""
-    path = run / NAME
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-
-def write_summary(run: Path, session: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Write a session into `summary.json` of a run; totals are over all sessions, and None where one of them does not know.
-
-    It stands in for what was written of the same session before, and of sessions whose steps are taken anew. Sessions of an older
-    version do not tell their first step.
-
-    Args:
-        facts: what is known of the whole run, such as its last loss
-    """
-    sessions = [*(s for s in read_summary(run).get("sessions", []) if s.get("first", 0) < session["first"]), session]
-    totals: dict[str, Any] = {
-        name: _total([s[name] for s in sessions]) for name in ("wall_seconds", "device_seconds", "energy_joules")
-    }
-    totals["peak_memory_bytes"] = max(s["peak_memory_bytes"] for s in sessions)
-    content = json.dumps({**facts, **totals, "sessions": sessions}, indent=1).encode()
-    write_atomically(run / NAME, lambda file: file.write(content))
-
-
-def accounted_steps(summary: dict[str, Any]) -> int:
-    """Return the steps whose cost is known; fewer than `step` where a session ended before it could tell."""
-    return sum(session["steps"] for session in summary["sessions"])
-
-
-def _total(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from satmip_train import features, metadata_features
 from satmip_train.backbones import at_size, create_backbone
 from satmip_train.checkpoint import saved_settings
+from satmip_train.choices import Larger, Modality
 from satmip_train.config import Settings, load_recipe
 from satmip_train.errors import UsageError
-from satmip_train.export import METADATA_WEIGHTS, load_backbone
-from satmip_train.external import EXTERNALS
+from satmip_train.export import load_backbone
+from satmip_train.external_forms import EXTERNALS
 from satmip_train.features import Features, Input
+from satmip_train.files import METADATA_WEIGHTS
 from satmip_train.metadata_features import MetadataModel, Running
 from satmip_train.shards import Dataset
 
@@ -25,9 +27,6 @@ ARCHITECTURE = ("backbone", "backbone_args", "cls_token_std", "view_size")
 PIXELS = "pixels"
 PIXELS_SIDE = 32
 
-Modality = Literal["image", "metadata", "both"]
-Larger = Literal["resize", "keep"]
-"""What becomes of images larger than a view: they are resized to one, or keep their size."""
 Kind = Literal["run", "random", "pixels", "identity"]
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from satmip_train import probes
-from satmip_train.checkpoint import write_atomically
 from satmip_train.errors import UsageError
 from satmip_train.features import Features
+from satmip_train.files import write_atomically
 from satmip_train.shards import Dataset, Readers
 from satmip_train.stream import positions
 

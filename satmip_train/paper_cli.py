@@ -13,10 +13,10 @@ import click
 
 from satmip_train import eval_options as common
 from satmip_train import figures
-from satmip_train.checkpoint import write_atomically
 from satmip_train.config import load_recipe
 from satmip_train.errors import UsageError
 from satmip_train.eval_options import options
+from satmip_train.files import write_atomically
 from satmip_train.paper_tables import Budget, Filled, fill
 from satmip_train.published import FIGURE_3, FULL_EPOCHS, FULL_VIEW, TABLES, evaluation_sets, set_named, table_layout
 from satmip_train.reproduce import (

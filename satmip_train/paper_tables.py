@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from satmip_train.checkpoint import FREE_SETTINGS
+from satmip_train.config import FREE_SETTINGS
 from satmip_train.fields import expand_fields
 from satmip_train.published import COST_KINDS, FULL_EPOCHS, Column, EvaluationSet, Row, TableLayout, evaluation_sets
 from satmip_train.results import Samples, Score, Training

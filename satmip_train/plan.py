@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from satmip_train.checkpoint import versions
+from satmip_train.choices import Precision
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
-from satmip_train.features import Precision
 from satmip_train.job import Job, device_name
 from satmip_train.metadata_mask import MetadataMask
 from satmip_train.objectives import read_by

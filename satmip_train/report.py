@@ -12,9 +12,9 @@ from typing import Any
 import fsspec
 
 from satmip_train import tables
-from satmip_train.checkpoint import write_atomically
 from satmip_train.classifiers import Result
 from satmip_train.evaluate import Protocol, split_features
+from satmip_train.files import write_atomically
 from satmip_train.models import load_model
 from satmip_train.neighbours import Chip, Gallery, find_neighbours, read_chips
 from satmip_train.shards import Dataset

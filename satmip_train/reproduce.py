@@ -8,11 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from satmip_train.checkpoint import FREE_SETTINGS, PLAN, write_atomically
+from satmip_train.choices import Larger
+from satmip_train.config import FREE_SETTINGS
 from satmip_train.errors import UsageError
-from satmip_train.evaluate import result_path
-from satmip_train.export import CONFIG, WEIGHTS
-from satmip_train.models import Larger
+from satmip_train.files import CONFIG, PLAN, WEIGHTS, result_path, write_atomically
 from satmip_train.paper_tables import DEFAULTS, Budget, identity
 from satmip_train.published import COST_KINDS, FIGURE_3, TABLES, Column, Row, TableLayout, evaluation_sets, table_layout
 from satmip_train.results import BUDGET, read_kept

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from satmip_train.checkpoint import PLAN
 from satmip_train.cost import Cost, read_cost
 from satmip_train.errors import UsageError
-from satmip_train.export import CONFIG
+from satmip_train.files import CONFIG, PLAN
 from satmip_train.published import set_named
 
 BUDGET = "reproduce.json"

@@ -6,10 +6,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from satmip_train.checkpoint import write_atomically
+from satmip_train.cost import accounted_steps, read_summary
 from satmip_train.curves import draw_curves
+from satmip_train.files import write_atomically
 from satmip_train.log import Line, measured, read_log
-from satmip_train.meter import accounted_steps, read_summary
 
 NAME = "index.html"
 _STYLE = """

@@ -20,13 +20,15 @@ from satmip_train import attention, augment, checkpoint, online, optim, resident
 from satmip_train.cached import work_in_parts
 from satmip_train.class_token import round_residual
 from satmip_train.config import Settings
+from satmip_train.cost import write_summary
 from satmip_train.display import show_run
 from satmip_train.distributed import synchronize_batch_norm
 from satmip_train.errors import UsageError
 from satmip_train.export import export_run
+from satmip_train.files import PLAN, write_atomically
 from satmip_train.job import Job, Stopped, StopRequest
 from satmip_train.log import Clock, Line, Reporter, keep_lines
-from satmip_train.meter import Meter, write_summary
+from satmip_train.meter import Meter
 from satmip_train.objectives import build_objective
 from satmip_train.objectives.base import Objective
 from satmip_train.places import read_places
@@ -286,7 +288,7 @@ def _online(plan: Plan) -> str:
 
 def _announce(plan: Plan, state: State, run: Path, console: Console, description: dict[str, Any], recipe: str | None) -> None:
     content = json.dumps({**description, "recipe": recipe}, indent=1).encode()
-    checkpoint.write_atomically(run / checkpoint.PLAN, lambda file: file.write(content))
+    write_atomically(run / PLAN, lambda file: file.write(content))
     keep_lines(run, state.step)
     show_run(console, plan.settings, description, recipe)
     if plan.order.dropped:

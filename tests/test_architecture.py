@@ -60,6 +60,13 @@ def test_the_two_packages_meet_only_in_the_shards(path: Path) -> None:
     assert not offending
 
 
+def test_command_lines_know_their_options_without_the_networks() -> None:
+    """Help and errors come at once: torch and what needs it take seconds to import."""
+    code = "import sys, satmip_train.cli, satmip_train.eval_cli; print({'torch', 'timm', 'sklearn', 'scipy'} & sys.modules.keys())"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout == "set()\n"
+
+
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "open_clip": "open-clip-torch",
@@ -164,9 +171,12 @@ def test_the_main_module_that_workers_import_again_imports_nothing_of_ours() -> 
     assert "satmip" in run.stdout
 
 
-@pytest.mark.parametrize("command", ["main", "evaluate"])
-def test_without_the_extra_train_the_commands_say_so(command: str) -> None:
-    code = f"import sys; sys.modules['torch'] = None; from satmip_train.__main__ import {command} as run; run()"
+@pytest.mark.parametrize(
+    ("command", "words"), [("main", "--shards x"), ("evaluate", "knn --shards x"), ("evaluate", "retrieve . --shards x")]
+)
+def test_without_the_extra_train_the_commands_say_so(command: str, words: str) -> None:
+    code = f"import sys; sys.modules['torch'] = None; sys.argv[1:] = {words.split()}; "
+    code += f"from satmip_train.__main__ import {command} as run; run()"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr.startswith("Error: training and evaluation need the extra train, however: torch is not installed.")

@@ -141,7 +141,7 @@ def test_an_interrupted_command_ends_as_a_shell_expects(world: Path, monkeypatch
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("satmip_train.cli.train" if program == "satmip-train" else "satmip_train.eval_cli.evaluate", interrupted)
+    monkeypatch.setattr("satmip_train.train.train" if program == "satmip-train" else "satmip_train.evaluate.evaluate", interrupted)
     command = train_main if program == "satmip-train" else eval_main
     words = ["--recipe", "tiny"] if program == "satmip-train" else ["knn", str(world / "run")]
     got = CliRunner().invoke(command, [*words, "--shards", str(world / "shards"), "--device", "cpu"])

@@ -14,10 +14,10 @@ from toy_shards import write_toy_shards
 from satmip_train import checkpoint, features, online, probes
 from satmip_train import train as training
 from satmip_train.config import Settings
+from satmip_train.cost import read_summary
 from satmip_train.export import load_backbone
 from satmip_train.job import Job
 from satmip_train.log import read_log
-from satmip_train.meter import read_summary
 from satmip_train.plan import plan_run
 from satmip_train.shards import Readers, open_dataset
 from satmip_train.train import build_state, train

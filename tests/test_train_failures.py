@@ -18,6 +18,7 @@ from satmip_train import checkpoint, job
 from satmip_train.config import Settings
 from satmip_train.dry_run import dry_run
 from satmip_train.errors import UsageError
+from satmip_train.files import write_atomically
 from satmip_train.job import Job
 from satmip_train.plan import plan_run
 from satmip_train.recent import Recent, all_finite
@@ -239,12 +240,12 @@ def test_what_to_do_follows_from_what_the_system_says(tmp_path, number, advice):
         raise OSError(number, os.strerror(number))
 
     with pytest.raises(UsageError, match=rf"{os.strerror(number)}\. {advice}; what was saved before is whole"):
-        checkpoint.write_atomically(tmp_path / "file", fail)
+        write_atomically(tmp_path / "file", fail)
 
 
 def test_what_a_run_writes_may_be_read_by_others(tmp_path):
     """The temporary file that it was may not."""
-    checkpoint.write_atomically(tmp_path / "last.pt", lambda file: file.write(b"weights"))
+    write_atomically(tmp_path / "last.pt", lambda file: file.write(b"weights"))
     assert (tmp_path / "last.pt").stat().st_mode & 0o777 == 0o644
 
 
@@ -253,7 +254,7 @@ def test_other_errors_of_writing_are_passed_on(tmp_path):
         raise RuntimeError("no error of the system")
 
     with pytest.raises(RuntimeError, match="no error of the system"):
-        checkpoint.write_atomically(tmp_path / "file", fail)
+        write_atomically(tmp_path / "file", fail)
     assert list(tmp_path.iterdir()) == []
 
 

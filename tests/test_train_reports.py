@@ -12,7 +12,7 @@ from rich.console import Console
 from test_train_resume import TINY
 from toy_shards import write_toy_shards
 
-from satmip_train import checkpoint, meter
+from satmip_train import checkpoint, cost, meter
 from satmip_train.config import Settings, grouped_settings
 from satmip_train.cost import Cost, read_cost
 from satmip_train.curves import draw_curves
@@ -97,10 +97,10 @@ def test_every_setting_stands_in_one_group():
 def test_the_summary_adds_up_sessions(tmp_path):
     session = {"first": 0, "wall_seconds": 10.0, "device_seconds": None, "energy_joules": None, "peak_memory_bytes": 5}
     second = {**session, "first": 1, "wall_seconds": 2.5, "energy_joules": 3.0, "peak_memory_bytes": 9}
-    meter.write_summary(tmp_path, session, {"step": 1})
+    cost.write_summary(tmp_path, session, {"step": 1})
     for seconds in (1.0, 2.5):  # told twice while it goes
-        meter.write_summary(tmp_path, {**second, "wall_seconds": seconds}, {"step": 7})
-    summary = meter.read_summary(tmp_path)
+        cost.write_summary(tmp_path, {**second, "wall_seconds": seconds}, {"step": 7})
+    summary = cost.read_summary(tmp_path)
     assert summary["wall_seconds"] == 12.5
     assert summary["peak_memory_bytes"] == 9
     assert (summary["device_seconds"], summary["energy_joules"], summary["step"]) == (None, None, 7)
@@ -110,10 +110,10 @@ def test_the_summary_adds_up_sessions(tmp_path):
 def test_a_session_replaces_those_whose_steps_it_takes_anew(tmp_path):
     session = {"wall_seconds": 10.0, "device_seconds": None, "energy_joules": None, "peak_memory_bytes": 5, "ranks": 1}
     for first, steps in ((0, 4), (4, 8), (4, 2), (6, 3)):
-        meter.write_summary(tmp_path, {**session, "first": first, "steps": steps}, {"step": first + steps})
-    assert [(s["first"], s["steps"]) for s in meter.read_summary(tmp_path)["sessions"]] == [(0, 4), (4, 2), (6, 3)]
+        cost.write_summary(tmp_path, {**session, "first": first, "steps": steps}, {"step": first + steps})
+    assert [(s["first"], s["steps"]) for s in cost.read_summary(tmp_path)["sessions"]] == [(0, 4), (4, 2), (6, 3)]
     assert read_cost(tmp_path).seconds == 30.0
-    meter.write_summary(tmp_path, {**session, "first": 0, "steps": 1}, {"step": 1})
+    cost.write_summary(tmp_path, {**session, "first": 0, "steps": 1}, {"step": 1})
     assert read_cost(tmp_path).seconds == 10.0
 
 
@@ -121,23 +121,23 @@ def test_sessions_of_an_older_version_began_at_the_first_step(tmp_path):
     old = {"wall_seconds": 10.0, "device_seconds": None, "energy_joules": None, "peak_memory_bytes": 5, "ranks": 1, "steps": 4}
     for first, seconds in ((4, 20.0), (0, 10.0)):
         (tmp_path / "summary.json").write_text(json.dumps({"step": 4, "sessions": [old]}))
-        meter.write_summary(tmp_path, {**old, "first": first}, {"step": first + 4})
+        cost.write_summary(tmp_path, {**old, "first": first}, {"step": first + 4})
         assert read_cost(tmp_path).seconds == seconds
 
 
 def test_a_cost_that_leaves_out_steps_is_not_known(tmp_path):
     session = {"first": 3, "steps": 4, "wall_seconds": 10.0, "device_seconds": None, "energy_joules": None, "peak_memory_bytes": 5}
     assert read_cost(tmp_path) is None  # nothing is told
-    meter.write_summary(tmp_path, {**session, "ranks": 1}, {"step": 7})
+    cost.write_summary(tmp_path, {**session, "ranks": 1}, {"step": 7})
     assert read_cost(tmp_path) is None
 
 
 def test_a_cost_is_that_of_all_devices_and_of_every_step(tmp_path):
     session = {"first": 0, "steps": 4, "wall_seconds": 10.0, "device_seconds": None, "energy_joules": 5.0, "peak_memory_bytes": 5}
-    meter.write_summary(tmp_path, {**session, "ranks": 2}, {"step": 4})
-    meter.write_summary(tmp_path, {**session, "first": 4, "ranks": 8, "peak_memory_bytes": 3}, {"step": 8})
+    cost.write_summary(tmp_path, {**session, "ranks": 2}, {"step": 4})
+    cost.write_summary(tmp_path, {**session, "first": 4, "ranks": 8, "peak_memory_bytes": 3}, {"step": 8})
     assert read_cost(tmp_path) == Cost(20.0, 100.0, 5, 10.0)
-    meter.write_summary(tmp_path, {**session, "first": 6, "ranks": 2}, {"step": 9})  # one of four steps beside one of six
+    cost.write_summary(tmp_path, {**session, "first": 6, "ranks": 2}, {"step": 9})  # one of four steps beside one of six
     assert read_cost(tmp_path) is None
     # Before it was measured.
     (tmp_path / "summary.json").write_text(
@@ -160,7 +160,7 @@ def test_a_session_tells_its_own_steps_and_seconds(monkeypatch):
 
 
 def test_a_run_sums_up_what_it_took(run):
-    summary = meter.read_summary(run)
+    summary = cost.read_summary(run)
     assert read_cost(run).seconds == summary["wall_seconds"]
     assert (summary["step"], summary["samples"]) == (4, 32)
     assert summary["measured"]["loss"] == read_log(run)[-1]["loss"]

@@ -19,11 +19,11 @@ from toy_shards import write_toy_shards
 from satmip_train import checkpoint
 from satmip_train import train as training
 from satmip_train.config import Settings
-from satmip_train.cost import read_cost
+from satmip_train.cost import read_cost, read_summary
 from satmip_train.errors import UsageError
+from satmip_train.files import write_atomically
 from satmip_train.job import Job, StopRequest
 from satmip_train.log import read_log
-from satmip_train.meter import read_summary
 from satmip_train.resident import Resident
 from satmip_train.shards import open_dataset
 from satmip_train.train import Step, seed_of, train
@@ -232,10 +232,10 @@ def test_an_interrupt_while_a_checkpoint_is_written_leaves_the_one_before(tmp_pa
             return self.file.write(content)
 
     state = {str(number): torch.zeros(1000) for number in range(10)}
-    checkpoint.write_atomically(tmp_path / "last.pt", lambda file: torch.save(state, file))
+    write_atomically(tmp_path / "last.pt", lambda file: torch.save(state, file))
     before = (tmp_path / "last.pt").read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.write_atomically(tmp_path / "last.pt", lambda file: torch.save(state, Interrupted(file)))
+        write_atomically(tmp_path / "last.pt", lambda file: torch.save(state, Interrupted(file)))
     assert (tmp_path / "last.pt").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
@@ -296,14 +296,14 @@ def test_a_damaged_checkpoint_is_refused_with_advice(toy, tmp_path):
 
 
 def test_a_checkpoint_that_fails_to_be_written_leaves_the_one_before(tmp_path):
-    checkpoint.write_atomically(tmp_path / "file", lambda file: file.write(b"whole"))
+    write_atomically(tmp_path / "file", lambda file: file.write(b"whole"))
 
     def fail(file):
         file.write(b"half")
         raise OSError(errno.ENOSPC, "disk full")
 
     with pytest.raises(UsageError, match=r"however: .*disk full\. Make room there"):
-        checkpoint.write_atomically(tmp_path / "file", fail)
+        write_atomically(tmp_path / "file", fail)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("file", b"whole")]
 
 
