@@ -32,8 +32,9 @@ from toy_shards import write_toy_shards
 
 from satmip_train import probes, resident
 from satmip_train.checkpoint import versions
+from satmip_train.choices import Precision
 from satmip_train.config import Settings, resolve
-from satmip_train.features import Precision, resize, run_frozen
+from satmip_train.features import resize, run_frozen
 from satmip_train.job import Job, device_name
 from satmip_train.log import Clock
 from satmip_train.meter import peak_bytes
