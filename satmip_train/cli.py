@@ -15,6 +15,7 @@ from rich.console import Console
 from satmip_train.commands import Commands
 from satmip_train.config import Settings, grouped_settings, recipe_names, resolve
 from satmip_train.errors import UsageError
+from satmip_train.shards import open_dataset
 
 if TYPE_CHECKING:
     from satmip_train.plan import Plan
@@ -165,20 +166,19 @@ def main(context: click.Context, /, recipe: str, print_config: bool, **options: 
     if shards is None:
         raise click.UsageError("Missing option --shards: a shard directory, such as out/shards. `satmip-data build` makes one.")
     run = out or Path("out/runs") / f"{settings.objective}-seed{settings.seed}"
-    import torch
-
-    from satmip_train.job import join_job
-    from satmip_train.plan import plan_run
-    from satmip_train.shards import open_dataset
-    from satmip_train.train import train
-
-    if threads is not None:
-        torch.set_num_threads(threads)
     try:
+        dataset = open_dataset(shards, cache_dir)
+        import torch
+
+        from satmip_train.job import join_job
+        from satmip_train.plan import plan_run
+        from satmip_train.train import train
+
+        if threads is not None:
+            torch.set_num_threads(threads)
         with join_job(device) as job:
             console = Console(quiet=not job.main, markup=False, highlight=False)
             _warn_of_idle(flags, settings, console)
-            dataset = open_dataset(shards, cache_dir)
             if rehearse:
                 _show_dry_run(plan_run(settings, dataset, job), console)
                 return
