@@ -120,7 +120,9 @@ def neighbours(
     if not 1 <= k <= len(train):
         raise ValueError(f"k must be in 1..{len(train)}, the number of train features, however: {k=}")
     x, queries = _finite(train, "train", device), _finite(test, "test", device)
-    bank = [_factor(F.normalize(_filled(part), dim=1)) for part in _split(x, _BLOCK)]
+    blocks = [*torch.split(x, _BLOCK)]
+    blocks[-1] = F.pad(blocks[-1], (0, 0, 0, _BLOCK - len(blocks[-1])))
+    bank = [_factor(F.normalize(block, dim=1)) for block in blocks]
     held = x.new_empty(_QUERIES, min(len(bank) * _BLOCK, _SPAN))
     found = [torch.empty(0, k, dtype=torch.int64, device=x.device)]
     for start in range(0, len(queries), _QUERIES):
@@ -312,12 +314,8 @@ def _all_logits(x: Tensor, weights: Tensor) -> npt.NDArray[np.float64]:
     return torch.cat([_logits(part.double(), weights) for part in _parts(x)], 1).cpu().numpy()
 
 
-def _parts(x: Tensor) -> list[Tensor]:
-    return _split(x, _ROWS.get(x.device.type, 1 << 16))
-
-
-def _split(x: Tensor, rows: int) -> list[Tensor]:
-    return [x[start : start + rows] for start in range(0, max(len(x), 1), rows)]  # of no rows one part without any
+def _parts(x: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(x, _ROWS.get(x.device.type, 1 << 16))
 
 
 def _finite(features: Features, name: str, device: torch.device | str) -> Tensor:
@@ -333,10 +331,6 @@ def _finite(features: Features, name: str, device: torch.device | str) -> Tensor
 def _factor(x: Tensor) -> Tensor:
     """Return the same in the layout of oneDNN on a CPU, as its products are up to twice as fast there as those of BLAS."""
     return x.to_mkldnn() if x.device.type == "cpu" and torch.backends.mkldnn.is_available() else x  # type: ignore[no-untyped-call]
-
-
-def _filled(block: Tensor) -> Tensor:
-    return block if len(block) == _BLOCK else F.pad(block, (0, 0, 0, _BLOCK - len(block)))
 
 
 def _search(queries: Tensor, bank: Sequence[Tensor], size: int, held: Tensor, k: int) -> Tensor:
