@@ -4,8 +4,9 @@ import datetime as dt
 import hashlib
 import io
 import json
+import shutil
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,24 @@ def _write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> dict[str, An
             tar.addfile(info, io.BytesIO(data))
     content = path.read_bytes()
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def tar_bytes(members: Iterable[tuple[str, bytes]], kind: int) -> bytes:
+    """Return a tar of files in a format of `tarfile`'s."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=kind) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def edited_copy(shards: Path, root: Path, edit: Callable[[dict[str, Any]], None] | None = None) -> Path:
+    """Copy a shard directory to `root`, let `edit` change its `dataset.json`, and return `root`."""
+    shutil.copytree(shards, root, dirs_exist_ok=True)
+    if edit is not None:
+        data = json.loads((root / "dataset.json").read_text())
+        edit(data)
+        (root / "dataset.json").write_text(json.dumps(data))
+    return root
