@@ -305,7 +305,7 @@ def write_result(result: Result, folder: Path) -> Path:
 
     def write(file: Any) -> None:
         file.write(content)
-        _keep_others(path, result)
+        _keep_others(path, result)  # not before the new one is written: a full disk must leave the old one where it is
 
     write_atomically(path, write)
     return path

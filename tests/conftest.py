@@ -1,6 +1,8 @@
 """What holds for every test."""
 
 import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu") is not None:
             item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Toy shards in two splits, with missing values; not to be changed."""
+    from toy_shards import write_toy_shards
+
+    return write_toy_shards(tmp_path_factory.mktemp("toy") / "shards", {"train": 21, "val": 7}, shards=3, missing=0.2)
+
+
+@pytest.fixture
+def copy(toy: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A function that copies the toy shards, with changes to their `dataset.json`; see `edited_copy`."""
+    from toy_shards import edited_copy
+
+    return partial(edited_copy, toy, tmp_path / "copy")
 
 
 @pytest.fixture(scope="session")

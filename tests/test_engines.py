@@ -66,6 +66,19 @@ def test_an_interrupted_worker_exits_without_a_traceback() -> None:
         list(Local(2).ordered(eval, ["__import__('os').kill(__import__('os').getpid(), 2)"] * 2))
 
 
+@pytest.mark.parametrize("run", ["ordered", "unordered"])
+def test_workers_ignore_what_their_parent_ignores(run: str) -> None:
+    """Behind nohup, or in the background of a script, Ctrl-C is meant for others."""
+    code = (
+        "import os, signal, sys\n"
+        "from satmip_data.engines import Local\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        f"print(sum(Local(2).{run}(eval, [\"__import__('os').kill(__import__('os').getpid(), 2) or 7\"] * 2)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "14\n", "")
+
+
 def test_an_interrupt_while_workers_start_shows_no_traceback(tmp_path: Path) -> None:
     """They import for seconds, on a busy machine more."""
     code = (

@@ -9,7 +9,6 @@ import tarfile
 import warnings
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from toy_shards import edited_copy, tar_bytes, write_toy_shards
+from toy_shards import tar_bytes, write_toy_shards
 
 from satmip_train.errors import UsageError
 from satmip_train.shards import Readers, open_dataset
@@ -39,16 +38,6 @@ from satmip_train.tokens import CaptionReader, caption_reader, caption_statistic
 
 FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
 ALL = {"image", "tokens", "numeric", "mask", "categorical", "place", "label", "key"}
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return write_toy_shards(tmp_path_factory.mktemp("toy") / "shards", {"train": 21, "val": 7}, shards=3, missing=0.2)
-
-
-@pytest.fixture
-def copy(toy, tmp_path):
-    return partial(edited_copy, toy, tmp_path / "copy")
 
 
 # --- the order of samples

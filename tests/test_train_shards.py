@@ -10,30 +10,18 @@ import pickle
 import resource
 import tarfile
 from dataclasses import replace
-from functools import partial
 
 import fsspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from toy_shards import edited_copy, tar_bytes, write_toy_shards
+from toy_shards import tar_bytes, write_toy_shards
 
 from satmip_train.errors import UsageError
 from satmip_train.shards import Readers, ShardReader, open_dataset, tar_members
 from satmip_train.stream import (
     ordered_batches,
 )
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return write_toy_shards(tmp_path_factory.mktemp("toy") / "shards", {"train": 21, "val": 7}, shards=3, missing=0.2)
-
-
-@pytest.fixture
-def copy(toy, tmp_path):
-    return partial(edited_copy, toy, tmp_path / "copy")
-
 
 # --- tars
 
