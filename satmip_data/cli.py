@@ -18,7 +18,7 @@ from satmip_data.captions import STYLES
 from satmip_data.commands import Commands, kept
 from satmip_data.decoders import DECODERS, DecoderError
 from satmip_data.demo import write_demo
-from satmip_data.demo.world import CLASSES
+from satmip_data.demo.world import CLASSES, PLACES
 from satmip_data.engines import EngineError
 from satmip_data.geometry import Context
 from satmip_data.selection import Selection, SelectionError
@@ -371,9 +371,9 @@ def fields_command() -> None:
 @click.option(
     "--places",
     type=click.IntRange(2 * len(CLASSES)),
-    default=320,
+    default=PLACES,
     show_default=True,
-    help="Places on Earth, each seen several times.",
+    help="Places on Earth, each seen one to three times.",
 )
 @workers_option
 def demo_command(out: Path, seed: int, places: int, workers: int) -> None:
