@@ -150,9 +150,7 @@ def conditions(draw: st.DrawFn, depth: int = 3) -> str:
 def test_conditions_are_those_of_pandas_where_nothing_is_missing(tree: Path, tmp_path: Path) -> None:
     found = plan_build(request(tree, tmp_path / "out")).index.samples
     samples = [
-        replace(
-            s, path=path, scene_width=width, metadata=replace(s.metadata, cloud_cover=cloud, country_code=code, off_nadir=off)
-        )
+        replace(s, path=path, scene_width=width, metadata=replace(s.metadata, cloud_cover=cloud, country_code=code, off_nadir=off))
         for s, (path, width, cloud, code, off) in zip(
             found,
             itertools.product(("a/b.jpg", ""), (64, 7), (0.0, 2.5, 30.0), ("FRA", "USA"), (2.5, 10.0)),
