@@ -15,8 +15,8 @@ from satmip_data.demo.physics import mean_temperature, metres_per_degree
 from satmip_data.demo.towns import Town, towns, wetness
 from satmip_data.geometry import utm_zone
 from satmip_data.land import on_land
+from satmip_data.metadata.sun import sun_position
 from satmip_data.records import Point
-from satmip_data.sun import sun_position
 
 PLACES = 2400
 """How many places a world has: many, each seen a few times, so that to learn them by heart teaches little."""
