@@ -18,7 +18,7 @@ class SatMIP(Objective):
 
     metadata_encoder: CaptionEncoder | TabularEncoder
     view_sources: tuple[str, ...] = ("image",)
-    reads = frozenset({"fields", "embed_dim", "projection_bias", "loss_gather"}).union(
+    reads = frozenset({"fields", "shuffle_metadata", "embed_dim", "projection_bias", "loss_gather"}).union(
         name for name in Settings.model_fields if name.startswith(("metadata_", "text_", "tabular_"))
     )
 
