@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from satmip_train.errors import UsageError
+from satmip_train.evaluation_sets import evaluation_sets
 from satmip_train.files import write_atomically
 from satmip_train.paper_tables import Cell, Filled
-from satmip_train.published import Column, Number, evaluation_sets
+from satmip_train.published import Column, Number
 from satmip_train.remote import reaching
 
 INDEX = "index.parquet"

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from satmip_train.cost import Cost, read_cost
 from satmip_train.errors import UsageError
+from satmip_train.evaluation_sets import set_named
 from satmip_train.files import CONFIG, PLAN
-from satmip_train.published import set_named
 
 BUDGET = "reproduce.json"
 """Says in the folder of a reproduction how many epochs stand for the paper's 200."""
