@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from satmip_train.data.captions import caption_reader
+from satmip_train.data.dataset import Dataset
 from satmip_train.errors import UsageError
 from satmip_train.evaluation_sets import EvaluationSet
-from satmip_train.shards import Dataset
-from satmip_train.tokens import caption_reader
 
 
 def paper_split(evaluation: EvaluationSet, dataset: Dataset) -> str:

@@ -1,0 +1,143 @@
+"""One HTML page of a shard directory and of what was learned from it; everything is inside the file."""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from satmip_data.pages import Grid, data_uri, render
+from satmip_train.data.dataset import Dataset
+from satmip_train.evaluation import tables
+from satmip_train.evaluation.classifiers import Result
+from satmip_train.evaluation.evaluate import Protocol, split_features
+from satmip_train.evaluation.gallery import Chip, Gallery, find_neighbours, read_chips
+from satmip_train.evaluation.models import load_model
+from satmip_train.files import write_atomically
+from satmip_train.runs.curves import charts
+from satmip_train.runs.log import read_log
+
+_CHIPS = 12
+_QUERIES = 6
+_NEIGHBOURS = 6
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A kNN evaluation and on what it was done."""
+
+    protocol: Protocol
+    result: Result
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chip of the page."""
+
+    picture: str
+    """As a data URI."""
+    key: str
+    label: str
+    caption: str
+    kind: str = ""
+
+
+def write_report(dataset: Dataset, evaluated: Evaluated | None, runs: Sequence[Path], folder: Path) -> Path:
+    """Write `index.html` of the shards and the runs into a folder and return its path.
+
+    Raises:
+        UsageError: the shards cannot be read.
+    """
+    values: dict[str, Any] = {**_data(dataset), **_chips(dataset), "runs": [_run(run) for run in runs], "scores": None}
+    if evaluated is not None:
+        values |= {**_knn(evaluated.result), **_neighbours(evaluated)}
+    if runs:
+        values |= _settings(runs)
+    knn = (values["scores_title"], "Nearest neighbours") if evaluated else ("kNN",)
+    titles = ("Data", "Chips and captions", *(("Training", *knn, "Settings") if runs else ()))
+    page = render("report.html", root=dataset.root, titles=titles, **values)
+    path = folder / "index.html"
+    write_atomically(path, lambda file: file.write(page.encode()))
+    return path
+
+
+def _figure(chip: Chip, label: str, caption: str, kind: str = "") -> Figure:
+    png = io.BytesIO()
+    chip.image.save(png, "PNG", optimize=True)
+    return Figure(data_uri(png.getvalue()), chip.key, label, caption, kind)
+
+
+def _data(dataset: Dataset) -> dict[str, Any]:
+    """Return what dataset.json says."""
+    with fsspec.open(f"{dataset.root}/dataset.json", "rb") as file:
+        data = json.loads(file.read())
+    megabytes = {split: sum(s["bytes"] for s in data["shards"] if s["split"] == split) / 1e6 for split in data["splits"]}
+    splits = [(name, f"{s['samples']:,}", s["shards"], f"{megabytes[name]:,.1f}") for name, s in data["splits"].items()]
+    size, longest = data["size"], data["caption"]["longest"]
+    facts = [
+        ("source", data["source"]["name"]),
+        ("licence", data["source"]["licence"]),
+        ("chips", "of their own sizes" if size is None else f"{size[0]} x {size[1]} pixels"),
+        ("caption fields", ", ".join(data["caption"]["fields"])),
+        ("caption style", data["caption"]["style"]),
+        ("longest caption", "not counted" if longest is None else f"{longest['tokens']} tokens"),
+        ("empty captions", f"{data['caption']['empty']:,}"),
+        ("channel mean", ", ".join(f"{value:.4f}" for value in data["channels"]["mean"])),
+        ("channel std", ", ".join(f"{value:.4f}" for value in data["channels"]["std"])),
+        ("rejects", ", ".join(f"{reason}: {count:,}" for reason, count in data["rejects"].items()) or "none"),
+    ]
+    numeric = [(c["name"], c["unit"], f"{c['mean']:.6g}", f"{c['std']:.6g}", f"{c['known']:,}") for c in data["numeric"]]
+    return {
+        "splits": Grid.of(("split", "samples", "shards", "MB"), splits),
+        "data": facts,
+        "classes": data["classes"],
+        "numeric": Grid.of(("feature", "unit", "mean", "std", "known"), numeric),
+    }
+
+
+def _chips(dataset: Dataset) -> dict[str, Any]:
+    """Return the first chips of the largest split with their captions; shards are shuffled, so they are a fair draw."""
+    split = max(dataset.splits, key=lambda name: dataset.splits[name])
+    chips = read_chips(dataset, split, range(min(_CHIPS, dataset.splits[split])))
+    return {"shown_split": split, "chips": [_figure(chip, chip.label or "", chip.caption) for chip in chips]}
+
+
+def _run(run: Path) -> dict[str, Any]:
+    return {"name": run.resolve().name, "charts": charts(read_log(run))}
+
+
+def _knn(result: Result) -> dict[str, Any]:
+    table = tables.table(result)
+    rows = (*table.models, *table.summaries)
+    grid = Grid.of(table.header, rows, range(len(table.models), len(rows)))
+    return {"scores_title": table.title, "scores": grid, "notes": table.notes}
+
+
+def _neighbours(evaluated: Evaluated) -> dict[str, Any]:
+    """Return a few test chips, each with the train chips that are nearest under the best run."""
+    protocol, metric = evaluated.protocol, evaluated.result["metric"]
+    best = max((m for m in evaluated.result["models"] if m["run"] is not None), key=lambda m: m["metrics"][metric])
+    features = split_features(load_model(Path(best["run"])), protocol, lambda samples: None)
+    found = Gallery(*features, protocol.train, protocol.test, protocol.train_split, protocol.test_split)
+    rows = []
+    for row in find_neighbours(found, range(min(_QUERIES, len(features[1].vectors))), _NEIGHBOURS, protocol.device):
+        figures = [_figure(row.query, row.query.label or "", f"from {protocol.test_split}", "query")]
+        for chip, similarity in row.nearest:
+            kind = "same" if chip.label == row.query.label else "other"
+            figures.append(_figure(chip, chip.label or "", f"{similarity:.3f}", kind))
+        rows.append(figures)
+    splits = {"train_split": protocol.train_split, "test_split": protocol.test_split}
+    return {"neighbours": rows, "best": best["name"], "metric": tables.METRICS[metric], **splits}
+
+
+def _settings(runs: Sequence[Path]) -> dict[str, Any]:
+    """Return the settings of the runs side by side."""
+    models = [load_model(run) for run in runs]
+    values = [model.settings.model_dump(mode="json") for model in models]
+    rows = [(name, *(value[name] for value in values)) for name in values[0]]
+    header = ("setting", *(model.name for model in models))
+    differing = [row for row in rows if any(cell != row[1] for cell in row[1:])]
+    return {"settings": Grid.of(header, rows, text=True), "differing": Grid.of(header, differing, text=True)}
