@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+from satmip_data.metadata.fields import DEFAULT_FIELDS, expand_fields
 from satmip_train.config import FREE_SETTINGS, Settings
-from satmip_train.data.fields import expand_fields
 from satmip_train.evaluation_sets import EvaluationSet, evaluation_sets
 from satmip_train.paper.layout import COST_KINDS, FULL_EPOCHS, SHARED, Column, Row, TableLayout, recipe_settings
 from satmip_train.paper.scores import Samples, Score, Training
@@ -68,7 +68,7 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     own = traits_of(known["objective"])
     left_out = set() if own.learns_from_metadata else {"metadata_encoder", "fields"}
     left_out |= set() if own.learns_from_metadata and own.compares_views else {"coupled", "simclr_weight"}
-    known["fields"] = expand_fields(known["fields"] or recipe_settings(SHARED)["fields"])
+    known["fields"] = expand_fields(known["fields"] or DEFAULT_FIELDS)
     # timm's weights are those of no row.
     hpt = {"random": False, "timm": "timm"}.get(known["init"], True)
     return {"hpt": hpt, **{name: known[name] for name in TELLING if name not in left_out}}

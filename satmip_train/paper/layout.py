@@ -20,7 +20,7 @@ FIGURE_3 = "figure3"
 FULL_EPOCHS = 200
 """Epochs of the paper's longest runs."""
 SHARED = "paper/satmips"
-"""A recipe of the network and views that all runs of the paper share (section 4.2), and of the captions' fields (supplement E)."""
+"""A recipe of the network and the views that all runs of the paper share (section 4.2)."""
 
 ColumnKind = Literal[
     "score", "difference", "mean_gain", "mean_of_sets",
@@ -131,7 +131,7 @@ def table_layout(number: str) -> TableLayout:
 
 
 def _read(name: str) -> dict[str, Any]:
-    return tomllib.loads((files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
+    return tomllib.loads((files("satmip_train.paper.published") / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def _column(entry: dict[str, Any]) -> Column:

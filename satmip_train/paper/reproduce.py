@@ -12,9 +12,9 @@ from satmip_train.choices import Larger
 from satmip_train.config import FREE_SETTINGS
 from satmip_train.data.dataset import Dataset, open_dataset
 from satmip_train.errors import UsageError
-from satmip_train.evaluation_check import check_metadata, check_shards, paper_split
 from satmip_train.evaluation_sets import evaluation_sets
 from satmip_train.files import CONFIG, PLAN, WEIGHTS, result_path, write_atomically
+from satmip_train.paper.checks import check_metadata, check_shards, paper_split
 from satmip_train.paper.fill import TELLING, Budget, identity
 from satmip_train.paper.layout import (
     COST_KINDS,
