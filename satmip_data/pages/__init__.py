@@ -1,6 +1,8 @@
 """The templates and the one style sheet of every page and card that either package writes."""
 
 import base64
+import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -51,8 +53,25 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cell": _cell, "code": _code, "anchor": lambda text: "-".join(str(text).lower().split())}
+    environment.filters |= {
+        "plain": _plain,
+        "cell": _cell,
+        "code": _code,
+        "anchor": lambda text: "-".join(str(text).lower().split()),
+    }
     return environment
+
+
+def _anchor(text: str) -> str:
+    """Return what a heading is called in an address of the page."""
+    return "-".join(re.findall(r"\w+", text.lower()))
+
+
+def _plain(value: Any) -> str:
+    """Return a value in words: nothing, a list with commas, the rest as JSON has it, which is how settings are typed."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return "" if value is None else json.dumps(value) if isinstance(value, bool | dict) else str(value)
 
 
 def _cell(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Charts of lines as numbers that a template draws as SVG: ticks, paths, dots. Opens no file."""
 
 import math
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,8 +34,9 @@ class Chart:
     title: str
     x_name: str
     series: tuple[Series, ...]
-    from_zero: bool = False
-    """Whether the axis begins at 0, however large the values are."""
+    low: float | None = None
+    """Where the axis begins; None: where the values do."""
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Line:
     colour: int
     path: str
     dots: tuple[tuple[float, float], ...] = ()
+    label: str = ""
+    """What the key says of it."""
 
 
 @dataclass(frozen=True)
@@ -70,28 +74,30 @@ def draw(chart: Chart) -> Drawn | None:
     known = [point for one in points for point in one]
     if not known:
         return None
-    chances = [series.chance for series in chart.series if series.chance is not None]
-    heights = [y for _, y in known] + chances + ([0.0] if chart.from_zero else [])
-    rows, columns = ticks(min(heights), max(heights), _ROWS), ticks(min(x for x, _ in known), max(x for x, _ in known), _COLUMNS)
-    down = _Scale(min(rows[0], *heights), max(rows[-1], *heights), HEIGHT - _BOTTOM, _TOP)
+    heights = [y for _, y in known] + [series.chance for series in chart.series if series.chance is not None]
+    bottom = min(heights) if chart.low is None else chart.low
+    rows = ticks(bottom, max(heights) if chart.high is None else chart.high, _ROWS)
+    down = _Scale(rows[0], rows[-1], HEIGHT - _BOTTOM, _TOP)
     along = _Scale(min(x for x, _ in known), max(x for x, _ in known), _LEFT, WIDTH - 6)
+    columns = ticks(along.low, along.high, _COLUMNS)
     lines, references = [], []
     for number, (series, mine) in enumerate(zip(chart.series, points, strict=True)):
-        placed = [(along(x), down(y)) for x, y in _thinned(mine, along)]
-        dots = tuple(placed) if series.dots or len(placed) == 1 else ()
-        lines.append(Line(series.name, number % _COLOURS, _path(placed, series, along, down), dots))
+        shown = list(_thinned(mine, along))
+        dots = tuple((along(x), down(y)) for x, y in shown) if series.dots or len(shown) == 1 else ()
+        label = series.name if series.chance is None else f"{series.name}, chance {series.chance:.4g}"
+        lines.append(Line(series.name, number % _COLOURS, _path(shown, series, along, down), dots, label))
         if series.chance is not None:
             level = down(series.chance)
             path = f"M{_LEFT} {level:g}H{WIDTH - 6}"
-            references.append(Line(f"{series.name} at chance, {series.chance:.4g}", number % _COLOURS, path))
+            references.append(Line(label, number % _COLOURS, path))
     inside = [tick for tick in columns if along.low <= tick <= along.high]
     return Drawn(
         chart.title,
         _summary(chart, points),
         tuple(lines),
         tuple(references),
-        tuple((down(tick), _label(tick)) for tick in rows),
-        tuple((along(tick), _label(tick)) for tick in inside),
+        tuple(zip(map(down, rows), _labels(rows), strict=True)),
+        tuple(zip(map(along, inside), _labels(inside), strict=True)),
     )
 
 
@@ -133,22 +139,26 @@ def _thinned(points: Sequence[tuple[float, float]], along: _Scale) -> Iterator[t
             yield there[number]
 
 
-def _path(placed: Sequence[tuple[float, float]], series: Series, along: _Scale, down: _Scale) -> str:
+def _path(shown: Sequence[tuple[float, float]], series: Series, along: _Scale, down: _Scale) -> str:
     """Return the line, broken where values in between are not finite."""
-    gaps = [along(x) for x, y in zip(series.x, series.y, strict=True) if not math.isfinite(y)]
+    gaps = [x for x, y in zip(series.x, series.y, strict=True) if not math.isfinite(y)]
     words, before = [], -math.inf
-    for x, y in placed:
+    for x, y in shown:
         broken = not words or bisect_left(gaps, before) < bisect_right(gaps, x)
-        words.append(f"{'M' if broken else 'L'}{x:g} {y:g}")
+        words.append(f"{'M' if broken else 'L'}{along(x):g} {down(y):g}")
         before = x
     return "".join(words)
 
 
-def _label(value: float) -> str:
-    """Return a tick in few letters: 0.0002 as 2e-4, 12000 as 12k."""
-    if value and abs(value) < 1e-3:
-        return f"{value:.2g}".replace("e-0", "e-")
-    return f"{value / 1e3:g}k" if abs(value) >= 1e4 else f"{round(value, 10):g}"
+def _labels(values: Sequence[float]) -> list[str]:
+    """Return ticks in few letters, all alike: 12k, 0.05 and 0.10, 1e-4 and 1.5e-4."""
+    largest = max(map(abs, values), default=0.0)
+    if largest >= 1e4:
+        return [f"{value / 1e3:g}k" if value else "0" for value in values]
+    if largest < 1e-2:
+        return [re.sub(r"e-0?", "e-", f"{value:.1e}".replace(".0e", "e")) if value else "0" for value in values]
+    digits = max((len(f"{round(value, 6):.6f}".rstrip("0").partition(".")[2]) for value in values), default=0)
+    return [f"{value:.{digits}f}" for value in values]
 
 
 def _summary(chart: Chart, points: Sequence[Sequence[tuple[float, float]]]) -> str:

@@ -26,10 +26,10 @@ def charts(lines: list[Line]) -> list[Drawn]:
     found = [
         Chart("loss", "epoch", tuple(losses)),
         *others,
-        Chart("learning rate", "epoch", (series("lr", _values(lines, "lr")),), from_zero=True),
-        Chart("kNN on val, %", "epoch", tuple(scores)),
-        Chart("samples a second", "epoch", (series("samples/s", _values(lines, "samples_per_second")),), from_zero=True),
-        Chart("waiting for data, % of the time", "epoch", (series("wait", waits),), from_zero=True),
+        Chart("learning rate", "epoch", (series("lr", _values(lines, "lr")),), low=0),
+        Chart("kNN on val, %", "epoch", tuple(scores), low=0, high=100),
+        Chart("samples a second", "epoch", (series("samples/s", _values(lines, "samples_per_second")),), low=0),
+        Chart("waiting for data, % of the time", "epoch", (series("wait", waits),), low=0),
     ]
     return [drawn for chart in found if (drawn := draw(chart)) is not None]
 

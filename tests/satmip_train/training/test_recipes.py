@@ -145,7 +145,7 @@ def test_settings_expand_aliases_of_fields_in_the_tables_order() -> None:
     assert Settings(fields=("angles", "sun_azimuth")).fields == data_fields.ALIASES["angles"]
     assert Settings().fields is None
     for words in (("height",), ()):
-        with pytest.raises(ValueError, match=r"fields must be of gsd, .* all, however"):
+        with pytest.raises(ValueError, match="fields"):
             Settings(fields=words)
 
 
