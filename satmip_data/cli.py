@@ -175,10 +175,11 @@ def main() -> None:
 )
 @click.option(
     "--context",
-    metavar="SHARE|fmow",
+    metavar="SHARE|fmow|fmow-as-run",
     default="0",
     show_default=True,
-    help="Share of the box's side added on each of its sides; fmow: as the challenge's baseline, more for small boxes.",
+    help="Share of the box's side added on each of its sides; fmow: the rule of the challenge's baseline, more for small boxes; "
+    "fmow-as-run: that rule as its code ran, which compares widths with heights.",
 )
 @click.option(
     "--fit",
@@ -282,12 +283,14 @@ def _chip_size(text: str | None, source: Source) -> int | None:
 
 
 def _context(text: str) -> Context:
-    if text == "fmow":
-        return "fmow"
+    if text == "fmow" or text == "fmow-as-run":
+        return text
     try:
         return float(text)
     except ValueError as error:
-        raise click.BadParameter(f"must be a share such as 0.1, or fmow, however: {text!r}", param_hint="--context") from error
+        raise click.BadParameter(
+            f"{text} is no share. Use a number such as 0.1, fmow or fmow-as-run.", param_hint="--context"
+        ) from error
 
 
 @main.command("caption")
