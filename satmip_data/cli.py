@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 import click
 from rich.console import Console
@@ -20,7 +20,7 @@ from satmip_data.decoders import DECODERS, DecoderError
 from satmip_data.demo import write_demo
 from satmip_data.demo.world import CLASSES
 from satmip_data.engines import EngineError
-from satmip_data.geometry import Context
+from satmip_data.geometry import Context, FmowContext
 from satmip_data.selection import Selection, SelectionError
 from satmip_data.settings import BuildSettings
 from satmip_data.shards import CaptionRewrite, ShardError
@@ -283,8 +283,8 @@ def _chip_size(text: str | None, source: Source) -> int | None:
 
 
 def _context(text: str) -> Context:
-    if text == "fmow" or text == "fmow-as-run":
-        return text
+    if text in get_args(FmowContext):
+        return cast(FmowContext, text)
     try:
         return float(text)
     except ValueError as error:

@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 from satmip_data.captions import STYLES
 from satmip_data.fields import BY_NAME, DEFAULT_FIELDS
-from satmip_data.geometry import Context, Fit, GsdMode
+from satmip_data.geometry import Context, Fit, FmowContext, GsdMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class BuildSettings:
         checks = {
             "size >= 8": self.size is None or self.size >= 8,
             "0 <= context < infinity, fmow or fmow-as-run": (
-                self.context in ("fmow", "fmow-as-run") if isinstance(self.context, str) else 0 <= self.context < math.inf
+                self.context in get_args(FmowContext) if isinstance(self.context, str) else 0 <= self.context < math.inf
             ),
             "fit in stretch, square": self.fit in ("stretch", "square"),
             "gsd in nominal, ground": self.gsd in ("nominal", "ground"),
