@@ -22,7 +22,7 @@ from satmip_data.cli.options import (
     workers_option,
 )
 from satmip_data.demo import write_demo
-from satmip_data.demo.world import CLASSES
+from satmip_data.demo.world import CLASSES, PLACES
 from satmip_data.execution import tracking
 from satmip_data.execution.engines import EngineError
 from satmip_data.execution.interrupt import Commands, kept
@@ -267,9 +267,9 @@ def fields_command() -> None:
 @click.option(
     "--places",
     type=click.IntRange(2 * len(CLASSES)),
-    default=320,
+    default=PLACES,
     show_default=True,
-    help="Places on Earth, each seen several times.",
+    help="Places on Earth, each seen one to three times.",
 )
 @workers_option
 def demo_command(out: Path, seed: int, places: int, workers: int) -> None:
