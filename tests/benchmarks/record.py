@@ -1,4 +1,4 @@
-"""What must not change while the code is rebuilt: builds, captions, trainings, evaluations and tables, as the command lines make them.
+"""What must not change while the code is rebuilt: builds, captions, runs, evaluations and tables, as the command lines make them.
 
     python tests/benchmarks/record.py inputs INPUTS             # once: small archives, and the demo's world
     python tests/benchmarks/record.py run INPUTS RECORD         # everything that is recorded, 3 to 10 minutes on one core
@@ -6,10 +6,10 @@
     python tests/benchmarks/record.py go-on OLD RECORD          # what this code makes of them: it goes on with them
     python tests/benchmarks/record.py compare BEFORE AFTER      # prints what differs; exit status 1 where something does
 
-Works through the commands beside this interpreter (`satmip-data`, `satmip-train`, `satmip-eval`) and the files that they write, so that
-it runs on old and new code alike; take two records with one INPUTS folder, whose path stands in what is built. Tensors are recorded by
-their names, those of an optimizer by the names of their parameters; what was renamed since is in `RENAMED`, written down by hand, and
-nothing is matched by its position. Not recorded: messages, pages, cards, times, versions.
+Works through the commands beside this interpreter (`satmip-data`, `satmip-train`, `satmip-eval`) and the files that they write, so
+that it runs on old and new code alike; take two records with one INPUTS folder, whose path stands in what is built. Tensors are
+recorded by their names, those of an optimizer by the names of their parameters; what was renamed since is in `RENAMED`, written by
+hand, and nothing is matched by its position. Not recorded: messages, pages, cards, times, versions.
 """
 
 import argparse
@@ -35,10 +35,10 @@ RENAMED: tuple[tuple[str, str], ...] = ()
 SMALL = {"img_size": 32, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2}
 TRAIN = [
     "--recipe", "tiny", "--backbone-args", json.dumps(SMALL), "--view-size", "32", "--text-layers", "1", "--text-width", "32",
-    "--text-heads", "4", "--tabular-layers", "1", "--tabular-width", "16", "--tabular-heads", "2", "--embed-dim", "24", "--ssl-hidden",
-    "40", "--ssl-dim", "20", "--batch-size", "16", "--epochs", "4", "--warmup-epochs", "1", "--geo-clusters", "5", "--queue-length", "48",
-    "--knn-every", "1", "--knn-samples", "40", "--log-every", "1", "--checkpoint-every", "5", "--workers", "0", "--device", "cpu",
-    "--threads", "1",
+    "--text-heads", "4", "--tabular-layers", "1", "--tabular-width", "16", "--tabular-heads", "2", "--embed-dim", "24",
+    "--ssl-hidden", "40", "--ssl-dim", "20", "--batch-size", "16", "--epochs", "4", "--warmup-epochs", "1", "--geo-clusters", "5",
+    "--queue-length", "48", "--knn-every", "1", "--knn-samples", "40", "--log-every", "1", "--checkpoint-every", "5", "--workers",
+    "0", "--device", "cpu", "--threads", "1",
 ]  # fmt: skip
 OBJECTIVES = (
     "simclr", "satmip", "satmips", "simclr-geo", "simclr-tp", "simclr-geo-tp", "moco", "moco-geo", "moco-tp", "moco-geo-tp",
@@ -50,7 +50,8 @@ RUNS = {
     "tabular-satmips": "--objective satmips --metadata-encoder tabular --simclr-weight 0.5 --metadata-mask 0.3 --wd-policy timm",
     "decoupled": "--objective satmips --no-coupled --text-pool end --text-attend-padding --no-trim-tokens --policy crop",
     "siglip": "--objective satmips --metadata-loss siglip --mask-same-place --micro-batch 8 --fields gsd,loc --metadata-mask 0.5",
-    "same-place": "--objective simclr-geo-tp --mask-same-place --negatives cross --geo-input features --geo-space sphere --geo-weight 0.3",
+    "same-place": "--objective simclr-geo-tp --mask-same-place --negatives cross --geo-input features --geo-space sphere "
+    "--geo-weight 0.3",
     "moco-place": "--objective moco-geo-tp --mask-same-place --geo-input features --key-momentum 0.9 --policy moco-v2 --seed 1",
     "sgd": "--objective simclr --optimizer sgd --sgd-momentum 0.8 --data resident --negatives cross --jitter 0.5 --temperature 0.2",
     "stream": "--objective satmips --data stream --workers 1 --shuffle-shards 2 --grad-checkpointing --split val --batch-size 8",
@@ -93,8 +94,10 @@ CAPTIONS = {
     "table": ("all --style sentence",),
 }
 EVALUATIONS = {
-    "knn": "knn {runs}/satmips {runs}/moco-geo {runs}/tabular --backbone pixels --random-seeds 0,1 --k 1,3,20 --fixed-k 3 --per-class",
-    "knn-train": "knn {runs}/simclr --random-seeds 0 --train-split val --test-split train --k 1,5 --temperature 0.2 --precision bf16",
+    "knn": "knn {runs}/satmips {runs}/moco-geo {runs}/tabular --backbone pixels --random-seeds 0,1 --k 1,3,20 --fixed-k 3 "
+    "--per-class",
+    "knn-train": "knn {runs}/simclr --random-seeds 0 --train-split val --test-split train --k 1,5 --temperature 0.2 "
+    "--precision bf16",
     "linear": "linear {runs}/satmips {runs}/simclr --random-seeds 0 --max-iterations 60",
     "metadata": "linear {runs}/tabular {runs}/satmip --modality metadata --random-seeds 0 --max-iterations 60",
     "both": "linear {runs}/tabular {runs}/satmips --modality both --random-seeds 0 --max-iterations 60",
@@ -109,9 +112,6 @@ UNRECORDED = re.compile(
     r"peak_memory_bytes|energy_joules|written|timm|command)(\.|$)"
 )
 """What of JSON files depends on the machine, its load or the versions."""
-
-
-# ---- running commands --------------------------------------------------------------------------------------------------------------
 
 
 class CommandError(Exception):
@@ -174,9 +174,6 @@ def _become(arguments: list[str], where: Path, said: Path) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-# ---- what is recorded of files -----------------------------------------------------------------------------------------------------
 
 
 def sha256(data: bytes) -> str:
@@ -299,9 +296,6 @@ def _spared(name: str, tensor: Any, policy: str) -> bool:
     if policy == "slip":
         return tensor.ndim < 2 or any(word in name for word in ("bias", "ln", "bn"))
     return tensor.ndim < 2 or name.endswith(".bias") or bool(re.search(r"pos_embed$|cls_token$|(cls|cont|cat)_embeddings?\.", name))
-
-
-# ---- what is done ------------------------------------------------------------------------------------------------------------------
 
 
 def make_inputs(out: Path) -> None:
@@ -575,9 +569,6 @@ def go_on(old: Path, work: Path, inputs: Path) -> Iterator[tuple[str, Any]]:
         train(old / "shards/fmow", copy, RUNS[name], STEPS)
         yield f"old/run/{name}", of_run(copy)
     yield from record_tables(old, work)
-
-
-# ---- comparing ---------------------------------------------------------------------------------------------------------------------
 
 
 def renamed(value: Any) -> Any:
