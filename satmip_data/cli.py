@@ -21,6 +21,7 @@ from satmip_data.demo import write_demo
 from satmip_data.demo.world import CLASSES
 from satmip_data.engines import EngineError
 from satmip_data.geometry import Context
+from satmip_data.names import without_secrets
 from satmip_data.selection import Selection, SelectionError
 from satmip_data.settings import BuildSettings
 from satmip_data.shards import CaptionRewrite, ShardError
@@ -80,7 +81,8 @@ def source_options(command: Command) -> Command:
             owners.setdefault(field.name, []).append((name, field))
     for name, uses in reversed(owners.items()):
         kind = _option_type(typing.get_type_hints(SOURCES[uses[0][0]])[name])
-        command = click.option(f"--{name.replace('_', '-')}", name, type=kind, default=None, help=_option_help(uses))(command)
+        form: dict[str, Any] = {"is_flag": True} if kind is bool else {"type": kind}
+        command = click.option(f"--{name.replace('_', '-')}", name, default=None, help=_option_help(uses), **form)(command)
     return command
 
 
@@ -88,7 +90,7 @@ def _option_help(uses: list[tuple[str, dataclasses.Field[Any]]]) -> str:
     """Return one text for an option of several sources: those that mean the same by it are named together."""
     owners: dict[str, list[str]] = {}
     for owner, field in uses:
-        default = "none" if field.default == "" else field.default
+        default = {"": "none", False: "off"}.get(field.default, field.default)
         owners.setdefault(f"default {default}] {field.metadata['help']}", []).append(owner)
     return "; ".join(f"[{', '.join(names)}, {text}" for text, names in owners.items())
 
@@ -242,13 +244,19 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
             return
         dataset = build.standing(request)
         if dataset is not None:
-            click.echo(f"{out} was already built, and {root} was not read again. To read it again, name another folder.")
+            told = f"{out} was already built, and {root} was not read again. To read it again, name another folder."
+            click.echo(without_secrets(told))
         else:
-            config = {"root": root, "out": out, "source": source_name, **request.settings.to_json()}
+            config = {
+                "root": without_secrets(root),
+                "out": without_secrets(out),
+                "source": source_name,
+                **request.settings.to_json(),
+            }
             with tracking.progress_bar() as bar, tracking.wandb_run(options["wandb_project"], config, bar) as show, kept():
                 dataset = build.build(request, show)
-    display.show_dataset(console, out, dataset)
-    folder = quote(out)
+    folder = quote(without_secrets(out))
+    display.show_dataset(console, without_secrets(out), dataset)
     click.echo(f"Next: satmip-data caption {folder} --fields gsd,time,loc   or   satmip-train --shards {folder}")
 
 
@@ -346,7 +354,7 @@ def inspect_command(shard_directory: str, samples: int, sheet: Path | None, chip
     console = Console()
     with failures():
         dataset = build.read_dataset(Store(shard_directory))
-        display.show_dataset(console, shard_directory, dataset)
+        display.show_dataset(console, without_secrets(shard_directory), dataset)
         display.show_fields(console, shard_directory)
         display.show_samples(console, shard_directory, dataset, samples)
         if sheet is not None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from satmip_data.names import without_secrets
+
 
 class Commands(click.Group):
     """Ends with 128 + SIGINT at Ctrl-C, where click would end with 1, as for an error; a second Ctrl-C waits for nothing."""
@@ -22,6 +24,9 @@ class Commands(click.Group):
             signal.signal(signal.SIGINT, _interrupt)
         try:
             return super().invoke(ctx)
+        except click.ClickException as error:  # whoever made it need not think of the secrets of URLs
+            error.message = without_secrets(error.message)
+            raise
         except KeyboardInterrupt as error:
             click.echo(" ".join(("Interrupted.", *error.args)), err=True)
             ctx.exit(128 + signal.SIGINT)

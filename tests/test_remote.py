@@ -26,13 +26,14 @@ from satmip_data import captioning, cli, imagery, remote, validate
 from satmip_data.build import BuildRequest, build
 from satmip_data.journal import Journal
 from satmip_data.jpeg import END
+from satmip_data.locations import list_files
 from satmip_data.progress import Progress
 from satmip_data.records import Metadata, Sample, Window
 from satmip_data.remote import ImageFile, fetch_image, read_ahead
 from satmip_data.settings import BuildSettings
 from satmip_data.shards import CaptionRewrite
 from satmip_data.sources import SOURCES
-from satmip_data.sources.base import ImageFiles, InvalidError, list_files, list_manifest
+from satmip_data.sources.base import ImageFiles, InvalidError, list_manifest
 from satmip_data.storage import IN_FLIGHT, Store
 from satmip_train.errors import UsageError
 from satmip_train.shards import open_dataset

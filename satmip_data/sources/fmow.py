@@ -16,6 +16,8 @@ from PIL import Image
 from satmip_schemas import first_error
 
 from satmip_data import checks, imagery, raster
+from satmip_data.locations import list_files
+from satmip_data.names import without_secrets
 from satmip_data.records import Reject, Sample, Scene
 from satmip_data.remote import ImageFile
 from satmip_data.sources.base import (
@@ -25,7 +27,6 @@ from satmip_data.sources.base import (
     InvalidError,
     Item,
     LayoutError,
-    list_files,
     list_manifest,
     pair,
     read_json,
@@ -114,7 +115,9 @@ class Fmow(ImageFiles):
             raise self._nothing(root)
         truth = read_truth(self.metadata, self.product, _names(images))
         if truth.unused:
-            _log.warning("%s: records of this product without an image here: %s", self.metadata, f"{truth.unused:,}")
+            _log.warning(
+                "%s: records of this product without an image here: %s", without_secrets(self.metadata), f"{truth.unused:,}"
+            )
         found = {stem: truth.records.get(stem, ("", "")) for stem in sorted(images)}
         return [Item(path, images[stem], record) for stem, (path, record) in found.items()]
 
@@ -134,7 +137,7 @@ class Fmow(ImageFiles):
                 raise LayoutError(f"{error}. Add: --listing files") from error
             if paths or self.listing == "manifest":
                 return paths
-        return [path for split in SPLITS for path in list_files(root, split)]
+        return list_files(root, *SPLITS)
 
     def _named(self, paths: list[str], suffix: str) -> dict[str, str]:
         ending = f"_{self.product}{suffix}"

@@ -13,12 +13,12 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 from satmip_data.imagery import ImageError
+from satmip_data.locations import archive_url, list_files
 from satmip_data.names import RASTERS, ends_with
 from satmip_data.records import Metadata, Scene
 from satmip_data.sources.archive import (
     Archive,
     ImageHead,
-    archive_url,
     cut,
     dump,
     failure,
@@ -28,7 +28,14 @@ from satmip_data.sources.archive import (
     placed,
     stem,
 )
-from satmip_data.sources.base import Found, InvalidError, Item, LayoutError, list_files, parse_time, reject
+from satmip_data.sources.base import (
+    Found,
+    InvalidError,
+    Item,
+    LayoutError,
+    parse_time,
+    reject,
+)
 from satmip_data.splits import folder_split
 
 TIME_TAG = "ACQUISITIONDATETIME"

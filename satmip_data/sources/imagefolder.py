@@ -8,20 +8,24 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 from satmip_data.imagery import ImageError
+from satmip_data.locations import archive_url, hidden, list_files
 from satmip_data.names import IMAGES, ends_with
 from satmip_data.records import Aoi, Scene, Window
 from satmip_data.sources.archive import (
     Archive,
-    archive_url,
     dump,
     failure,
-    hidden,
     left_out,
     make_key,
     note_others,
     placed,
 )
-from satmip_data.sources.base import Found, Item, LayoutError, list_files, reject
+from satmip_data.sources.base import (
+    Found,
+    Item,
+    LayoutError,
+    reject,
+)
 from satmip_data.splits import folder_split
 
 

@@ -17,8 +17,14 @@ from PIL import Image
 
 from satmip_data import raster
 from satmip_data.imagery import ImageError
+from satmip_data.locations import list_files
 from satmip_data.records import Aoi, Metadata, Sample, Scene
-from satmip_data.sources.base import Found, Item, LayoutError, list_files, reject
+from satmip_data.sources.base import (
+    Found,
+    Item,
+    LayoutError,
+    reject,
+)
 from satmip_data.storage import Store, check_regular
 
 SPLITS = {"training": "train", "validation": "test", "testing": "test"}
