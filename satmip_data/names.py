@@ -9,6 +9,9 @@ RASTERS = (".tif", ".tiff", ".jp2")
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", *RASTERS)
 """Endings of all files that are read; Pillow reads those that are no `RASTERS`."""
 
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
+"""Pillow's names of what the content of an image may be, whatever its name says; for some others (EPS) Pillow runs programs."""
+
 _END = r"\s'\"<>`"
 """Characters that end a URL in a message."""
 
