@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from satmip_data.storage import Store
+from satmip_data.storage.store import Store
 
 REMOTE = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "hf")
 """Protocols of the URLs that data may hold; what is fetched by them is read as an image and runs nothing."""

@@ -16,15 +16,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from web import Web, serving
 
-from satmip_data import cli
-from satmip_data.build import BuildRequest, build
+from satmip_data.cli import commands
 from satmip_data.locations import REMOTE, OutsideError, list_files, locate
 from satmip_data.names import unsigned, without_secrets
-from satmip_data.settings import BuildSettings
-from satmip_data.shards import read_samples
+from satmip_data.pipeline.build import build
+from satmip_data.pipeline.request import BuildRequest
+from satmip_data.pipeline.settings import BuildSettings
+from satmip_data.shards.tar import read_samples
 from satmip_data.sources import SOURCES
-from satmip_data.storage import Store
-from satmip_data.tables import read_parquet
+from satmip_data.storage.parquet import read_parquet
+from satmip_data.storage.store import Store
 from tests.data.archives.make import stac_item, write_class_folders
 
 GREEN, RED = (10, 250, 10), (250, 10, 10)
@@ -80,7 +81,7 @@ def test_what_data_say_asks_no_server_by_another_protocol(web: Web, tmp_path: Pa
         (tmp_path / "source/items.json").write_text(json.dumps({"type": "FeatureCollection", "features": items}))
     root = tmp_path / "source" / ("table.csv" if source == "table" else "items.json")
     arguments = ["build", str(root), str(tmp_path / "out"), "--source", source, "--size", "keep", "--shares", "train=1"]
-    run = CliRunner().invoke(cli.main, [*arguments, *["--dry-run"] * dry_run])
+    run = CliRunner().invoke(commands.main, [*arguments, *["--dry-run"] * dry_run])
     assert run.exit_code == 0, run.output
     assert web.asked == []
     assert f"{len(bad)}" in run.output
@@ -200,11 +201,11 @@ def test_no_secret_is_written_wherever_it_was_typed_or_read(web: Web, tmp_path: 
     ):  # fmt: skip
         folder = [] if "--max-rejects" in more else [str(out)]
         arguments = ["build", source, *folder, "--source", "table", "--split-file", split_file, "--size", "32", "--workers", "1"]
-        run = CliRunner().invoke(cli.main, [*arguments, *more])
+        run = CliRunner().invoke(commands.main, [*arguments, *more])
         outputs.append(run.output)
         assert run.exception is None or isinstance(run.exception, SystemExit), run.exception
     run = CliRunner().invoke(
-        cli.main, ["build", table, str(tmp_path / "fmow"), "--metadata", web.url(f"/truth.tar.bz2{query}", user)]
+        commands.main, ["build", table, str(tmp_path / "fmow"), "--metadata", web.url(f"/truth.tar.bz2{query}", user)]
     )
     outputs += [run.output, caplog.text]
     dataset = json.loads((out / "dataset.json").read_text())

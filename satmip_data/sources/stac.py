@@ -18,10 +18,10 @@ from pyproj.exceptions import CRSError
 from shapely import GEOSException, to_wkt
 from shapely.geometry import shape
 
-from satmip_data.imagery import ImageError
+from satmip_data.imagery.chips import ImageError
+from satmip_data.imagery.raster import ScaleError
 from satmip_data.locations import OutsideError, list_files
 from satmip_data.names import IMAGES, ends_with
-from satmip_data.raster import ScaleError
 from satmip_data.records import Georeference, Metadata, Sample, Scene, Window
 from satmip_data.sources.archive import (
     ImageHead,
@@ -42,7 +42,7 @@ from satmip_data.sources.base import (
     reject,
 )
 from satmip_data.sources.columns import COLUMNS, from_bounds
-from satmip_data.splits import folder_split
+from satmip_data.sources.splits import folder_split
 
 PROPERTIES = {
     "platform": "platform",

@@ -24,7 +24,7 @@ from pyproj.exceptions import CRSError
 from shapely import GEOSException, from_wkb
 
 from satmip_data.geometry import WGS84, distance, wrap_longitude
-from satmip_data.imagery import ImageError
+from satmip_data.imagery.chips import ImageError
 from satmip_data.locations import archive_url
 from satmip_data.names import RASTERS, ends_with, secret_digest, unsigned, without_secrets
 from satmip_data.records import Aoi, Georeference, Metadata, Sample, Scene, Window
@@ -45,9 +45,9 @@ from satmip_data.sources.base import (
     LayoutError,
 )
 from satmip_data.sources.columns import ALIASES, COLUMNS, fills, from_bounds
-from satmip_data.splits import name_split
-from satmip_data.storage import Store
-from satmip_data.tables import read_parquet
+from satmip_data.sources.splits import name_split
+from satmip_data.storage.parquet import read_parquet
+from satmip_data.storage.store import Store
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".geoparquet")
 MISSING = ("", "nan", "none", "null", "na", "n/a", "nat", "<na>")

@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
-from satmip_train.backbones import feature_dim
 from satmip_train.config import Settings
-from satmip_train.matching import MetadataImageMatching
-from satmip_train.metadata_encoders import CaptionEncoder, TabularEncoder, create_metadata_encoder
+from satmip_train.models.backbones import feature_dim
+from satmip_train.models.metadata_encoders import CaptionEncoder, TabularEncoder, create_metadata_encoder
+from satmip_train.models.pretrained import start_backbone
 from satmip_train.objectives.base import MetadataShape, Objective, masked_pairs
-from satmip_train.pretrained import start_backbone
+from satmip_train.objectives.metadata_image import MetadataImageMatching
 
 
 class SatMIP(Objective):

@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from satmip_train.backbones import feature_dim
 from satmip_train.config import Settings
-from satmip_train.heads import ssl_head
-from satmip_train.losses import chance_level, view_loss
+from satmip_train.models.backbones import feature_dim
+from satmip_train.models.heads import ssl_head
 from satmip_train.objectives.base import MetadataShape, masked_pairs
+from satmip_train.objectives.losses import chance_level, view_loss
 from satmip_train.objectives.satmip import SatMIP
 from satmip_train.objectives.simclr import SimCLR
 

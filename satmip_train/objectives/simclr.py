@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from satmip_train.backbones import feature_dim
 from satmip_train.config import Settings
-from satmip_train.heads import ssl_head
-from satmip_train.losses import chance_level, view_loss
+from satmip_train.models.backbones import feature_dim
+from satmip_train.models.heads import ssl_head
+from satmip_train.models.pretrained import start_backbone
 from satmip_train.objectives.base import MetadataShape, Objective, masked_pairs
-from satmip_train.pretrained import start_backbone
+from satmip_train.objectives.losses import chance_level, view_loss
 
 
 class SimCLR(Objective):

@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
-from satmip_train.backbones import feature_dim
 from satmip_train.config import Settings
-from satmip_train.geo import GeoClassifier
+from satmip_train.data.places import Places
+from satmip_train.models.backbones import feature_dim
 from satmip_train.objectives.base import MetadataShape
+from satmip_train.objectives.geo import GeoClassifier
 from satmip_train.objectives.simclr import SimCLR
-from satmip_train.places import Places
 
 GEO = frozenset({"geo_clusters", "geo_space", "geo_weight", "geo_input"})
 
