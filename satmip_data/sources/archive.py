@@ -15,11 +15,11 @@ from PIL import Image
 
 from satmip_data import geometry
 from satmip_data.imagery import chips, raster
-from satmip_data.locations import REMOTE, OutsideError, archive_url, hidden, locate
 from satmip_data.names import RASTERS, ends_with
 from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scene, Window
 from satmip_data.sources import splits
 from satmip_data.sources.base import Found, ImageFiles, InvalidError, Item, reject
+from satmip_data.storage.locations import REMOTE, OutsideError, archive_url, hidden, locate
 from satmip_data.storage.store import Store
 
 MAX_KEY = 64

@@ -13,8 +13,8 @@ from shapely import GEOSException, from_wkt
 
 from satmip_data.imagery import chips
 from satmip_data.imagery.fetch import ImageFile, fetch_image
-from satmip_data.locations import hidden
 from satmip_data.records import Reject, Ring, Sample, Scene
+from satmip_data.storage.locations import hidden
 from satmip_data.storage.store import Store
 
 Found = Scene | Reject

@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from satmip_data.imagery import raster
-from satmip_data.locations import archive_url, list_files
 from satmip_data.records import Aoi, Georeference, Sample, Scene, Window
 from satmip_data.sources.archive import (
     DealtSplits,
@@ -32,6 +31,7 @@ from satmip_data.sources.base import (
     reject,
 )
 from satmip_data.sources.splits import folder_split
+from satmip_data.storage.locations import archive_url, list_files
 from satmip_data.storage.store import Store
 
 ENDING = "_labels_metadata.json"

@@ -13,7 +13,6 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 from satmip_data.imagery.chips import ImageError
-from satmip_data.locations import archive_url, list_files
 from satmip_data.names import RASTERS, ends_with
 from satmip_data.records import Metadata, Scene
 from satmip_data.sources.archive import (
@@ -37,6 +36,7 @@ from satmip_data.sources.base import (
     reject,
 )
 from satmip_data.sources.splits import folder_split
+from satmip_data.storage.locations import archive_url, list_files
 
 TIME_TAG = "ACQUISITIONDATETIME"
 """GDAL's tag for the time of acquisition; a TIFF's own DateTime is the time at which the file was made."""

@@ -8,7 +8,6 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 from satmip_data.imagery.chips import ImageError
-from satmip_data.locations import archive_url, hidden, list_files
 from satmip_data.names import IMAGES, ends_with
 from satmip_data.records import Aoi, Scene, Window
 from satmip_data.sources.archive import (
@@ -27,6 +26,7 @@ from satmip_data.sources.base import (
     reject,
 )
 from satmip_data.sources.splits import folder_split
+from satmip_data.storage.locations import archive_url, hidden, list_files
 
 
 @dataclass(frozen=True)

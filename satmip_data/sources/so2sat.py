@@ -17,7 +17,6 @@ from PIL import Image
 
 from satmip_data.imagery import raster
 from satmip_data.imagery.chips import ImageError
-from satmip_data.locations import list_files
 from satmip_data.records import Aoi, Metadata, Sample, Scene
 from satmip_data.sources.base import (
     Found,
@@ -25,6 +24,7 @@ from satmip_data.sources.base import (
     LayoutError,
     reject,
 )
+from satmip_data.storage.locations import list_files
 from satmip_data.storage.store import Store, check_regular
 
 SPLITS = {"training": "train", "validation": "test", "testing": "test"}

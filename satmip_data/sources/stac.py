@@ -20,7 +20,6 @@ from shapely.geometry import shape
 
 from satmip_data.imagery.chips import ImageError
 from satmip_data.imagery.raster import ScaleError
-from satmip_data.locations import OutsideError, list_files
 from satmip_data.names import IMAGES, ends_with
 from satmip_data.records import Georeference, Metadata, Sample, Scene, Window
 from satmip_data.sources.archive import (
@@ -43,6 +42,7 @@ from satmip_data.sources.base import (
 )
 from satmip_data.sources.columns import COLUMNS, from_bounds
 from satmip_data.sources.splits import folder_split
+from satmip_data.storage.locations import OutsideError, list_files
 
 PROPERTIES = {
     "platform": "platform",

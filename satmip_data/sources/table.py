@@ -25,7 +25,6 @@ from shapely import GEOSException, from_wkb
 
 from satmip_data.geometry import WGS84, distance, wrap_longitude
 from satmip_data.imagery.chips import ImageError
-from satmip_data.locations import archive_url
 from satmip_data.names import RASTERS, ends_with, secret_digest, unsigned, without_secrets
 from satmip_data.records import Aoi, Georeference, Metadata, Sample, Scene, Window
 from satmip_data.sources.archive import (
@@ -46,6 +45,7 @@ from satmip_data.sources.base import (
 )
 from satmip_data.sources.columns import ALIASES, COLUMNS, fills, from_bounds
 from satmip_data.sources.splits import name_split
+from satmip_data.storage.locations import archive_url
 from satmip_data.storage.parquet import read_parquet
 from satmip_data.storage.store import Store
 

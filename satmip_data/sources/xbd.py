@@ -20,7 +20,6 @@ from satmip_schemas import first_error
 from shapely.geometry import Polygon
 
 from satmip_data.geometry import distance, grid, ground_gsd, lonlat, pixel_size, unwrap, window_centre
-from satmip_data.locations import list_files
 from satmip_data.records import Aoi, Georeference, Metadata, Point, Ring, Scene, Window
 from satmip_data.sources.base import (
     Found,
@@ -37,6 +36,7 @@ from satmip_data.sources.base import (
     reject,
     unpaired,
 )
+from satmip_data.storage.locations import list_files
 
 SPLITS = ("train", "tier3", "hold", "test")
 NAME = re.compile(r"(?P<tile>[^.]+_\d+)_(pre|post)_disaster")

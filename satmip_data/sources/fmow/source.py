@@ -17,7 +17,6 @@ from satmip_schemas import first_error
 
 from satmip_data.imagery import chips, raster
 from satmip_data.imagery.fetch import ImageFile
-from satmip_data.locations import list_files
 from satmip_data.metadata import checks
 from satmip_data.names import without_secrets
 from satmip_data.records import Reject, Sample, Scene
@@ -37,6 +36,7 @@ from satmip_data.sources.base import (
 from satmip_data.sources.fmow.names import SPLITS, SUFFIXES, FmowName, parse_name, stem_of
 from satmip_data.sources.fmow.records import aois_of, findings, georeference_of, metadata_of
 from satmip_data.sources.fmow.truth import read_truth
+from satmip_data.storage.locations import list_files
 from satmip_data.storage.store import Store
 
 BANDS = {8: (5, 3, 2), 4: (3, 2, 1), 3: (1, 2, 3)}

@@ -14,12 +14,12 @@ from typing import Any
 import fsspec
 from satmip_schemas import validator
 
-from satmip_data.locations import list_files
 from satmip_data.sources.base import (
     LayoutError,
     read_json,
 )
 from satmip_data.sources.fmow.names import SPELLINGS, SPLITS, TRUTH, FmowName, record_paths
+from satmip_data.storage.locations import list_files
 
 ARCHIVES = (".tar", ".tar.bz2", ".tar.gz", ".tar.xz")
 

@@ -28,7 +28,6 @@ from satmip_data.imagery import chips
 from satmip_data.imagery import fetch as fetch_module
 from satmip_data.imagery.fetch import ImageFile, fetch_image, read_ahead
 from satmip_data.imagery.jpeg import END
-from satmip_data.locations import list_files
 from satmip_data.pipeline import recaption
 from satmip_data.pipeline.build import build
 from satmip_data.pipeline.journal import Journal
@@ -38,6 +37,7 @@ from satmip_data.pipeline.settings import BuildSettings
 from satmip_data.records import Metadata, Sample, Window
 from satmip_data.sources import SOURCES
 from satmip_data.sources.base import ImageFiles, InvalidError, list_manifest
+from satmip_data.storage.locations import list_files
 from satmip_data.storage.store import IN_FLIGHT, Store
 from satmip_data.validation import validate
 from satmip_train.data.dataset import open_dataset

@@ -11,19 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers.web import Web, serving
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from web import Web, serving
 
 from satmip_data.cli import commands
-from satmip_data.locations import REMOTE, OutsideError, list_files, locate
 from satmip_data.names import unsigned, without_secrets
 from satmip_data.pipeline.build import build
 from satmip_data.pipeline.request import BuildRequest
 from satmip_data.pipeline.settings import BuildSettings
 from satmip_data.shards.tar import read_samples
 from satmip_data.sources import SOURCES
+from satmip_data.storage.locations import REMOTE, OutsideError, list_files, locate
 from satmip_data.storage.parquet import read_parquet
 from satmip_data.storage.store import Store
 from tests.data.archives.make import stac_item, write_class_folders
