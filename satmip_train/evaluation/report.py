@@ -11,6 +11,7 @@ from typing import Any
 
 import fsspec
 
+from satmip_data.names import without_secrets
 from satmip_train.data.dataset import Dataset
 from satmip_train.evaluation import tables
 from satmip_train.evaluation.classifiers import Result
@@ -58,7 +59,11 @@ def write_report(dataset: Dataset, evaluated: Evaluated | None, runs: Sequence[P
     Raises:
         UsageError: the shards cannot be read.
     """
-    parts = [f"<h1>satmip report</h1><p class=soft><code>{escape(dataset.root)}</code></p>", _data(dataset), _chips(dataset)]
+    parts = [
+        f"<h1>satmip report</h1><p class=soft><code>{escape(without_secrets(dataset.root))}</code></p>",
+        _data(dataset),
+        _chips(dataset),
+    ]
     if runs:
         parts.append(_runs(runs))
     if evaluated is not None:
