@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from satmip_data.names import without_secrets
 from satmip_train.cli import options as common
 from satmip_train.cli.options import options
 from satmip_train.config import resolve
@@ -229,7 +230,7 @@ def reproduce(target: str, execute: bool, launcher: tuple[str, ...], rate: float
         if not execute:
             check_request(request)
             for command in listed.commands:
-                click.echo(f"{'# done: ' if is_done(command) else ''}{shlex.join(_words(command, launcher))}")
+                click.echo(f"{'# done: ' if is_done(command) else ''}{without_secrets(shlex.join(_words(command, launcher)))}")
             return
         keep_request(request)
         for number, command in enumerate(listed.commands, 1):
@@ -287,7 +288,7 @@ def _announce(listed: Commands, request: Request, rate: float | None) -> None:
         cost += f", {listed.epochs * samples / rate / 3600:,.3g} h at {rate:g} samples/s"
     click.echo(f"# {cost}; {len(listed.commands) - trainings} evaluations.")
     for note in listed.notes:
-        click.echo(f"# {note}")
+        click.echo(f"# {without_secrets(note)}")
 
 
 def _words(command: Command, launcher: tuple[str, ...]) -> list[str]:
@@ -302,7 +303,7 @@ def _execute(command: Command, launcher: tuple[str, ...], place: str) -> None:
         UsageError: it failed.
     """
     words = _words(command, launcher)
-    shown = shlex.join(words)
+    shown = without_secrets(shlex.join(words))
     if is_done(command):
         click.echo(f"{place} done: {shown}")
         return

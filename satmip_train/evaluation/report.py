@@ -9,6 +9,7 @@ from typing import Any
 
 import fsspec
 
+from satmip_data.names import without_secrets
 from satmip_data.pages import Grid, data_uri, render
 from satmip_train.data.dataset import Dataset
 from satmip_train.evaluation import tables
@@ -58,7 +59,7 @@ def write_report(dataset: Dataset, evaluated: Evaluated | None, runs: Sequence[P
         values |= _settings(runs)
     knn = (values["scores_title"], "Nearest neighbours") if evaluated else ("kNN",)
     titles = ("Data", "Chips and captions", *(("Training", *knn, "Settings") if runs else ()))
-    page = render("report.html", root=dataset.root, titles=titles, **values)
+    page = render("report.html", root=without_secrets(dataset.root), titles=titles, **values)
     path = folder / "index.html"
     write_atomically(path, lambda file: file.write(page.encode()))
     return path

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from satmip_data.names import without_secrets
 from satmip_train.choices import Larger
 from satmip_train.config import FREE_SETTINGS
 from satmip_train.data.dataset import Dataset, open_dataset
@@ -343,7 +344,7 @@ def _kept(request: Request) -> dict[str, Any]:
     """Return what is the same for all commands of a reproduction."""
     return {
         "full_epochs": request.budget.full_epochs,
-        "shards": request.shards,
+        "shards": without_secrets(request.shards),
         "recipe": request.recipe,
         "train": _binding(request.train_options, _FREE_OF_TRAINING),
         "eval": _binding(request.eval_options, _FREE_OF_EVALUATION),
