@@ -113,8 +113,11 @@ def _run(run: Path) -> dict[str, Any]:
 def _knn(result: Result) -> dict[str, Any]:
     table = tables.table(result)
     rows = (*table.models, *table.summaries)
-    grid = Grid.of(table.header, rows, range(len(table.models), len(rows)))
-    return {"scores_title": table.title, "scores": grid, "notes": table.notes}
+    # Each mean is followed by its interval.
+    grid = Grid.of(table.header, rows, range(len(table.models), len(rows), 2))
+    single = tables.per_class(result)
+    classes = {"per_class_title": single.title, "per_class": Grid.of(single.header, single.models)}
+    return {"scores_title": table.title, "scores": grid, "notes": table.notes, **classes}
 
 
 def _neighbours(evaluated: Evaluated) -> dict[str, Any]:
