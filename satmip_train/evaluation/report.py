@@ -13,10 +13,10 @@ from satmip_data.names import without_secrets
 from satmip_data.pages import Grid, data_uri, render
 from satmip_train.data.dataset import Dataset
 from satmip_train.evaluation import tables
-from satmip_train.evaluation.classifiers import Result
 from satmip_train.evaluation.evaluate import Protocol, split_features
 from satmip_train.evaluation.gallery import Chip, Gallery, find_neighbours, read_chips
 from satmip_train.evaluation.models import load_model
+from satmip_train.evaluation.tables import Result
 from satmip_train.files import write_atomically
 from satmip_train.runs.curves import charts
 from satmip_train.runs.log import read_log

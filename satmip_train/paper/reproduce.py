@@ -14,7 +14,7 @@ from satmip_train.config import FREE_SETTINGS
 from satmip_train.data.dataset import Dataset, open_dataset
 from satmip_train.errors import UsageError
 from satmip_train.evaluation_sets import evaluation_sets
-from satmip_train.files import CONFIG, PLAN, WEIGHTS, result_path, write_atomically
+from satmip_train.files import CONFIG, RUN_CONFIG, WEIGHTS, result_path, write_atomically
 from satmip_train.paper.checks import check_metadata, check_shards, paper_split
 from satmip_train.paper.fill import TELLING, Budget, identity
 from satmip_train.paper.layout import (
@@ -277,10 +277,10 @@ def is_done(command: Command) -> bool:
 
 def _is_trained(command: Command) -> bool:
     run = command.output
-    if not all((run / name).is_file() for name in (CONFIG, WEIGHTS, PLAN)):
+    if not all((run / name).is_file() for name in (CONFIG, WEIGHTS, RUN_CONFIG)):
         return False
     try:
-        exported, described = (json.loads((run / name).read_text(encoding="utf-8")) for name in (CONFIG, PLAN))
+        exported, described = (json.loads((run / name).read_text(encoding="utf-8")) for name in (CONFIG, RUN_CONFIG))
     except ValueError:
         return False  # damaged: the training writes both anew
     settings = exported["settings"]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from satmip_train.errors import UsageError
 from satmip_train.evaluation_sets import set_named
-from satmip_train.files import CONFIG, PLAN
+from satmip_train.files import CONFIG, RUN_CONFIG
 from satmip_train.runs.cost import Cost, read_cost
 
 BUDGET = "reproduce.json"
@@ -123,7 +123,7 @@ def _is_whole(run: Path, step: int | None) -> bool:
     if step is None:
         return True
     try:
-        plan = json.loads(((run.parent if run.is_file() else run) / PLAN).read_text(encoding="utf-8"))
+        plan = json.loads(((run.parent if run.is_file() else run) / RUN_CONFIG).read_text(encoding="utf-8"))
         return bool(step == plan["last_step"])
     except (OSError, KeyError, TypeError, ValueError):
         return True
