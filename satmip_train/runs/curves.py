@@ -47,7 +47,7 @@ def draw_curves(run: Path) -> Path:
 
     lines = read_log(run)
     if not lines:
-        raise UsageError(f"a run must have a log to be drawn, however: there is no line in {run}/log.jsonl. Train first")
+        raise UsageError(f"There is nothing to draw: {run}/log.jsonl has no line. Train first")
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2).ravel()
