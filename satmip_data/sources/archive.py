@@ -113,8 +113,7 @@ class Archive(DealtSplits, ImageFiles):
             width, height = chips.image_size(store.path(name) if store.local else store.read(name))
             return ImageHead(width, height, None, {}, None)
         header = raster.read_header(store, name)
-        raster.check_scale(header, raster.parse_stretch(self.stretch))
-        bands = raster.choose_bands(header, raster.parse_bands(self.bands))
+        bands = raster.choose_bands(header, raster.parse_bands(self.bands), raster.parse_stretch(self.stretch))
         return ImageHead(header.width, header.height, header.georeference, header.tags, bands)
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
@@ -127,7 +126,7 @@ class Archive(DealtSplits, ImageFiles):
             message = f"a window must have at most {max_pixels} pixels, however: {window!r}"
             raise chips.ImageError("image_too_large", message)
         bands, stretch = raster.parse_bands(self.bands), raster.parse_stretch(self.stretch)
-        return raster.compose(raster.read_layers(store, name, bands, stretch, window, expected), size)
+        return raster.compose(raster.read_layers(store, (name,), bands, stretch, window, expected), size)
 
 
 @dataclass(frozen=True, slots=True)
