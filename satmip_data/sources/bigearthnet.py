@@ -20,6 +20,7 @@ from satmip_data.sources.archive import (
     left_out,
     make_key,
     placed,
+    unique_keys,
 )
 from satmip_data.sources.base import (
     Found,
@@ -109,11 +110,14 @@ class BigEarthNet(DealtSplits):
             raise LayoutError(f"BigEarthNet needs <patch>/<patch>{ENDING} below its root, however: {root!r} has none")
         patches = {path: PurePosixPath(path.removesuffix(ENDING)).name for path in paths}
         split = self.deal_splits(dict.fromkeys(patches.values(), ""), {name: folder_split(path) for path, name in patches.items()})
-        return [Item(path, path.replace(ENDING, "_B04.tif"), dump({"split": split[name]})) for path, name in patches.items()]
+        keys = unique_keys({path: make_key(name) for path, name in patches.items()})
+        records = {path: dump({"split": split[name], "key": keys[path]}) for path, name in patches.items()}
+        return [Item(path, path.replace(ENDING, "_B04.tif"), record) for path, record in records.items()]
 
     def read_item(self, root: str, item: Item) -> list[Found]:
         """Return the scene of one patch, or its reject."""
-        split, key = json.loads(item.record)["split"], make_key(PurePosixPath(item.metadata.removesuffix(ENDING)).name)
+        listed = json.loads(item.record)
+        split, key = listed["split"], listed["key"]
         if split is None:
             return [left_out(item, key)]
         try:
