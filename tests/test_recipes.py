@@ -164,7 +164,7 @@ DEFAULTS = {
     "tabular_width": 192, "tabular_heads": 8, "tabular_attention_dropout": 0.2, "tabular_ffn_dropout": 0.1, "embed_dim": 512,
     "ssl_hidden": 4096, "ssl_dim": 256, "text_model": None, "text_tune": False, "metadata_mask": 0.0,
     "tabular_final_norm": False, "projection_bias": False, "text_pool": "start", "text_attend_padding": False, "coupled": True,
-    "simclr_weight": 1.0, "temperature": 0.1, "metadata_loss": "clip", "negatives": "both", "loss_gather": "exact",
+    "metadata_weight": 1.0, "simclr_weight": 1.0, "moco_weight": 1.0, "temperature": 0.1, "metadata_loss": "clip", "negatives": "both", "loss_gather": "exact",
     "mask_same_place": False, "geo_clusters": 100, "geo_space": "raw", "geo_weight": 1.0, "queue_length": 65536,
     "key_momentum": 0.999, "geo_input": "projection", "view_size": 224, "policy": "simclr-sat", "jitter": 1.0, "epochs": 200,
     "max_steps": None, "batch_size": 1024, "lr_base": 0.0001875, "lr_start": 1e-06, "lr_end": 1e-05, "warmup_epochs": 1,
