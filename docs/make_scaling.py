@@ -329,7 +329,7 @@ another one can be held against the one that stands, on a small archive, to the 
 * **One index in memory.** 64 GB hold {samples_64} million samples, 1 TB {samples_1t} million. Takes over: a **Parquet** dataset,
   one file a task, read by **DuckDB** or **Polars** on one machine and by **Spark** past it. Stands: tasks of the index know
   nothing of one another, whatever gives no sample is a row, and `tables.py` has a column for every field. To change: `index.py`
-  returns names of files instead of samples, and finds duplicates by a `GROUP BY key`; `selection.py` hands `--where` to the
+  returns names of files instead of samples, and finds duplicates by a `GROUP BY key`; `where.py` hands its conditions to the
   engine.
 * **One plan.** The main process takes {main} ms a sample, {whole} samples/s, nearly half of it for `index.parquet`: it is what a
   fleet waits for past {plan_cores} packing cores, and for a billion it works {main_billion} hours. Takes over: the same engines.

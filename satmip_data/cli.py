@@ -231,9 +231,9 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
       satmip-data build --source xbd xbd/ out/xbd --tile 256
       satmip-data build s3://bucket/fmow-rgb s3://bucket/shards --workers 16
     """
-    request = _build_request(root, out, source_name, options)
     console = Console()
     with failures():
+        request = _build_request(root, out, source_name, options)
         decoders.check(request.decoder)
         if options["dry_run"]:
             with tracking.progress_bar() as show:

@@ -15,13 +15,13 @@ from PIL import Image
 
 from satmip_data import decoders
 from satmip_data.jpeg import cut_below
+from satmip_data.names import FORMATS
 from satmip_data.records import Window
 from satmip_data.storage import check_regular
 
 MAX_PIXELS = 400_000_000
 """Default limit on the pixels of a raw image; the largest of fMoW has 16,288 x 16,291."""
 
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
 _PILLOW_LIMIT = threading.Lock()

@@ -8,6 +8,9 @@ RASTERS = (".tif", ".tiff", ".jp2")
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", *RASTERS)
 """Endings of all files that are read; Pillow reads those that are no `RASTERS`."""
 
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
+"""Pillow's names of what the content of an image may be, whatever its name says; for some others (EPS) Pillow runs programs."""
+
 _QUERY = re.compile(rf"((?:{'|'.join(map(re.escape, IMAGES))})\?)[^\s'\"]+", re.IGNORECASE)
 
 

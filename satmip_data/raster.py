@@ -1,20 +1,18 @@
 """Windows of georeferenced rasters, of any number of bands and any type, as RGB with 8 bits a channel (rasterio)."""
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from satmip_data.imagery import ImageError
+from satmip_data.raster_file import open_raster
 from satmip_data.records import Georeference, Window
-from satmip_data.storage import Store, check_regular
+from satmip_data.storage import Store
 
 SENTINEL2_COUNTS = (12, 13)
 """Bands of a Sentinel-2 product, without and with B10; red, green and blue are the fourth, third and second of both."""
@@ -143,34 +141,13 @@ def check_scale(header: Header, stretch: Stretch) -> None:
         )
 
 
-@contextmanager
-def _opened(store: Store, name: str) -> Iterator[Any]:
-    """Open a raster; elsewhere than on this machine only the parts that are asked for are read."""
-    # Imported here, because the many workers that read no raster are smaller by its 30 MB.
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            if store.local:
-                check_regular(store.path(name))
-                dataset = rasterio.open(store.path(name))
-            else:
-                dataset = rasterio.open(store.path(name), opener=fsspec.core.url_to_fs(store.url)[0])
-        with dataset:
-            yield dataset
-    except (RasterioError, OSError) as error:
-        raise ImageError("image_unreadable", f"a raster must be readable, however: {type(error).__name__}: {error}") from error
-
-
 def read_header(store: Store, name: str) -> Header:
     """Return what the head of a raster tells; no pixel is read.
 
     Raises:
         ImageError: `image_unreadable`.
     """
-    with _opened(store, name) as dataset:
+    with open_raster(store, name) as dataset:
         return _header(dataset)
 
 
@@ -231,7 +208,7 @@ def read_layers(
     Raises:
         ImageError: `image_unreadable` (also where bands or a stretch must be given), or `size_mismatch`.
     """
-    with _opened(store, name) as dataset:
+    with open_raster(store, name) as dataset:
         header = _header(dataset)
         if (header.width, header.height) != expected_size:
             expected = f"{expected_size[0]} x {expected_size[1]}"
@@ -278,7 +255,7 @@ def _limits(store: Store, name: str, bands: tuple[int, ...], stretch: Stretch) -
     """Return the values of each band that become 0 and 255; those of a raster are the same for all its windows."""
     if stretch.kind == "minmax":
         return ((stretch.low, stretch.high),) * len(bands)
-    with _opened(store, name) as dataset:
+    with open_raster(store, name) as dataset:
         step = max(1, -(-max(dataset.width, dataset.height) // PREVIEW))
         shape = (len(bands), -(-dataset.height // step), -(-dataset.width // step))
         values = dataset.read(bands, out_shape=shape)

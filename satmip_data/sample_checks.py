@@ -37,7 +37,7 @@ def check_sample(key: str, members: Members, dataset: dict[str, Any], standardiz
     if record["key"] != key:
         yield "schema", f"{key}.json must hold its own key, however: {record['key']!r}"
     metadata, scene = metadata_from_json(record["metadata"]), metadata_from_json(record["scene"]["metadata"])
-    with Image.open(io.BytesIO(members["jpg"])) as image:
+    with Image.open(io.BytesIO(members["jpg"]), formats=("JPEG",)) as image:
         size = image.size
     yield from _check_size(size, record, dataset)
     expected = caption(metadata, dataset["caption"]["fields"], dataset["caption"]["style"])

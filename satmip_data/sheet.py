@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from satmip_data.names import FORMATS
+
 CELL = 232
 MARGIN = 12
 TEXT_SIZE = 12
@@ -33,7 +35,7 @@ def contact_sheet(chips: Sequence[tuple[str, bytes, str]], columns: int = 6) -> 
     draw = ImageDraw.Draw(sheet)
     for i, ((_, data, _), text) in enumerate(zip(chips, texts, strict=True)):
         x, y = MARGIN + (i % columns) * (CELL + MARGIN), MARGIN + (i // columns) * cell_height
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             chip = image.convert("RGB")
         enlarged = max(CELL // max(chip.size), 1)
         chip = chip.resize((chip.width * enlarged, chip.height * enlarged), Image.Resampling.NEAREST)

@@ -1,19 +1,20 @@
 """Image files of any kind, outside of shards: their pixels as 8-bit RGB, and where they lie on Earth."""
 
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 from PIL import Image
 from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from shapely import Polygon
 
+from satmip_data.imagery import ImageError
+from satmip_data.names import FORMATS
+from satmip_data.raster_file import open_raster
+from satmip_data.storage import Store
 from satmip_train.errors import UsageError
 from satmip_train.outline import outline
 
@@ -100,7 +101,7 @@ def read_picture(path: Path, rendering: Rendering) -> Picture:
     if path.suffix.lower() in RASTERS:
         return _read_raster(path, rendering)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=(*FORMATS, "GIF")) as image:
             if image.mode not in _EIGHT_BITS:
                 raise UsageError(f"a picture must have 8 bits a channel, however: {path} has the mode {image.mode}. Convert it")
             return Picture(np.array(image.convert("RGB")), None)
@@ -116,21 +117,19 @@ def read_picture(path: Path, rendering: Rendering) -> Picture:
 
 def _read_raster(path: Path, rendering: Rendering) -> Picture:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as dataset:
-                bands = _bands(dataset, rendering, path)
-                if rendering.stretch == "none" and any(dataset.dtypes[band - 1] != "uint8" for band in bands):
-                    raise UsageError(
-                        f"pixels must have 8 bits or a stretch to 8 bits, however: {path} has {dataset.dtypes[bands[0] - 1]}. "
-                        "Add: --stretch minmax:LOW,HIGH   or: --stretch percentile:2,98"
-                    )
-                values = dataset.read(bands)
-                known = _known(values, dataset.read_masks(bands))
-                limits = None if rendering.stretch == "none" else _limits(dataset, bands, rendering)
-                return Picture(_to_8_bits(values, known, limits), _footprint(dataset))
-    except RasterioError as error:
-        raise UsageError(f"a raster must be readable, however: {path}: {error}. Remove or replace it") from error
+        with open_raster(Store(str(path.parent.absolute())), path.name) as dataset:
+            bands = _bands(dataset, rendering, path)
+            if rendering.stretch == "none" and any(dataset.dtypes[band - 1] != "uint8" for band in bands):
+                raise UsageError(
+                    f"pixels must have 8 bits or a stretch to 8 bits, however: {path} has {dataset.dtypes[bands[0] - 1]}. "
+                    "Add: --stretch minmax:LOW,HIGH   or: --stretch percentile:2,98"
+                )
+            values = dataset.read(bands)
+            known = _known(values, dataset.read_masks(bands))
+            limits = None if rendering.stretch == "none" else _limits(dataset, bands, rendering)
+            return Picture(_to_8_bits(values, known, limits), _footprint(dataset))
+    except ImageError as error:
+        raise UsageError(f"Cannot read {path}. {error} Remove or replace it.") from error
 
 
 def _bands(dataset: Any, rendering: Rendering, path: Path) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from satmip_data.names import FORMATS
 from satmip_train import probes
 from satmip_train.errors import UsageError
 from satmip_train.features import Features
@@ -155,7 +156,7 @@ def fitted_text(text: str, width: float, font: ImageFont.FreeTypeFont | ImageFon
 
 
 def _thumbnail(encoded: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(encoded)) as image:
+    with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
         small = image.convert("RGB")
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     return small

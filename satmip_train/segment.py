@@ -20,6 +20,7 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from satmip_data.names import FORMATS
 from satmip_train import checkpoint, features
 from satmip_train.classifiers import Result
 from satmip_train.errors import UsageError
@@ -102,7 +103,7 @@ def read_mask(path: Path) -> Mask:
         UsageError: it is damaged, or has several channels.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.mode not in ("L", "P"):
                 raise UsageError(f"a mask must have one channel of 8 bits, however: {path} has the mode {image.mode}. Convert it")
             return np.array(image)

@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as MapStyle
 
+from satmip_data.names import FORMATS
 from satmip_train.errors import UsageError
 from satmip_train.metadata_mask import Hidden, MetadataMask
 from satmip_train.places import Places
@@ -202,7 +203,7 @@ def place_id(place: str) -> int:
 
 def _decode(reader: ShardReader, index: int) -> npt.NDArray[np.uint8]:
     try:
-        with Image.open(io.BytesIO(reader.read(index, "jpg"))) as image:
+        with Image.open(io.BytesIO(reader.read(index, "jpg")), formats=FORMATS) as image:
             return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
         evidence = "no known format" if isinstance(error, UnidentifiedImageError) else error

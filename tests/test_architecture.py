@@ -28,6 +28,8 @@ PURE = {
     ),
     "satmip_train": ("losses", "probes", "optim", "heads"),
 }  # fmt: skip
+DOORS = ("satmip_data.imagery", "satmip_data.names", "satmip_data.raster_file", "satmip_data.storage")
+"""What `satmip_train` may import of `satmip_data`: the reading of files."""
 OPENS_FILES = {"os", "pathlib", "fsspec", "webdataset", "tarfile", "shutil", "tempfile", "rasterio"}
 
 
@@ -57,7 +59,7 @@ def test_the_two_packages_meet_only_in_the_shards(path: Path) -> None:
         "schemas": ("satmip_data", "satmip_train", "torch"),
     }[package]
     offending = {name for name in imports(path) if name.split(".")[0] in forbidden}
-    assert not offending
+    assert {name for name in offending if not name.startswith(DOORS)} == set()
 
 
 def test_command_lines_know_their_options_without_the_networks() -> None:

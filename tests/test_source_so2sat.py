@@ -70,3 +70,25 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "training.h5").write_bytes(b"none")
     with pytest.raises(LayoutError, match="HDF5"):
         So2Sat().list_items(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["link", "virtual", "external"])
+def test_arrays_in_other_files_are_not_read(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "secret").mkdir()
+    write_so2sat(tmp_path / "secret")
+    secret = str(tmp_path / "secret/testing.h5")
+    (tmp_path / "in").mkdir()
+    with h5py.File(secret) as known, h5py.File(tmp_path / "in/testing.h5", "w") as file:
+        file["label"] = np.asarray(known["label"])
+        sen2 = known["sen2"]
+        if kind == "link":
+            file["sen2"] = h5py.ExternalLink(secret, "sen2")
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout(sen2.shape, sen2.dtype)
+            layout[:] = h5py.VirtualSource(secret, "sen2", sen2.shape)
+            file.create_virtual_dataset("sen2", layout)
+        else:
+            file.create_dataset("sen2", sen2.shape, sen2.dtype, external=[(secret, 0, h5py.h5f.UNLIMITED)])
+    sample = build_index(So2Sat(), str(tmp_path / "in"), KEEP, Local()).samples[0]
+    with pytest.raises(ImageError, match="another file"):
+        So2Sat().read_chip(str(tmp_path / "in"), sample, (32, 32), 10**6)

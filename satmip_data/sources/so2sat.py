@@ -62,7 +62,7 @@ class So2Sat:
         items = []
         for path in paths:
             try:
-                count = len(_file(root, path)["label"])
+                count = len(_array(root, path, "label"))
             except (OSError, KeyError) as error:
                 raise LayoutError(f"So2Sat's files must be HDF5 with sen2 and label, however: {path}: {error}") from error
             items += [Item("", f"{path}#{start}-{min(start + ROWS, count)}") for start in range(0, count, ROWS)]
@@ -73,7 +73,7 @@ class So2Sat:
         path, _, rows = item.image.rpartition("#")
         start, stop = map(int, rows.split("-"))
         try:
-            labels = np.asarray(_file(root, path)["label"][start:stop])
+            labels = np.asarray(_array(root, path, "label")[start:stop])
         except (OSError, ValueError, KeyError) as error:
             return [reject(item, "metadata_unreadable", f"labels must be readable, however: {error}")]
         return list(_scenes(path, start, labels))
@@ -82,7 +82,7 @@ class So2Sat:
         """Read one row, reflectance 0 to 0.3558 becoming 0 to 255. See `Source.read_chip`."""
         path, _, row = sample.path.rpartition("#")
         try:
-            values = np.asarray(_file(root, path)["sen2"][int(row)])
+            values = np.asarray(_array(root, path, "sen2")[int(row)])
         except (OSError, ValueError, KeyError, IndexError) as error:
             raise ImageError("image_unreadable", f"a row must be readable, however: {sample.path}: {error}") from error
         if values.shape[:2] != (SIDE, SIDE) or values.shape[2] <= max(RGB):
@@ -105,6 +105,20 @@ def _scenes(path: str, start: int, labels: Any) -> Iterator[Found]:
         metadata = Metadata(gsd=(10.0, 10.0), platform="SENTINEL-2")
         aoi = Aoi(0, 0, SIDE, SIDE, CLASSES[int(hot[0])])
         yield Scene(key, SPLITS[name], key, where, SIDE, SIDE, metadata, None, (aoi,))
+
+
+def _array(root: str, path: str, name: str) -> Any:
+    """Return an array that lies in its file itself; HDF5 can take the numbers of an array from any other file of the machine.
+
+    Raises:
+        KeyError: there is none of that name.
+        OSError: it lies elsewhere.
+    """
+    file = _file(root, path)
+    array = file[name]
+    if array.file.filename != file.filename or array.is_virtual or array.external:
+        raise OSError(f"the numbers of {name} lie in another file")
+    return array
 
 
 @lru_cache(maxsize=8)
