@@ -2,9 +2,9 @@
 
 import click
 
-from satmip_data.cli import main as data
-from satmip_train.cli import main as train
-from satmip_train.eval_cli import main as evaluate
+from satmip_data.cli.commands import main as data
+from satmip_train.cli.evaluate import main as evaluate
+from satmip_train.cli.train import main as train
 
 HEAD = """# Commands
 

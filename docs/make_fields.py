@@ -1,6 +1,6 @@
 """Print docs/fields.md from the table of fields; a test compares the two."""
 
-from satmip_data.fields import ALIASES, FIELDS
+from satmip_data.metadata.fields import ALIASES, FIELDS
 
 HEAD = """# The 15 metadata fields
 

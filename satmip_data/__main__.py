@@ -18,7 +18,7 @@ def main() -> None:
     if ours:
         # An exception in the middle of an import shows lines of others' code; there is nothing yet that it should end in order.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from satmip_data.cli import main as command
+    from satmip_data.cli.commands import main as command
 
     if ours:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,12 +11,12 @@ from importlib import import_module
 
 def main() -> None:
     """Run `satmip-train`."""
-    _run("satmip_train.cli")
+    _run("satmip_train.cli.train")
 
 
 def evaluate() -> None:
     """Run `satmip-eval`."""
-    _run("satmip_train.eval_cli")
+    _run("satmip_train.cli.evaluate")
 
 
 def _run(module: str) -> None:

@@ -1,12 +1,19 @@
-"""What the ranks of a job need of one another: gathered rows with the exact gradient, and batch statistics of the global batch."""
+"""The processes of a run: devices, ranks, gathered rows with the exact gradient, global batch statistics."""
 
-from typing import Any
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from satmip_train.errors import UsageError
 
 
 def world_size() -> int:
@@ -79,3 +86,116 @@ def _gather_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor
 
 def _keep_own_rows(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     return own_rows(output) if module.training else output
+
+
+Decision = TypeVar("Decision")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """This process among those of a run."""
+
+    device: torch.device
+    rank: int = 0
+    ranks: int = 1
+    first_on_machine: bool = True
+    ranks_on_machine: int = 1
+    patient: Any = None
+    """The group in which ranks wait for one that works alone, longer than collectives may take."""
+
+    @property
+    def main(self) -> bool:
+        """Whether this rank writes the files."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        if self.ranks > 1:
+            dist.barrier(self.patient)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the mean of a tensor over the ranks."""
+        if self.ranks > 1:
+            dist.all_reduce(values)
+        return values / self.ranks
+
+    def all_agree(self, answer: bool) -> bool:
+        """Return whether every rank answers yes."""
+        if self.ranks == 1:
+            return answer
+        votes = torch.tensor(int(answer))
+        dist.all_reduce(votes, dist.ReduceOp.MIN)
+        return bool(votes)
+
+    def decided(self, decide: Callable[[], Decision]) -> Decision:
+        """Return what the main rank decides, on every rank.
+
+        Raises:
+            UsageError: it could not, on the others; on the main rank whatever `decide` raises.
+        """
+        if self.ranks == 1:
+            return decide()
+        told: list[Decision | None] = [None]
+        try:
+            if self.main:
+                told = [decide()]
+        finally:  # also where it fails, so that no rank waits for it
+            dist.broadcast_object_list(told, 0, self.patient)
+        if told[0] is None:
+            raise UsageError("the main rank must decide for all, however: it failed. Its own message says why")
+        return told[0]
+
+    def same(self, number: int) -> bool:
+        """Return whether every rank has the same number."""
+        if self.ranks == 1:
+            return True
+        ends = torch.tensor([number, -number])
+        dist.all_reduce(ends, dist.ReduceOp.MIN)
+        return bool(ends[0] == -ends[1])
+
+
+@contextmanager
+def join_job(device: str = "auto") -> Iterator[Job]:
+    """Join the run that torchrun's environment describes (without one: a run of its own) and leave it at the end.
+
+    Args:
+        device: "auto" (a GPU where there is one) or a torch device such as "cpu"
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    ranks, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = _device(device, local)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+        # By default torch rounds the factors of float32 convolutions to TF32, though not those of products.
+        torch.backends.cudnn.allow_tf32 = False
+    if ranks == 1:
+        yield Job(chosen)
+        return
+    # CPU tensors (the agreement to stop) go over gloo, also on GPUs.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+        # A rank may fetch a split for hours, while by default the others give up after half an hour.
+        patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        yield Job(chosen, dist.get_rank(), ranks, local == 0, here, patient)
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(name: str, local: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(f"cuda:{local}" if name == "cuda" else name)
+        torch.zeros(1, device=device).item()  # "meta" holds no numbers
+    except Exception as error:  # torch raises many kinds for devices that are not there, some with pages of its tables
+        evidence = next(iter(str(error).splitlines()), repr(error))
+        raise UsageError(f"--device must be a device of this machine, however: {name!r}: {evidence}. Pass auto or cpu") from error
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of the GPU, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Toy shards in two splits, with missing values; not to be changed."""
-    from toy_shards import write_toy_shards
+    from helpers.toy_shards import write_toy_shards
 
     return write_toy_shards(tmp_path_factory.mktemp("toy") / "shards", {"train": 21, "val": 7}, shards=3, missing=0.2)
 
@@ -40,7 +40,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(toy: Path, tmp_path: Path) -> Callable[..., Path]:
     """A function that copies the toy shards, with changes to their `dataset.json`; see `edited_copy`."""
-    from toy_shards import edited_copy
+    from helpers.toy_shards import edited_copy
 
     return partial(edited_copy, toy, tmp_path / "copy")
 
@@ -48,7 +48,7 @@ def copy(toy: Path, tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small fMoW tree; not to be changed."""
-    from fmow_tree import write_fmow_tree
+    from helpers.fmow_tree import write_fmow_tree
 
     root = tmp_path_factory.mktemp("fmow")
     write_fmow_tree(root)
@@ -58,9 +58,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def built(tree: Path, tmp_path: Path) -> Path:
     """The shards of the tree, the test's own."""
-    from fmow_builds import request
+    from helpers.fmow_builds import request
 
-    from satmip_data.build import build
+    from satmip_data.pipeline.build import build
 
     build(request(tree, tmp_path / "shards"))
     return tmp_path / "shards"

@@ -13,8 +13,8 @@ import numpy as np
 from satmip_data.demo.physics import metres_per_degree
 from satmip_data.demo.towns import Town, towns
 from satmip_data.geometry import utm_zone
+from satmip_data.metadata.sun import sun_position
 from satmip_data.records import Point
-from satmip_data.sun import sun_position
 
 CLASSES: dict[str, tuple[float, float]] = {
     "crop_field": (80.0, 140.0),

@@ -11,7 +11,7 @@ from PIL import Image
 from satmip_data.demo.draw import boxes_in_pixels, draw, make_view
 from satmip_data.demo.layouts import make_plan
 from satmip_data.demo.world import CLASSES, Place, image_name, make_acquisitions, make_places, record
-from satmip_data.engines import Local
+from satmip_data.execution.engines import Local
 
 MARKER = "world.json"
 """Says that a world is whole, and from what it was made."""

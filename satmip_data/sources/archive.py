@@ -13,11 +13,13 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from satmip_data import geometry, imagery, raster, splits
+from satmip_data import geometry
+from satmip_data.imagery import chips, raster
 from satmip_data.names import RASTERS, ends_with
 from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scene, Window
+from satmip_data.sources import splits
 from satmip_data.sources.base import Found, ImageFiles, InvalidError, Item, reject
-from satmip_data.storage import Store
+from satmip_data.storage.store import Store
 
 MAX_KEY = 64
 """Longest key of a scene, which leaves room for the name of a box."""
@@ -108,7 +110,7 @@ class Archive(DealtSplits, ImageFiles):
         """
         store, name = locate(root, path)
         if not ends_with(path, RASTERS):
-            width, height = imagery.image_size(store.path(name) if store.local else store.read(name))
+            width, height = chips.image_size(store.path(name) if store.local else store.read(name))
             return ImageHead(width, height, None, {}, None)
         header = raster.read_header(store, name)
         raster.check_scale(header, raster.parse_stretch(self.stretch))
@@ -120,10 +122,10 @@ class Archive(DealtSplits, ImageFiles):
         store, name = locate(root, sample.path)
         expected, window = (sample.scene_width, sample.scene_height), sample.window
         if not ends_with(sample.path, RASTERS):
-            return imagery.read_chip(_read(store, name), window, size, expected, max_pixels)
+            return chips.read_chip(_read(store, name), window, size, expected, max_pixels)
         if window.width * window.height > max_pixels:
             message = f"a window must have at most {max_pixels} pixels, however: {window!r}"
-            raise imagery.ImageError("image_too_large", message)
+            raise chips.ImageError("image_too_large", message)
         bands, stretch = raster.parse_bands(self.bands), raster.parse_stretch(self.stretch)
         return raster.compose(raster.read_layers(store, name, bands, stretch, window, expected), size)
 
@@ -143,7 +145,7 @@ def _read(store: Store, name: str) -> bytes:
     try:
         return store.read(name)
     except OSError as error:
-        raise imagery.ImageError("image_unreadable", f"an image must be readable, however: {name}: {error}") from error
+        raise chips.ImageError("image_unreadable", f"an image must be readable, however: {name}: {error}") from error
 
 
 def note_others(paths: Iterable[str]) -> None:
@@ -179,7 +181,7 @@ def locate(root: str, path: str) -> tuple[Store, str]:
 
 def failure(item: Item, error: Exception, key: str) -> Reject:
     """Return the reject of an item whose image or record is not as it must be."""
-    if isinstance(error, imagery.ImageError):
+    if isinstance(error, chips.ImageError):
         return reject(item, error.reason, str(error), key)
     if isinstance(error, OSError):
         return reject(item, "image_unreadable", f"an image must be readable, however: {error}", key)

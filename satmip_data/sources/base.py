@@ -12,10 +12,10 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 from PIL import Image
 from shapely import GEOSException, from_wkt
 
-from satmip_data import imagery
+from satmip_data.imagery import chips
+from satmip_data.imagery.fetch import ImageFile, fetch_image
 from satmip_data.records import Reject, Ring, Sample, Scene
-from satmip_data.remote import ImageFile, fetch_image
-from satmip_data.storage import Store
+from satmip_data.storage.store import Store
 
 Found = Scene | Reject
 
@@ -121,17 +121,17 @@ class ImageFiles:
         expected = (sample.scene_width, sample.scene_height)
         if not image.whole:
             try:
-                return imagery.read_chip(image.data, sample.window, size, expected, max_pixels, prefix=True)
-            except imagery.ImageError:
+                return chips.read_chip(image.data, sample.window, size, expected, max_pixels, prefix=True)
+            except chips.ImageError:
                 try:
                     image.complete()
                 except OSError as error:
                     raise _unreadable(sample, error) from error
-        return imagery.read_chip(image.data, sample.window, size, expected, max_pixels)
+        return chips.read_chip(image.data, sample.window, size, expected, max_pixels)
 
 
-def _unreadable(sample: Sample, error: OSError) -> imagery.ImageError:
-    return imagery.ImageError("image_unreadable", f"an image must be readable, however: {sample.path}: {error}")
+def _unreadable(sample: Sample, error: OSError) -> chips.ImageError:
+    return chips.ImageError("image_unreadable", f"an image must be readable, however: {sample.path}: {error}")
 
 
 def reject(item: Item, reason: str, message: str, key: str = "") -> Reject:

@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from PIL import Image
 
-from satmip_data import raster
+from satmip_data.imagery import raster
 from satmip_data.records import Aoi, Georeference, Sample, Scene, Window
 from satmip_data.sources.archive import DealtSplits, archive_url, dump, left_out, make_key, placed
 from satmip_data.sources.base import Found, InvalidError, Item, LayoutError, list_files, parse_time, read_json, reject
-from satmip_data.splits import folder_split
-from satmip_data.storage import Store
+from satmip_data.sources.splits import folder_split
+from satmip_data.storage.store import Store
 
 ENDING = "_labels_metadata.json"
 SIDE = 120

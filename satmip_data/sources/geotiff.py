@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
-from satmip_data.imagery import ImageError
+from satmip_data.imagery.chips import ImageError
 from satmip_data.names import RASTERS, ends_with
 from satmip_data.records import Metadata, Scene
 from satmip_data.sources.archive import (
@@ -29,7 +29,7 @@ from satmip_data.sources.archive import (
     stem,
 )
 from satmip_data.sources.base import Found, InvalidError, Item, LayoutError, list_files, parse_time, reject
-from satmip_data.splits import folder_split
+from satmip_data.sources.splits import folder_split
 
 TIME_TAG = "ACQUISITIONDATETIME"
 """GDAL's tag for the time of acquisition; a TIFF's own DateTime is the time at which the file was made."""

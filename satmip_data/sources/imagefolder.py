@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
-from satmip_data.imagery import ImageError
+from satmip_data.imagery.chips import ImageError
 from satmip_data.names import IMAGES, ends_with
 from satmip_data.records import Aoi, Scene, Window
 from satmip_data.sources.archive import (
@@ -22,7 +22,7 @@ from satmip_data.sources.archive import (
     placed,
 )
 from satmip_data.sources.base import Found, Item, LayoutError, list_files, reject
-from satmip_data.splits import folder_split
+from satmip_data.sources.splits import folder_split
 
 
 @dataclass(frozen=True)

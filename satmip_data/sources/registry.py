@@ -2,8 +2,8 @@
 
 from satmip_data.sources.base import Source
 from satmip_data.sources.bigearthnet import BigEarthNet
-from satmip_data.sources.evaluation import EuroSat, Fgsc23, Optimal31, Resisc45, UcMerced
-from satmip_data.sources.fmow import Fmow
+from satmip_data.sources.evaluation_sets import EuroSat, Fgsc23, Optimal31, Resisc45, UcMerced
+from satmip_data.sources.fmow.source import Fmow
 from satmip_data.sources.geotiff import GeoTiff
 from satmip_data.sources.imagefolder import ImageFolder
 from satmip_data.sources.so2sat import So2Sat

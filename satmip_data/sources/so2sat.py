@@ -15,11 +15,11 @@ import fsspec
 import numpy as np
 from PIL import Image
 
-from satmip_data import raster
-from satmip_data.imagery import ImageError
+from satmip_data.imagery import raster
+from satmip_data.imagery.chips import ImageError
 from satmip_data.records import Aoi, Metadata, Sample, Scene
 from satmip_data.sources.base import Found, Item, LayoutError, list_files, reject
-from satmip_data.storage import Store, check_regular
+from satmip_data.storage.store import Store, check_regular
 
 SPLITS = {"training": "train", "validation": "test", "testing": "test"}
 """A file's name -> our split. Validation and testing are together the paper's test split, as version 3 publishes them."""

@@ -18,9 +18,9 @@ from pyproj.exceptions import CRSError
 from shapely import GEOSException, to_wkt
 from shapely.geometry import shape
 
-from satmip_data.imagery import ImageError
+from satmip_data.imagery.chips import ImageError
+from satmip_data.imagery.raster import ScaleError
 from satmip_data.names import IMAGES, ends_with
-from satmip_data.raster import ScaleError
 from satmip_data.records import Georeference, Metadata, Sample, Scene, Window
 from satmip_data.sources.archive import (
     Archive,
@@ -36,7 +36,7 @@ from satmip_data.sources.archive import (
 )
 from satmip_data.sources.base import Found, InvalidError, Item, LayoutError, list_files, read_json, reject
 from satmip_data.sources.columns import COLUMNS, from_bounds
-from satmip_data.splits import folder_split
+from satmip_data.sources.splits import folder_split
 
 PROPERTIES = {
     "platform": "platform",

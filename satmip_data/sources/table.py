@@ -24,7 +24,7 @@ from pyproj.exceptions import CRSError
 from shapely import GEOSException, from_wkb
 
 from satmip_data.geometry import WGS84, distance, wrap_longitude
-from satmip_data.imagery import ImageError
+from satmip_data.imagery.chips import ImageError
 from satmip_data.names import RASTERS, ends_with, unsigned
 from satmip_data.records import Aoi, Georeference, Metadata, Sample, Scene, Window
 from satmip_data.sources.archive import (
@@ -40,9 +40,9 @@ from satmip_data.sources.archive import (
 )
 from satmip_data.sources.base import Found, InvalidError, Item, LayoutError
 from satmip_data.sources.columns import ALIASES, COLUMNS, fills, from_bounds
-from satmip_data.splits import name_split
-from satmip_data.storage import Store
-from satmip_data.tables import read_parquet
+from satmip_data.sources.splits import name_split
+from satmip_data.storage.parquet import read_parquet
+from satmip_data.storage.store import Store
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".geoparquet")
 MISSING = ("", "nan", "none", "null", "na", "n/a", "nat", "<na>")

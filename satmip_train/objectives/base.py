@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from satmip_train.config import Settings
-from satmip_train.losses import same_place
-from satmip_train.metadata_encoders import CaptionEncoder, MetadataShape, TabularEncoder
-from satmip_train.places import Places
+from satmip_train.data.places import Places
+from satmip_train.models.metadata_encoders import CaptionEncoder, MetadataShape, TabularEncoder
+from satmip_train.objectives.losses import same_place
 
 __all__ = ["MetadataShape", "Objective"]
 

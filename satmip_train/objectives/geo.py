@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from satmip_train.config import Settings
-from satmip_train.losses import cluster_loss
+from satmip_train.data.places import Places, Space, cluster_centres
+from satmip_train.objectives.losses import cluster_loss
 from satmip_train.objectives.term import Encoders, Inputs, Term
-from satmip_train.places import Places, Space, cluster_centres
 
 
 class Geo(Term):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from satmip_train.config import Settings
-from satmip_train.heads import linear_projection
-from satmip_train.losses import chance_level, metadata_image_loss, sigmoid_chance_level, sigmoid_loss
+from satmip_train.models.heads import linear_projection
+from satmip_train.objectives.losses import chance_level, metadata_image_loss, sigmoid_chance_level, sigmoid_loss
 from satmip_train.objectives.term import Encoders, Inputs, Term
 
 MAX_LOGIT_SCALE = math.log(100)

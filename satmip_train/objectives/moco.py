@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from satmip_train.config import Settings
-from satmip_train.heads import moco_head
-from satmip_train.key_queue import KeyQueue
-from satmip_train.losses import key_loss
+from satmip_train.models.heads import moco_head
+from satmip_train.objectives.key_queue import KeyQueue
+from satmip_train.objectives.losses import key_loss
 from satmip_train.objectives.term import Encoders, Inputs, Term
 
 

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from satmip_train.config import Settings
-from satmip_train.heads import ssl_head
-from satmip_train.losses import chance_level, view_loss
+from satmip_train.models.heads import ssl_head
+from satmip_train.objectives.losses import chance_level, view_loss
 from satmip_train.objectives.term import Encoders, Inputs, Term
 
 

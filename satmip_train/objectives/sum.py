@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from satmip_train.config import Settings
-from satmip_train.metadata_encoders import MetadataShape, create_metadata_encoder
+from satmip_train.data.places import Places
+from satmip_train.models.metadata_encoders import MetadataShape, create_metadata_encoder
+from satmip_train.models.pretrained import start_backbone
 from satmip_train.objectives.base import Objective
 from satmip_train.objectives.term import Encoders, Inputs, Term
-from satmip_train.places import Places
-from satmip_train.pretrained import start_backbone
 
 
 class SumOfTerms(Objective):

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from satmip_train.backbones import feature_dim
 from satmip_train.config import Settings
+from satmip_train.data.places import Places
 from satmip_train.distributed import world_size
-from satmip_train.metadata_encoders import CaptionEncoder, TabularEncoder
+from satmip_train.models.backbones import feature_dim
+from satmip_train.models.metadata_encoders import CaptionEncoder, TabularEncoder
 from satmip_train.objectives.base import Objective
-from satmip_train.places import Places
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import timing
 from PIL import Image
 
-from satmip_data import decoders, imagery
+from satmip_data.imagery import chips, decoders
 from satmip_data.records import Window
 
 CASES = ((700, 0.2), (1000, 0.7), (3000, 0.1), (3000, 0.5), (3000, 0.9), (8000, 0.5))
@@ -33,7 +33,7 @@ def milliseconds(decoder: str, data: bytes, window: Window, side: int) -> float:
     """Return the CPU time of one chip, which other work on the machine disturbs less than the time on the clock."""
     start = time.process_time()
     with decoders.using(decoder):
-        imagery.read_chip(data, window, (224, 224), (side, side))
+        chips.read_chip(data, window, (224, 224), (side, side))
     return (time.process_time() - start) * 1000
 
 

@@ -26,23 +26,24 @@ import torch
 from gpu_levers import LEVERS, ROUNDED, Lever
 from gpu_profile import shares
 from gpu_report import derived, show
+from helpers.toy_shards import write_toy_shards
 from rich.console import Console
 from timing import repeated_shards
-from toy_shards import write_toy_shards
 
-from satmip_train import probes, resident
-from satmip_train.checkpoint import versions
 from satmip_train.choices import Precision
 from satmip_train.config import Settings, resolve
-from satmip_train.features import resize, run_frozen
-from satmip_train.job import Job, device_name
-from satmip_train.log import Clock
-from satmip_train.meter import peak_bytes
-from satmip_train.plan import Plan, plan_run
-from satmip_train.resident import DataPath
-from satmip_train.shards import Dataset, open_dataset
-from satmip_train.stream import Batch
-from satmip_train.train import State, Step, batch_keys, build_state
+from satmip_train.data.dataset import Dataset, open_dataset
+from satmip_train.data.decoder import Batch
+from satmip_train.distributed import Job, device_name
+from satmip_train.evaluation import probes
+from satmip_train.evaluation.features import resize, run_frozen
+from satmip_train.runs.checkpoint import versions
+from satmip_train.training import batches
+from satmip_train.training.batches import DataPath
+from satmip_train.training.meter import Clock, peak_bytes
+from satmip_train.training.plan import Plan, plan_run
+from satmip_train.training.state import State, build_state
+from satmip_train.training.step import Step, batch_keys
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def trial(report: Report, settings: Settings, lever: Lever) -> Trial:
     plan = plan_run(settings, report.dataset, job)
     state = build_state(plan)
     start, path = time.perf_counter(), DataPath(lever.held, "")
-    source = iter(resident.batches(plan, batch_keys(state), range(plan.total_steps), path, lambda samples: None))
+    source = iter(batches.batches(plan, batch_keys(state), range(plan.total_steps), path, lambda samples: None))
     decoded = time.perf_counter() - start
     step = Step(plan, state)
     lever.prepare(state, step)

@@ -11,12 +11,14 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from satmip_train import augment
-from satmip_train.augment import Params, Policy
-from satmip_train.class_token import ClassTokenViT
+from satmip_train.data.transfer import to_device
+from satmip_train.models.class_token import ClassTokenViT
 from satmip_train.objectives.base import Objective
-from satmip_train.train import State, Step
-from satmip_train.transfer import to_device
+from satmip_train.training.state import State
+from satmip_train.training.step import Step
+from satmip_train.views import apply
+from satmip_train.views.draws import Params
+from satmip_train.views.policies import Policy
 
 
 def _nothing(state: State, step: Step) -> None:
@@ -52,9 +54,9 @@ def views_on_the_cpu() -> Iterator[None]:
     """Let one process make the views one by one on the CPU."""
 
     def made(images: Tensor, params: Params, policy: Policy) -> Tensor:
-        return to_device(augment.one_by_one(images.cpu(), params.to("cpu"), policy), images.device)
+        return to_device(apply.one_by_one(images.cpu(), params.to("cpu"), policy), images.device)
 
-    with patch.object(augment, "batched", made):
+    with patch.object(apply, "batched", made):
         yield
 
 
@@ -78,7 +80,7 @@ def weights_cast_at_each_use() -> Iterator[None]:
 
 def eager_views(state: State, step: Step) -> None:
     """Do not compile the views."""
-    step._apply = augment.apply
+    step._apply = apply.apply
 
 
 def optimizer_by(fused: bool, foreach: bool) -> Callable[[State, Step], None]:

@@ -24,13 +24,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from fake_gpu import onto
+from helpers.fake_gpu import onto
 
-from satmip_train import augment, packed_attention, packed_kernels
-from satmip_train.backbones import create_backbone
-from satmip_train.class_token import round_residual
 from satmip_train.config import Settings
-from satmip_train.metadata_encoders import MetadataShape, TextEncoder
+from satmip_train.models.backbones import create_backbone
+from satmip_train.models.class_token import round_residual
+from satmip_train.models.metadata_encoders import MetadataShape, TextEncoder
+from satmip_train.training import packed_attention, packed_kernels
+from satmip_train.views import apply, draws, policies
 
 BATCH, SIDE, TOKENS, HEADS = 1024, 224, 72, 12
 COPY, PRODUCT = 4.3e12, 788e12
@@ -50,15 +51,15 @@ def least_seconds(kernel: Kernel) -> float:
 
 def views() -> list[Graph]:
     """Plan the views of a batch."""
-    policy = augment.policy("simclr-sat", SIDE)
-    drawn = augment.draw(policy, BATCH, torch.Generator().manual_seed(0), (SIDE, SIDE))
+    policy = policies.policy("simclr-sat", SIDE)
+    drawn = draws.draw(policy, BATCH, torch.Generator().manual_seed(0), (SIDE, SIDE))
 
-    def made(images: Tensor, params: augment.Params, mean: Tensor, std: Tensor) -> Tensor:
-        return augment.batched(images, params, policy).sub_(mean).div_(std)
+    def made(images: Tensor, params: draws.Params, mean: Tensor, std: Tensor) -> Tensor:
+        return apply.batched(images, params, policy).sub_(mean).div_(std)
 
     with FakeTensorMode() as mode, torch.no_grad():
         chips = torch.empty(BATCH, SIDE, SIDE, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
-        params = augment.Params(**{name: mode.from_tensor(value) for name, value in vars(drawn).items()})
+        params = draws.Params(**{name: mode.from_tensor(value) for name, value in vars(drawn).items()})
         return lowered(made, chips, params, torch.empty(3, 1, 1), torch.empty(3, 1, 1))
 
 

@@ -19,15 +19,17 @@ from typing import Any
 import numpy as np
 import orjson
 import timing
-from fmow_tree import record
+from helpers.fmow_tree import record
 
-from satmip_data import build, geometry
-from satmip_data.index import build_index
-from satmip_data.progress import Progress
+from satmip_data import geometry
+from satmip_data.execution.progress import Progress
+from satmip_data.metadata.sun import sun_position
+from satmip_data.pipeline import build
+from satmip_data.pipeline import request as request_module
+from satmip_data.pipeline.index import build_index
+from satmip_data.pipeline.settings import BuildSettings
 from satmip_data.records import Georeference, Window
-from satmip_data.settings import BuildSettings
 from satmip_data.sources import SOURCES
-from satmip_data.sun import sun_position
 
 CATEGORIES = [f"category_{i:02d}" for i in range(62)]
 IMAGES_A_PLACE = 6
@@ -87,7 +89,7 @@ def parse_all(paths: list[str]) -> None:
 
 def measure_time(report: timing.Report, root: Path, records: int, rounds: int) -> None:
     """Print microseconds of CPU time a record, in one process."""
-    request = build.BuildRequest(SOURCES["fmow"](), str(root), str(root / "out"), BuildSettings())
+    request = request_module.BuildRequest(SOURCES["fmow"](), str(root), str(root / "out"), BuildSettings())
     index = partial(build_index, request.source, request.root, request.settings, request.engine)
     paths = [str(root / item.metadata) for item in request.source.list_items(str(root))]
     found = index()
@@ -117,7 +119,7 @@ def plan_memory(root: Path, workers: int) -> dict[str, float]:
         nonlocal worker
         worker = max(worker, timing.largest_worker_mb("VmHWM"))
 
-    build.plan_build(build.BuildRequest(SOURCES["fmow"](), str(root), str(root / "out"), BuildSettings(), workers), look)
+    build.plan_build(request_module.BuildRequest(SOURCES["fmow"](), str(root), str(root / "out"), BuildSettings(), workers), look)
     return {"before": before, "main": timing.memory_mb("VmHWM"), "worker": worker}
 
 

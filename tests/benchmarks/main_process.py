@@ -15,12 +15,15 @@ from pathlib import Path
 import timing
 from index_100k import write_tree
 
-from satmip_data import build, tabular
-from satmip_data.index import ITEMS_A_TASK, build_index
-from satmip_data.plan import plan_shards
-from satmip_data.settings import BuildSettings
+from satmip_data.metadata import tabular
+from satmip_data.pipeline import build
+from satmip_data.pipeline import request as request_module
+from satmip_data.pipeline.index import ITEMS_A_TASK, build_index
+from satmip_data.pipeline.settings import BuildSettings
+from satmip_data.pipeline.shard_plan import plan_shards
+from satmip_data.shards.index_table import index_table
 from satmip_data.sources import SOURCES
-from satmip_data.tables import index_table, parquet_bytes
+from satmip_data.storage.parquet import parquet_bytes
 
 
 def main() -> None:
@@ -35,7 +38,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_tree(root, records)
-        request = build.BuildRequest(SOURCES["fmow"](), folder, str(root / "out"), BuildSettings())
+        request = request_module.BuildRequest(SOURCES["fmow"](), folder, str(root / "out"), BuildSettings())
         samples = build_index(request.source, folder, request.settings, request.engine).samples
         count, settings = len(samples), request.settings
         results = [pickle.dumps(samples[i : i + ITEMS_A_TASK]) for i in range(0, count, ITEMS_A_TASK)]

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import timing
-from fmow_tree import record
+from helpers.fmow_tree import record
 from PIL import Image
 
-from satmip_data import build
-from satmip_data.progress import Progress
-from satmip_data.settings import BuildSettings
+from satmip_data.execution.progress import Progress
+from satmip_data.pipeline import build, request
+from satmip_data.pipeline.settings import BuildSettings
 from satmip_data.sources import SOURCES
 
 SIDE = 256
@@ -70,7 +70,7 @@ def build_memory(root: Path, workers: int) -> dict[str, float]:
     watch = Watch()
     show: Callable[[Progress], None] = watch.look
     settings = BuildSettings(samples_per_shard=50)
-    built = build.build(build.BuildRequest(SOURCES["fmow"](), str(root), str(root / "out"), settings, workers), show)
+    built = build.build(request.BuildRequest(SOURCES["fmow"](), str(root), str(root / "out"), settings, workers), show)
     watch.look()
     assert built["rejects"] == {}
     return watch.found()
@@ -80,7 +80,7 @@ def stream_memory(root: Path, workers: int) -> dict[str, float]:
     """Return the memory of reading an epoch."""
     from stream import ours  # not above: a build does without torch
 
-    from satmip_train.shards import open_dataset
+    from satmip_train.data.dataset import open_dataset
 
     dataset = open_dataset(root)
     watch = Watch()

@@ -35,13 +35,16 @@ from typing import Any
 import cv2
 import numpy as np
 import timing
-from fmow_tree import record
+from helpers.fmow_tree import record
 from PIL import Image
 
-from satmip_data import build, decoders, imagery, shards
-from satmip_data.captioning import recaption
+from satmip_data.imagery import chips, decoders
+from satmip_data.pipeline import build, pack
+from satmip_data.pipeline import recaption as recaption_module
+from satmip_data.pipeline import request as request_module
+from satmip_data.pipeline.recaption import recaption
+from satmip_data.pipeline.settings import BuildSettings
 from satmip_data.records import Sample, Window
-from satmip_data.settings import BuildSettings
 from satmip_data.sources import SOURCES
 
 QUANTILES = {
@@ -105,7 +108,7 @@ def with_pillow(path: Path, window: Window) -> tuple[Image.Image, bytes]:
     box = window.x, window.y, window.x + window.width, window.y + window.height
     with Image.open(path) as image:
         chip = image.convert("RGB").crop(box).resize((224, 224), Image.Resampling.BICUBIC)
-    return chip, imagery.encode_jpeg(chip)
+    return chip, chips.encode_jpeg(chip)
 
 
 def with_baseline(path: Path, window: Window) -> bytes:
@@ -131,21 +134,21 @@ def cropped(scene: np.ndarray, window: Window) -> np.ndarray:
 def with_satmip(path: Path, sample: Sample, decoder: str) -> tuple[Image.Image, bytes]:
     """Return chip and JPEG as they are packed."""
     with decoders.using(decoder):
-        chip = imagery.read_chip(path.read_bytes(), sample.window, (224, 224), (sample.scene_width, sample.scene_height))
-    return chip, imagery.encode_jpeg(chip)
+        chip = chips.read_chip(path.read_bytes(), sample.window, (224, 224), (sample.scene_width, sample.scene_height))
+    return chip, chips.encode_jpeg(chip)
 
 
-def pack_all(tasks: list[shards.PackTask]) -> None:
+def pack_all(tasks: list[pack.PackTask]) -> None:
     """Pack the shards in this process."""
     for task in tasks:
-        shards.pack_shard(task)
+        pack.pack_shard(task)
 
 
 def measure_packing(report: timing.Report, root: Path, images: int, rounds: int) -> None:
     """Print chips/s of decoding and encoding by each way, and of whole packing."""
     sizes, origin = file_sizes(images)
     write_tree(root, sizes)
-    request = build.BuildRequest(SOURCES["fmow"](), str(root), str(root / "out"), BuildSettings(samples_per_shard=10))
+    request = request_module.BuildRequest(SOURCES["fmow"](), str(root), str(root / "out"), BuildSettings(samples_per_shard=10))
     plan = build.plan_build(request)
     samples = [sample for shard in plan.shards for sample in shard.samples]
     written = sorted((root / sample.path).stat().st_size for sample in samples)
@@ -182,7 +185,7 @@ def measure_packing(report: timing.Report, root: Path, images: int, rounds: int)
     measure_scaling(report, plan, request, rounds)
 
 
-def measure_scaling(report: timing.Report, plan: build.Plan, request: build.BuildRequest, rounds: int) -> None:
+def measure_scaling(report: timing.Report, plan: build.Plan, request: request_module.BuildRequest, rounds: int) -> None:
     """Print how much sooner two processes have packed the shards; neither their start nor their imports count."""
     shards_longest_first = sorted(plan.tasks(request), key=lambda t: -sum(s.scene_width * s.scene_height for s in t.shard.samples))
     context = get_context("spawn")
@@ -199,8 +202,8 @@ def measure_scaling(report: timing.Report, plan: build.Plan, request: build.Buil
     )
 
 
-def _pack_in(pool: ProcessPoolExecutor, tasks: list[shards.PackTask]) -> None:
-    list(pool.map(shards.pack_shard, tasks))
+def _pack_in(pool: ProcessPoolExecutor, tasks: list[pack.PackTask]) -> None:
+    list(pool.map(pack.pack_shard, tasks))
 
 
 WORKER = """
@@ -219,7 +222,7 @@ def measure_memory(report: timing.Report, root: Path, size: tuple[int, int]) -> 
     width, height = size
     data = record(np.random.default_rng(0), "airport", width, height, 1)
     write_image(root, 0, data, [width // 2 - 250, round(height * 0.62) - 500, 500, 500], tile())
-    request = build.BuildRequest(SOURCES["fmow"](), str(root), str(root / "out"), BuildSettings())
+    request = request_module.BuildRequest(SOURCES["fmow"](), str(root), str(root / "out"), BuildSettings())
     plan = build.plan_build(request)
     (path,) = root.rglob("*.jpg")
     report.table(
@@ -227,7 +230,7 @@ def measure_memory(report: timing.Report, root: Path, size: tuple[int, int]) -> 
     )
     for decoder in decoders.DECODERS:
         (task,) = plan.tasks(replace(request, decoder=decoder))
-        work = pickle.dumps((shards.pack_shard, task))
+        work = pickle.dumps((pack.pack_shard, task))
         run = subprocess.run([sys.executable, "-c", WORKER], input=work, capture_output=True, check=True)
         samples, before, after = map(float, run.stdout.split())
         assert samples == 1, "the box gave no sample"
@@ -250,7 +253,7 @@ def measure_captions(report: timing.Report, root: Path, samples: int, times: int
     fields = iter([("gsd",), ("gsd", "timestamp")] * rounds)
 
     def rewrite() -> Any:
-        return recaption(str(root), shards.CaptionRewrite(next(fields), "key-value"))
+        return recaption(str(root), recaption_module.CaptionRewrite(next(fields), "key-value"))
 
     seconds = timing.in_turns({"members": lambda: copy_members(root, names), "captions": rewrite}, rounds)
     size = sum((root / name).stat().st_size for name in names) / 1e6

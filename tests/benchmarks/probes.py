@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from torch.nn import functional as F
 
-from satmip_train import probes
+from satmip_train.evaluation import probes
 
 TRAIN, TEST, WIDTH, CLASSES, NEAREST = 363_572, 53_043, 384, 62, 100
 ITERATIONS = 200

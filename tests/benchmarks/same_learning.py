@@ -31,14 +31,17 @@ from rich.table import Table
 from timing import machine
 from torch import Tensor
 
-from satmip_train import augment, resident
-from satmip_train.augment import Params, Policy
 from satmip_train.config import Settings, resolve
-from satmip_train.job import Job, device_name
-from satmip_train.plan import plan_run
-from satmip_train.resident import DataPath
-from satmip_train.shards import Dataset, open_dataset
-from satmip_train.train import Step, batch_keys, build_state
+from satmip_train.data.dataset import Dataset, open_dataset
+from satmip_train.distributed import Job, device_name
+from satmip_train.training import batches
+from satmip_train.training.batches import DataPath
+from satmip_train.training.plan import plan_run
+from satmip_train.training.state import build_state
+from satmip_train.training.step import Step, batch_keys
+from satmip_train.views import apply
+from satmip_train.views.draws import Params
+from satmip_train.views.policies import Policy
 
 SMALL = {
     "backbone_args": {"img_size": 64, "patch_size": 16, "embed_dim": 96, "depth": 2, "num_heads": 3},
@@ -65,14 +68,14 @@ def views_made_by(fast: bool, compiled: bool) -> Iterator[None]:
     def one_by_one(images: Tensor, params: Params, policy: Policy) -> Tensor:
         return augment_one_by_one(images.cpu(), params.to("cpu"), policy).to(images.device)
 
-    augment_one_by_one, batched = augment.one_by_one, augment.batched
+    augment_one_by_one, batched = apply.one_by_one, apply.batched
     if not fast:
-        with patch.object(augment, "batched", one_by_one):
+        with patch.object(apply, "batched", one_by_one):
             yield
     else:
         # Step compiles the views itself where there is a GPU.
         made: Callable[..., Tensor] = torch.compile(batched) if compiled else batched
-        with patch.object(augment, "one_by_one", made):
+        with patch.object(apply, "one_by_one", made):
             yield
 
 
@@ -88,7 +91,7 @@ def train(dataset: Dataset, settings: Settings, device: torch.device, fast: bool
     steps = range(plan.last_step)
     with views_made_by(fast, plan.compiled), nullcontext() if fast else all_tokens():
         step = Step(plan, state)
-        source = resident.batches(plan, batch_keys(state), steps, DataPath(fast, ""), lambda samples: None)
+        source = batches.batches(plan, batch_keys(state), steps, DataPath(fast, ""), lambda samples: None)
         losses = [step(batch)["loss"] for batch in source]
     return torch.stack(losses).double().cpu().numpy()
 

@@ -27,18 +27,19 @@ import torch
 import torch._dynamo
 from gpu import TOY, synchronize
 from gpu_report import DECOUPLED_FLOP, PAPER, TRAINING_FLOP
+from helpers.toy_shards import write_toy_shards
 from torch import Tensor
-from toy_shards import write_toy_shards
 
-from satmip_train import resident
 from satmip_train.config import resolve
-from satmip_train.job import Job
-from satmip_train.meter import peak_bytes
-from satmip_train.plan import Plan, plan_run
-from satmip_train.resident import DataPath
-from satmip_train.shards import open_dataset
-from satmip_train.stream import Batch
-from satmip_train.train import State, Step, batch_keys, build_state
+from satmip_train.data.dataset import open_dataset
+from satmip_train.data.decoder import Batch
+from satmip_train.distributed import Job
+from satmip_train.training import batches
+from satmip_train.training.batches import DataPath
+from satmip_train.training.meter import peak_bytes
+from satmip_train.training.plan import Plan, plan_run
+from satmip_train.training.state import State, build_state
+from satmip_train.training.step import Step, batch_keys
 
 OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "simclr": ("simclr", {}),
@@ -114,7 +115,7 @@ def start(work: Work, name: str, batch: int) -> tuple[TimedStep, Callable[[], An
     state = build_state(plan)
     state.parallel.train()
     path = DataPath(False, "one batch")
-    data = next(iter(resident.batches(plan, batch_keys(state), range(1), path, lambda samples: None)))
+    data = next(iter(batches.batches(plan, batch_keys(state), range(1), path, lambda samples: None)))
     step = TimedStep(plan, state)
     return step, partial(step, data)
 

@@ -21,9 +21,12 @@ import timing
 import torch
 import webdataset as wds
 
-from satmip_train.shards import Dataset, Readers, open_dataset
-from satmip_train.stream import Decoder, Order, TrainingStream, loader
-from satmip_train.tokens import CaptionReader
+from satmip_train.data.captions import CaptionReader
+from satmip_train.data.dataset import Dataset, open_dataset
+from satmip_train.data.decoder import Decoder
+from satmip_train.data.loader import TrainingStream, loader
+from satmip_train.data.order import Order
+from satmip_train.data.tar import Readers
 
 FIELDS = ("gsd", "timestamp", "location")
 CONTEXT = 77

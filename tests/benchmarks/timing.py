@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from toy_shards import write_toy_shards
+from helpers.toy_shards import write_toy_shards
 
 
 def machine(*packages: str) -> str:

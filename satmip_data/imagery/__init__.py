@@ -1,0 +1,1 @@
+"""Pixels: from encoded images and windows to chips."""

@@ -1,0 +1,100 @@
+"""Opening of GeoTIFF and JPEG 2000 files with rasterio, and of nothing else that GDAL could take a file for.
+
+GDAL asks the content of a file how to read it: a text named `.tif` may be a list of other files and servers (VRT, WMS), and so may
+what lies beside a raster.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import fsspec
+
+from satmip_data.imagery.chips import ImageError
+from satmip_data.storage.store import Store, check_regular
+
+DRIVERS = {
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "GTiff"),
+    **dict.fromkeys((b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"), "JP2OpenJPEG"),
+}
+"""First bytes of the files that are read (TIFF, BigTIFF; JPEG 2000 with and without boxes) -> GDAL's driver."""
+
+HEAD = 16
+"""Bytes that tell what a file is."""
+
+NEIGHBOURS = (".ovr", ".OVR", ".msk", ".MSK")
+"""Endings behind a raster's name of what GDAL opens beside it: overviews and a mask."""
+
+DEEPEST = 2
+"""Overviews of overviews, at most; programs write none."""
+
+
+def driver_of(head: bytes) -> str | None:
+    """Return the GDAL driver for a file that begins with `head`; None where it is neither GeoTIFF nor JPEG 2000."""
+    return next((driver for magic, driver in DRIVERS.items() if head.startswith(magic)), None)
+
+
+@contextmanager
+def open_raster(store: Store, name: str) -> Iterator[Any]:
+    """Give rasterio's dataset; elsewhere than on this machine only the parts that are asked for are read.
+
+    Raises:
+        ImageError: `image_unreadable`: neither GeoTIFF nor JPEG 2000, damaged, or leading to other files.
+    """
+    # Imported here, because the many workers that read no raster are smaller by its 30 MB.
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(store.path(name), driver=_driver(store, name), opener=_opener(store, name)) as dataset:
+                if any(key.upper() == "OVERVIEW_FILE" for key in dataset.tags(ns="OVERVIEWS")):
+                    raise ImageError("image_unreadable", "The raster's tags lead to another file (OVERVIEW_FILE). Remove that tag.")
+                yield dataset
+    except (RasterioError, OSError) as error:
+        raise ImageError("image_unreadable", f"Cannot read the raster: {error}") from error
+
+
+def _opener(store: Store, name: str) -> Any:
+    """Return what opens files for GDAL elsewhere than on this machine."""
+    if store.local:
+        return None
+    filesystem = fsspec.core.url_to_fs(store.url)[0]
+    if "?" not in name:
+        return filesystem
+
+    def open_alone(path: str, mode: str = "rb", **_: Any) -> Any:
+        # What GDAL looks for beside it is another query of the same server, which may answer with the same file.
+        if path != store.path(name):
+            raise FileNotFoundError(path)
+        return filesystem.open(path, mode)
+
+    return open_alone
+
+
+@lru_cache(maxsize=4096)
+def _driver(store: Store, name: str, depth: int = 0) -> str:
+    """Return the driver of a raster, once it is known that neither it nor its neighbours lead elsewhere.
+
+    Raises:
+        ImageError: they do, or may.
+        OSError: the file cannot be read.
+    """
+    path = store.path(name)
+    if store.local:
+        if path.startswith("/vsi"):
+            raise ImageError("image_unreadable", "Paths that begin with /vsi are GDAL's own and are not read. Use a path or a URL.")
+        check_regular(path)
+    driver = driver_of(store.read_range(name, 0, HEAD))
+    if driver is None:
+        raise ImageError("image_unreadable", "The file is neither GeoTIFF nor JPEG 2000, whatever its name says.")
+    for ending in () if "?" in name else NEIGHBOURS:
+        if store.exists(name + ending):
+            if depth == DEEPEST or _driver(store, name + ending, depth + 1) != "GTiff":
+                raise ImageError("image_unreadable", f"The {ending} file beside the raster is no GeoTIFF. Remove it.")
+            with open_raster(store, name + ending):
+                pass
+    return driver

@@ -1,0 +1,1 @@
+"""Metadata: the table of fields, captions, tabular features, physical checks."""

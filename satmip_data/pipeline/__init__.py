@@ -1,0 +1,1 @@
+"""Builds: scan, index, plan, pack, seal."""

@@ -1,0 +1,338 @@
+"""The whole story of a build: scan -> index -> plan -> pack -> seal."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from shlex import quote
+from typing import Any
+
+import satmip_schemas
+
+from satmip_data.errors import BuildError
+from satmip_data.execution.progress import Progress, Show, no_show
+from satmip_data.imagery import decoders
+from satmip_data.metadata import tabular
+from satmip_data.metadata.serialize import sample_to_json
+from satmip_data.pipeline.index import Index, build_index, collector_paused
+from satmip_data.pipeline.journal import Journal, OtherSettingsError, differences
+from satmip_data.pipeline.pack import PackTask, pack_shard
+from satmip_data.pipeline.request import BuildRequest
+from satmip_data.pipeline.selection import select
+from satmip_data.pipeline.settings import BuildSettings
+from satmip_data.pipeline.shard_plan import ShardPlan, plan_shards
+from satmip_data.records import Reject, Sample
+from satmip_data.shards.dataset import CAPTION_JOURNAL, JOURNAL, TRAIN, read_dataset, write_dataset
+from satmip_data.shards.index_table import index_table, rejects_table
+from satmip_data.shards.members import dump_json
+from satmip_data.shards.record import CaptionCount, ChannelSums, ShardRecord
+from satmip_data.storage.parquet import parquet_bytes, read_parquet
+from satmip_data.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a build is going to do, known before a pixel is decoded."""
+
+    index: Index
+    shards: tuple[ShardPlan, ...]
+    classes: tuple[str, ...]
+    standardizer: tabular.Standardizer
+    dropped: dict[str, int]
+    """Samples that the selection leaves out, by the choice that does."""
+    fingerprint: str
+    """SHA-256 over all samples and their shards."""
+
+    def tasks(self, request: BuildRequest) -> list[PackTask]:
+        """Return the task of every shard, in the order of the plan."""
+        out = Store(request.out)
+        return [
+            PackTask(shard, request.source, request.root, out, request.settings, self.standardizer, self.classes, request.decoder)
+            for shard in self.shards
+        ]
+
+
+@collector_paused()
+def plan_build(request: BuildRequest, show: Show = no_show) -> Plan:
+    """Read all metadata and lay out every shard.
+
+    Raises:
+        BuildError: the source holds nothing, or nothing of it is selected.
+        SelectionError: the selection cannot be made.
+    """
+    index = build_index(request.source, request.root, request.settings, request.engine, request.limit, show)
+    if not index.samples:
+        raise BuildError(_nothing_found(request, index))
+    samples, dropped = select(index.samples, request.selection)
+    if not samples:
+        counts = ", ".join(f"--{option} drops {count:,}" for option, count in dropped.items())
+        raise BuildError(f"the selection must leave samples, however: of {len(index.samples):,}, {counts}. Choose more.")
+    index = replace(index, samples=samples)
+    classes = tuple(sorted({name for s in samples for name in (s.category, *s.labels) if name is not None}))
+    shards = plan_shards(samples, request.settings.seed, request.settings.samples_per_shard)
+    train = [sample.metadata for shard in shards if shard.split == TRAIN for sample in shard.samples]
+    return Plan(index, shards, classes, tabular.fit(train), dropped, _fingerprint(shards))
+
+
+def _nothing_found(request: BuildRequest, index: Index) -> str:
+    return (
+        f"{request.root} must hold scenes of the source {request.source.name!r}, however: {_reasons(index.rejects)}\n"
+        "Where the data are of another kind or lie elsewhere, name that: satmip-data build --source NAME SOURCE"
+    )
+
+
+def _reasons(rejects: tuple[Reject, ...]) -> str:
+    reasons = Counter(reject.reason for reject in rejects)
+    found = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common()) or "no item at all"
+    return f"{found}." + (f" First: {rejects[0].path}: {rejects[0].message}." if rejects else "")
+
+
+def build(request: BuildRequest, show: Show = no_show) -> dict[str, Any]:
+    """Build a shard directory, or finish one begun with the same settings; return its `dataset.json`.
+
+    Shards that are whole are not written again. Nothing of the result depends on the workers or on interruptions.
+
+    Raises:
+        BuildError: nothing to build, something else in the folder, too many rejects, or nothing but rejects.
+        SelectionError: the selection cannot be made.
+        EngineError: there is no such engine.
+        LockedError: another process writes to the folder.
+    """
+    if (done := standing(request)) is not None:
+        return done
+    out = Store(request.out)
+    journal = Journal(out, JOURNAL)
+    finished = _finished(request, out)
+    if finished is None and journal.intent() is None and out.occupied():
+        raise BuildError(
+            f"shards are written into an empty folder, however: {request.out} holds other files. Choose another folder."
+        )
+    if request.retry_rejects:
+        request = _with_standing_captions(request, finished, journal)
+    show(Progress("index", 0, 1, 0, 0))
+    plan = plan_build(request, show)
+    with out.locked():
+        if _finished(request, out) == finished:
+            if finished is None:
+                _begin(request, plan, journal)
+            else:
+                _reopen(request, plan, finished, out, journal)
+            return _finish(request, plan, out, journal, show)
+    return build(request, show)  # another process has finished it while this one planned
+
+
+def standing(request: BuildRequest) -> dict[str, Any] | None:
+    """Return the `dataset.json` of a finished build that leaves nothing to do, so that the source is not read; else None.
+
+    Raises:
+        BuildError: the folder holds a finished build with other settings.
+        LockedError: another process writes to the folder.
+    """
+    out = Store(request.out)
+    finished = _finished(request, out)
+    if finished is None or (request.retry_rejects and _packing_rejects(out)):
+        return None
+    if out.exists(JOURNAL):  # a process was killed after it had sealed the build, or before it reopened it
+        with out.locked():
+            Journal(out, JOURNAL).close()
+    return finished
+
+
+def _finish(request: BuildRequest, plan: Plan, out: Store, journal: Journal, show: Show) -> dict[str, Any]:
+    """Pack what is missing and seal, unless there are too many rejects."""
+    records = _pack(request, plan, journal, show)
+    rejects = (*plan.index.rejects, *(reject for record in records for reject in record.rejects))
+    if request.max_rejects is not None and len(rejects) > request.max_rejects:
+        out.write("rejects.parquet", parquet_bytes(rejects_table(rejects)))
+        raise BuildError(
+            f"at most {request.max_rejects} rejects were allowed, however: {len(rejects)}. They are listed in "
+            f"{out.path('rejects.parquet')}; mend the input and build with --retry-rejects, or with a larger --max-rejects."
+        )
+    if not any(record.samples for record in records):
+        out.write("rejects.parquet", parquet_bytes(rejects_table(rejects)))
+        raise BuildError(
+            f"one image at least must give a chip, however: {_reasons(rejects)}\nMend the input and build with --retry-rejects."
+        )
+    return _seal(request, plan, records, rejects, out, journal)
+
+
+def _finished(request: BuildRequest, out: Store) -> dict[str, Any] | None:
+    """Return the `dataset.json` of a finished build; None where there is none.
+
+    Raises:
+        BuildError: it was built with other settings.
+    """
+    if not out.exists("dataset.json"):
+        return None
+    dataset = read_dataset(out)
+    built = {"source": dataset["source"], "settings": dataset["settings"]}
+    wanted = _intent(request)
+    # The captions may have been rewritten since: they are no reason to build again.
+    for name in ("fields", "style"):
+        built["settings"][name] = wanted["settings"][name]
+    if changes := differences(built, wanted):
+        raise BuildError(
+            f"{request.out} holds a finished build with other settings:\n" + "\n".join(changes) + "\nChoose another folder."
+        )
+    return dataset
+
+
+def _begin(request: BuildRequest, plan: Plan, journal: Journal) -> None:
+    try:
+        journal.begin({**_intent(request), "plan": plan.fingerprint})
+    except OtherSettingsError as error:
+        raise BuildError(
+            f"{request.out} holds an unfinished build with other settings:\n{error}\n"
+            "Use the same settings to finish it, choose another folder, or delete this one."
+        ) from error
+
+
+def _packing_rejects(out: Store) -> set[str]:
+    """Return the keys of the samples whose images gave no chip."""
+    table = read_parquet(out.read("rejects.parquet")).to_pylist()
+    return {row["key"] for row in table if row["stage"] == "pack"}
+
+
+def _with_standing_captions(request: BuildRequest, finished: dict[str, Any] | None, journal: Journal) -> BuildRequest:
+    """Return the request with the caption fields and style of the shards that stand: those that are retried must match them."""
+    intent = journal.intent()
+    standing = finished["caption"] if finished is not None else intent["settings"] if intent is not None else None
+    if standing is None:
+        return request
+    return replace(request, settings=replace(request.settings, fields=tuple(standing["fields"]), style=standing["style"]))
+
+
+def _reopen(request: BuildRequest, plan: Plan, finished: dict[str, Any], out: Store, journal: Journal) -> None:
+    """Make a finished build one that only lacks the shards with packing rejects."""
+    if plan.fingerprint != finished["plan"]:
+        raise BuildError(
+            f"--retry-rejects needs the metadata that the build was planned with, however: those of {request.root} have changed "
+            "since. Build into another folder."
+        )
+    if out.exists(CAPTION_JOURNAL):
+        raise BuildError(
+            f"--retry-rejects needs shards with captions of one kind, however: those of {request.out} are half rewritten. Finish "
+            f"that first: satmip-data caption {quote(request.out)}"
+        )
+    _begin(request, plan, journal)
+    lost = _packing_rejects(out)
+    incomplete = {shard.name for shard in plan.shards if any(sample.key in lost for sample in shard.samples)}
+    for entry in finished["shards"]:
+        if entry["name"] not in incomplete:
+            journal.add(ShardRecord.from_entry(entry))
+    out.remove("dataset.json")
+
+
+def _intent(request: BuildRequest) -> dict[str, Any]:
+    options: dict[str, Any] = json.loads(dump_json(asdict(request.source)))
+    settings = {**request.settings.to_json(), "limit": request.limit, "selection": request.selection.to_json()}
+    return {
+        "source": {"name": request.source.name, "root": request.root, "options": options, "licence": request.source.licence},
+        "settings": settings,
+    }
+
+
+def _fingerprint(shards: tuple[ShardPlan, ...]) -> str:
+    digest = hashlib.sha256()
+    for shard in shards:
+        for sample in shard.samples:
+            digest.update(shard.name.encode() + dump_json(sample_to_json(sample)))
+    return digest.hexdigest()
+
+
+def _pack(request: BuildRequest, plan: Plan, journal: Journal, show: Show) -> list[ShardRecord]:
+    """Pack the shards that are not yet whole; return the records of all of them in the order of the plan."""
+    records = journal.finished()
+    if request.retry_rejects:
+        records = {name: record for name, record in records.items() if not record.rejects}
+    tasks = [task for task in plan.tasks(request) if task.shard.name not in records]
+    tasks.sort(key=lambda task: -_work(task.shard))
+    rejects = len(plan.index.rejects)
+
+    def report() -> None:
+        done = records.values()
+        lost = rejects + sum(len(record.rejects) for record in done)
+        size, saved = sum(record.bytes for record in done), sum(record.saved for record in done)
+        show(Progress("pack", len(records), len(plan.shards), sum(record.samples for record in done), lost, size, saved))
+
+    report()
+    for record in request.engine.unordered(pack_shard, tasks):
+        journal.add(record)
+        records[record.name] = record
+        report()
+    return [records[shard.name] for shard in plan.shards]
+
+
+def _work(shard: ShardPlan) -> int:
+    """Return the pixels that are decoded for a shard: the longest tasks go first, so that no core waits for one at the end."""
+    return sum(sample.scene_width * (sample.window.y + sample.window.height) for sample in shard.samples)
+
+
+def _seal(
+    request: BuildRequest, plan: Plan, records: list[ShardRecord], rejects: tuple[Reject, ...], out: Store, journal: Journal
+) -> dict[str, Any]:
+    """Write the tables and, last, `dataset.json`."""
+    lost = {reject.key for record in records for reject in record.rejects}
+    rows = [(shard.name, s) for shard in plan.shards for s in shard.samples if s.key not in lost]
+    whole = [record for record in records if record.samples]
+    for record in records:
+        if not record.samples:
+            out.remove(record.name)
+    dataset = {**_describe(request, plan, whole, rejects), "flags": count_flags(sample for _, sample in rows)}
+    out.write("index.parquet", parquet_bytes(index_table(rows)))
+    out.write("rejects.parquet", parquet_bytes(rejects_table(rejects)))
+    for split in dataset["splits"]:
+        # As open_clip looks for it: beside the shards, by their base names.
+        sizes = {record.name.rpartition("/")[2]: record.samples for record in whole if record.split == split}
+        out.write(f"{split}/sizes.json", dump_json(sizes))
+    write_dataset(out, dataset)
+    journal.close()
+    return dataset
+
+
+def _describe(request: BuildRequest, plan: Plan, records: list[ShardRecord], rejects: tuple[Reject, ...]) -> dict[str, Any]:
+    captions, channels, train = CaptionCount(), ChannelSums(), 0
+    for record in records:
+        captions.merge(record.captions)
+        if record.split == TRAIN:
+            channels.add(record.channels)
+            train += record.samples
+    mean, std = channels.mean_std()
+    settings = request.settings
+    return {
+        "schema_version": satmip_schemas.SCHEMA_VERSION,
+        "software": {name: version(name) for name in ("satmip", "numpy", "pillow", "pyproj")},
+        **_intent(request),
+        "decoder": decoders.decoder_info(request.decoder),
+        "size": _chip_size(settings, plan),
+        "splits": {
+            split: {
+                "samples": sum(r.samples for r in records if r.split == split),
+                "shards": sum(r.split == split for r in records),
+            }
+            for split in sorted({record.split for record in records})
+        },
+        "classes": list(plan.classes),
+        "shards": [record.entry() for record in records],
+        "plan": plan.fingerprint,
+        **plan.standardizer.to_json(),
+        "caption": {"fields": list(settings.fields), "style": settings.style, **captions.to_json()},
+        "channels": {"mean": mean, "std": std, "samples": train},
+        "rejects": dict(sorted(Counter(reject.reason for reject in rejects).items())),
+        "dropped": plan.dropped,
+    }
+
+
+def count_flags(samples: Iterable[Sample]) -> dict[str, int]:
+    """Return how many samples carry each flag of `checks.FLAGS`."""
+    return dict(sorted(Counter(flag for sample in samples for flag in sample.flags).items()))
+
+
+def _chip_size(settings: BuildSettings, plan: Plan) -> list[int] | None:
+    """Return [width, height] if all chips share it: as asked for, or because windows that keep their size are all alike."""
+    if settings.size is not None:
+        return [settings.size, settings.size]
+    sizes = {(sample.window.width, sample.window.height) for shard in plan.shards for sample in shard.samples}
+    return list(sizes.pop()) if len(sizes) == 1 else None

@@ -1,0 +1,184 @@
+"""Scenes to one list of samples and one list of rejects. Reads metadata, never a pixel."""
+
+import gc
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from satmip_data import geometry
+from satmip_data.execution.engines import Engine
+from satmip_data.execution.progress import Progress, Show, no_show
+from satmip_data.pipeline.settings import BuildSettings
+from satmip_data.records import Aoi, Reject, Sample, Scene, Window
+from satmip_data.sources.base import Found, Item, LayoutError, LocatedElsewhere, Source
+from satmip_data.storage.store import IN_FLIGHT, Store
+
+ITEMS_A_TASK = 64
+MAX_KEY = 80
+"""Longest sample key: with its suffix it must fit the 100 bytes of a plain tar name."""
+
+
+_UNWRITABLE = re.compile("[\\0\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Everything known before a pixel is decoded: samples in the source's order, and what gave none."""
+
+    samples: tuple[Sample, ...]
+    rejects: tuple[Reject, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    source: Source
+    root: str
+    items: tuple[Item, ...]
+    settings: BuildSettings
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Stop the search for cycles of references while very many values are made of which none refers back to another.
+
+    It would look through all of them again and again, which takes a fifth of the time of an index.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@collector_paused()
+def build_index(
+    source: Source, root: str, settings: BuildSettings, engine: Engine, limit: int | None = None, show: Show = no_show
+) -> Index:
+    """Read the metadata of every item of a source; the result does not depend on `engine`.
+
+    Args:
+        source: the archive's reader with its options.
+        root: folder or URL of the archive.
+        settings: the crop's choices.
+        engine: where the work is done.
+        limit: keep the first so many items only.
+        show: is told of every batch of items.
+
+    Raises:
+        FileNotFoundError: the archive is not there, or its layout is not this source's.
+    """
+    items = _items(source, root)[:limit]
+    if isinstance(source, LocatedElsewhere) and ("location" in settings.fields or settings.gsd == "ground"):
+        source.check_location(root, items)
+    tasks = [_Task(source, root, tuple(items[i : i + ITEMS_A_TASK]), settings) for i in range(0, len(items), ITEMS_A_TASK)]
+    return _without_duplicates(_shown(engine.ordered(_run, tasks), len(tasks), show))
+
+
+def _items(source: Source, root: str) -> list[Item]:
+    try:
+        return source.list_items(root)
+    except FileNotFoundError as error:
+        if Store(root).exists():
+            raise
+        raise LayoutError(f"{error}. Check the path: there is no {root!r}") from error
+
+
+def _shown(batches: Iterable[list[Sample | Reject]], total: int, show: Show) -> Iterator[Sample | Reject]:
+    samples = rejects = 0
+    for done, batch in enumerate(batches, 1):
+        lost = sum(isinstance(found, Reject) for found in batch)
+        samples, rejects = samples + len(batch) - lost, rejects + lost
+        show(Progress("index", done, total, samples, rejects))
+        yield from batch
+
+
+def _run(task: _Task) -> list[Sample | Reject]:
+    return [
+        sample
+        for results in _read_items(task)
+        for found in results
+        for sample in ([found] if isinstance(found, Reject) else samples_of(found, task.settings))
+    ]
+
+
+def _read_items(task: _Task) -> list[list[Found]]:
+    read = partial(task.source.read_item, task.root)
+    if not Store(task.root).remote:
+        return [read(item) for item in task.items]
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        return list(pool.map(read, task.items))
+
+
+def samples_of(scene: Scene, settings: BuildSettings) -> Iterator[Sample | Reject]:
+    """Give one sample, or the reject with its reason, for each AOI of a scene."""
+    unwritable = _unwritable(scene)
+    for aoi in scene.aois:
+        key = f"{scene.key}_{aoi.name}" if aoi.name else scene.key
+        reject = unwritable or _refusal(aoi, key, settings)
+        if reject is None:
+            try:
+                window = geometry.window_from_aoi(aoi, scene.width, scene.height, settings.context, settings.fit)
+                yield _sample(scene, aoi, key, window, settings)
+                continue
+            except geometry.OutsideError as error:
+                reject = ("aoi_outside", str(error))
+            except geometry.OffEarthError as error:
+                reject = ("no_georeference", str(error))
+        yield Reject(scene.path, "index", *reject, key=key)
+
+
+def _unwritable(scene: Scene) -> tuple[str, str] | None:
+    """Refuse text that no file can hold or be named: names of files that are no UTF-8, halves of characters in JSON, NUL."""
+    known, words = scene.metadata, [word for aoi in scene.aois for word in (aoi.category, *aoi.labels)]
+    words += [scene.path, scene.place, known.utm_zone, known.country_code, known.scan_direction, known.platform]
+    for word in words:
+        if word and _UNWRITABLE.search(word):
+            return "metadata_invalid", f"names and texts must be Unicode, and without NUL, however: {word!r}"
+    return None
+
+
+def _refusal(aoi: Aoi, key: str, settings: BuildSettings) -> tuple[str, str] | None:
+    if len(key) > MAX_KEY:
+        return "metadata_invalid", f"a key must have at most {MAX_KEY} characters, however: {len(key)} in {key!r}"
+    if min(aoi.width, aoi.height) < settings.min_side:
+        return "aoi_tiny", f"a box must have sides of at least {settings.min_side} px, however: {aoi.width:g} x {aoi.height:g}"
+    return None
+
+
+def _sample(scene: Scene, aoi: Aoi, key: str, window: Window, settings: BuildSettings) -> Sample:
+    size = (window.width, window.height) if settings.size is None else (settings.size, settings.size)
+    georeference = scene.georeference
+    return Sample(
+        key=key,
+        split=scene.split,
+        place=scene.place,
+        category=aoi.category,
+        path=scene.path,
+        scene_width=scene.width,
+        scene_height=scene.height,
+        window=window,
+        metadata=geometry.chip_metadata(scene.metadata, georeference, window, size, settings.gsd),
+        scene_metadata=scene.metadata,
+        footprint=None if georeference is None else geometry.footprint(georeference, window),
+        labels=aoi.labels,
+        flags=scene.flags,
+    )
+
+
+def _without_duplicates(found: Iterable[Sample | Reject]) -> Index:
+    samples: dict[str, Sample] = {}
+    rejects: list[Reject] = []
+    for item in found:
+        if isinstance(item, Reject):
+            rejects.append(item.unsigned())
+        elif item.key in samples:
+            message = f"keys must be unique, however: {item.key!r} is also {samples[item.key].path}"
+            rejects.append(Reject(item.path, "index", "duplicate_key", message, key=item.key).unsigned())
+        else:
+            samples[item.key] = item
+    return Index(tuple(samples.values()), tuple(rejects))

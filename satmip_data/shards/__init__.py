@@ -1,0 +1,1 @@
+"""Shard directories: tars, `dataset.json`, tables, cards."""

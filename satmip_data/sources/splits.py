@@ -1,0 +1,163 @@
+"""Which sample belongs to which split: folders that are named so, a user's lists, or shares dealt from a seed."""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
+
+from satmip_data.storage.store import Store
+
+FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Names by which archives call a split -> our name."""
+
+
+class SplitFileError(FileNotFoundError):
+    """A list of splits cannot be read as one."""
+
+
+def name_split(word: str) -> str:
+    """Return our name of a split: "Training" is "train", "valid" is "val"; other names stay as they are.
+
+    Raises:
+        ValueError: it is no word, so that no folder can be named after it.
+    """
+    split = FOLDERS.get(word.strip().lower(), word.strip())
+    if not re.fullmatch("[A-Za-z0-9_-]+", split):
+        raise ValueError(f"a split must be a word of letters, digits, - and _, however: {word!r}")
+    return split
+
+
+def parse_shares(text: str) -> dict[str, float]:
+    """Return the shares that a text such as "train=60,val=20,test=20" stands for, summing to 1.
+
+    Raises:
+        ValueError: it is no such text, or a share is not positive.
+    """
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, number = part.strip().partition("=")
+        value = float(number) if re.fullmatch(r"\d+(\.\d+)?", number) else 0.0
+        if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in shares or value <= 0.0:
+            raise ValueError(f'shares must be like "train=60,val=20,test=20", each above 0, however: {text!r}')
+        shares[name] = value
+    total = math.fsum(shares.values())
+    return {name: value / total for name, value in shares.items()}
+
+
+def deal(strata: Mapping[str, str], shares: Mapping[str, float], seed: int = 0) -> dict[str, str]:
+    """Deal names to splits by their shares, each stratum alike: the same split for a name on any machine and version.
+
+    Stratum by stratum the names are shuffled, and each goes to the split that lags most behind its share. The counts are thus
+    exact to within one over all names, and nearly so in each stratum.
+
+    Args:
+        strata: name -> what is to stand in all splits alike, as its class.
+        shares: split -> its share; they sum to 1.
+        seed: of the shuffle.
+    """
+    counts = dict.fromkeys(shares, 0)
+    out = {}
+    ordered = sorted(strata, key=lambda name: (strata[name], _digest(seed, name)))
+    for dealt, name in enumerate(ordered, 1):
+        split = max(shares, key=lambda split: shares[split] * dealt - counts[split])
+        counts[split] += 1
+        out[name] = split
+    return out
+
+
+def _digest(seed: int, name: str) -> bytes:
+    """Return what shuffles the names: a hash, since library generators change with their versions."""
+    # A name that is no Unicode is dealt too: it becomes a reject later.
+    return hashlib.blake2b(f"{seed}/split/{name}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def folder_split(path: str) -> str | None:
+    """Return the split that a folder of the path names, the innermost of several; None where there is none."""
+    named = [FOLDERS[part] for part in map(str.lower, PurePosixPath(path).parts[:-1]) if part in FOLDERS]
+    return named[-1] if named else None
+
+
+def find_split(lists: Mapping[str, str], path: str) -> str | None:
+    """Return the split that lists give an image: by its path, or else by its name, with or without the ending."""
+    whole = PurePosixPath(path)
+    names = (path, str(whole.with_suffix("")), whole.name, whole.stem)
+    return next((lists[name] for name in names if name in lists), None)
+
+
+def read_split_file(url: str) -> dict[str, str]:
+    """Return name -> split from a file of lists, which may be
+
+    * JSON: `{"train": ["AnnualCrop_1.jpg", ...], "test": [...]}`
+    * CSV with a header that has a column `split`; the names stand in the first other column
+    * text: `<name> <split>` a line
+    * a folder of files named after their split (`eurosat-train.txt`, `val.csv`): a name a line, first of its columns.
+
+    Raises:
+        SplitFileError: there is no such file, it is in none of these forms, or a name stands in two splits.
+    """
+    folder, _, name = url.rstrip("/").rpartition("/")
+    try:
+        if names := Store(url).names() if not PurePosixPath(name).suffix else []:
+            return _gather(_folder_lists(Store(url), names), url)
+        text = Store(folder or ("/" if url.startswith("/") else ".")).read(name).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SplitFileError(f"--split-file must name a readable file or folder, however: {url}: {error}") from error
+    return _gather(_parse(name, text), url)
+
+
+def _gather(pairs: Iterable[tuple[str, str]], url: str) -> dict[str, str]:
+    lists: dict[str, str] = {}
+    for name, split in pairs:
+        try:
+            split = name_split(split)
+        except ValueError as error:
+            raise SplitFileError(f"{error} for {name!r} in {url}") from error
+        if not name:
+            raise SplitFileError(f"a split file must name a sample in every row, however: {url} has {split!r} alone")
+        if lists.setdefault(name, split) != split:
+            raise SplitFileError(f"a name must stand in one split, however: {url} has {name!r} in {lists[name]!r} and {split!r}")
+    if not lists:
+        raise SplitFileError(f"--split-file must name samples, however: {url} is empty")
+    return lists
+
+
+def _folder_lists(store: Store, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for name in names:
+        word = re.split(r"[-_. ]", PurePosixPath(name).stem.lower())[-1]
+        if word in FOLDERS:
+            for line in store.read(name).decode("utf-8-sig").splitlines():
+                if entry := line.split(",")[0].strip():
+                    yield entry, FOLDERS[word]
+
+
+def _parse(name: str, text: str) -> Iterator[tuple[str, str]]:
+    """Yield (name, split) of one file."""
+    if name.endswith(".json"):
+        try:
+            lists = json.loads(text)
+        except ValueError as error:
+            raise SplitFileError(f"a split file must be JSON, however: {name}: {error}") from error
+        if not isinstance(lists, dict) or not all(isinstance(entries, list) for entries in lists.values()):
+            raise SplitFileError(f'a split file must be {{"train": [names], ...}}, however: {name} is not')
+        yield from ((str(entry), split) for split, entries in lists.items() for entry in entries)
+    elif name.endswith(".csv"):
+        rows = csv.DictReader(io.StringIO(text))
+        columns = list(rows.fieldnames or ())
+        if "split" not in columns or len(columns) < 2:
+            raise SplitFileError(f"a split file must have a column of names and a column split, however: {name} has {columns}")
+        first = next(column for column in columns if column != "split")
+        yield from ((row[first] or "", row["split"] or "") for row in rows)  # None, where a row is short
+    else:
+        for line in filter(None, map(str.strip, text.splitlines())):
+            entry, _, split = line.replace(",", " ").replace("\t", " ").rpartition(" ")
+            if not entry:
+                raise SplitFileError(f"a line of a split file must be <name> <split>, however: {name} has {line!r}")
+            yield entry.strip(), split

@@ -1,0 +1,263 @@
+"""Prove that a shard directory holds what it says: hashes, counts, archives, schema, geometry, features, statistics."""
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from tarfile import BLOCKSIZE
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from satmip_data.execution.engines import Local
+from satmip_data.execution.progress import Progress, Show, no_show
+from satmip_data.metadata.serialize import sample_from_json
+from satmip_data.metadata.tabular import ROUNDING, Standardizer
+from satmip_data.records import Sample
+from satmip_data.shards.dataset import CAPTION_JOURNAL, JOURNAL, TRAIN, read_dataset
+from satmip_data.shards.members import Members
+from satmip_data.shards.tar import read_samples
+from satmip_data.storage.parquet import read_parquet
+from satmip_data.storage.store import Store
+from satmip_data.validation.index import check_counts, check_rows, rows_by_shard
+from satmip_data.validation.samples import check_sample
+
+SHOWN = 20
+"""Problems kept of one shard: a shard of thousands alike must not drown the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is not as it must be: where (file or sample key), which check, and what was found."""
+
+    where: str
+    check: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Sums of the known numeric features of some samples. Shape of each: (F,)."""
+
+    known: np.ndarray[Any, np.dtype[np.float64]]
+    total: np.ndarray[Any, np.dtype[np.float64]]
+    squares: np.ndarray[Any, np.dtype[np.float64]]
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(self.known + other.known, self.total + other.total, self.squares + other.squares)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """What was found in one shard."""
+
+    name: str
+    keys: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    moments: Moments
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found in a shard directory: no problems means proven."""
+
+    samples: int
+    shards: int
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    store: Store
+    entry: dict[str, Any]
+    dataset: dict[str, Any]
+    rows: pa.Table | None
+    """Of the index, for this shard; None where there are none."""
+
+
+def validate(out: str, workers: int = 1, show: Show = no_show) -> Report:
+    """Check every byte and every sample of a shard directory.
+
+    Raises:
+        BuildError: there is no finished build at all, or its `dataset.json` is damaged.
+    """
+    store = Store(out)
+    dataset = read_dataset(store)
+    problems = list(_check_folder(store, dataset))
+    index = _read_table(store, "index.parquet", ("key", "shard", "flags"), problems)
+    rejects = _read_table(store, "rejects.parquet", ("stage", "reason"), problems)
+    rows = {} if index is None else rows_by_shard(index)
+    reports: dict[str, ShardReport] = {}
+    tasks = [_Task(store, entry, dataset, rows.get(entry["name"])) for entry in dataset["shards"] if store.exists(entry["name"])]
+    for report in Local(workers).unordered(_check_shard, tasks):
+        reports[report.name] = report
+        samples = sum(len(r.keys) for r in reports.values())
+        size = sum(task.entry["bytes"] for task in tasks if task.entry["name"] in reports)
+        show(Progress("validate", len(reports), len(tasks), samples, 0, size))
+    problems += [problem for name in sorted(reports) for problem in reports[name].problems]
+    problems += [] if index is None else _check_index(index, dataset, reports)
+    problems += [] if rejects is None else _check_rejects(rejects, dataset)
+    lost = 0 if rejects is None else rejects["stage"].to_pylist().count("pack")
+    train = [reports.get(entry["name"]) for entry in dataset["shards"] if entry["split"] == TRAIN]
+    # A sample that is missing, or has a problem, counts in no sum: more problems would only follow from that one. Statistics are
+    # fitted before pixels are read, so that samples whose pixels failed moved them too.
+    whole = [report.moments for report in train if report is not None and not report.problems]
+    if len(whole) == len(train) and not lost:
+        problems += _check_standardized(dataset, whole)
+    return Report(sum(len(r.keys) for r in reports.values()), len(reports), tuple(problems))
+
+
+def _check_folder(store: Store, dataset: dict[str, Any]) -> Iterator[Problem]:
+    for journal, command in ((JOURNAL, "build"), (CAPTION_JOURNAL, "caption")):
+        if store.exists(journal):
+            yield Problem(journal, "finished", f"no work must be under way, however: run satmip-data {command} again to finish it")
+    listed = {entry["name"] for entry in dataset["shards"]}
+    names = store.names()
+    present = {name for name in names if name.endswith(".tar")}
+    for name in sorted(listed - present):
+        yield Problem(name, "shards", "the shard is listed in dataset.json, however: it is not there")
+    for name in sorted(present - listed):
+        yield Problem(name, "shards", "a shard must be listed in dataset.json, however: this one is not")
+    for split, entry in dataset["splits"].items():
+        samples = sum(shard["samples"] for shard in dataset["shards"] if shard["split"] == split)
+        if samples != entry["samples"]:
+            yield Problem("dataset.json", "counts", f"split {split} must have {entry['samples']} samples, however: {samples}")
+    for split in dataset["splits"]:
+        name = f"{split}/sizes.json"
+        listed_sizes = {
+            shard["name"].rpartition("/")[2]: shard["samples"] for shard in dataset["shards"] if shard["split"] == split
+        }
+        if (_read_json(store, name) if name in names else None) != listed_sizes:
+            yield Problem(name, "counts", f"{name} must hold the counts of dataset.json, however: it does not")
+
+
+def _read_json(store: Store, name: str) -> Any:
+    """Return a JSON value; None where it is none."""
+    try:
+        return json.loads(store.read(name))
+    except ValueError:
+        return None
+
+
+def _read_table(store: Store, name: str, needed: Sequence[str], problems: list[Problem]) -> pa.Table | None:
+    """Return a Parquet file with the columns needed; what keeps it from being read is added to `problems`, and None returned."""
+    try:
+        table = read_parquet(store.read(name))
+        table.select(needed)
+        return table
+    except (OSError, KeyError, pa.ArrowException) as error:
+        message = f"{name} must be there and whole, however: {type(error).__name__}: {error}"
+        problems.append(Problem(name, "index", message))
+        return None
+
+
+def _check_shard(task: _Task) -> ShardReport:
+    name, columns = task.entry["name"], len(task.dataset["numeric"])
+    data = task.store.read(name)
+    problems = list(_check_archive(data, task.entry))
+    keys: list[str] = []
+    rows: list[tuple[Any, Any]] = []
+    samples: list[Sample] = []
+    standardizer = Standardizer.from_json(task.dataset)
+    try:
+        for key, members in read_samples(data):
+            keys.append(key)
+            found = [
+                Problem(f"{name}: {key}", check, message) for check, message in _checked(key, members, task.dataset, standardizer)
+            ]
+            problems += found
+            if not found:
+                rows.append((_array(members, "num.npy"), _array(members, "mask.npy")))
+                samples.append(sample_from_json(json.loads(members["json"])))
+    except Exception as error:  # whatever a damaged archive provokes is a finding, with the error as its evidence
+        problems.append(
+            Problem(name, "archive", f"the archive must be readable to its end, however: {type(error).__name__}: {error}")
+        )
+    if len(keys) != task.entry["samples"]:
+        problems.append(Problem(name, "counts", f"the shard must hold {task.entry['samples']} samples, however: {len(keys)}"))
+    if task.rows is not None:
+        problems += [Problem("index.parquet", "index", message) for message in check_rows(name, task.rows, samples)]
+    if len(problems) > SHOWN:
+        problems[SHOWN:] = [Problem(name, "more", f"{len(problems) - SHOWN} further problems in this shard")]
+    return ShardReport(name, tuple(keys), tuple(problems), _moments(rows, columns))
+
+
+def _checked(key: str, members: Members, dataset: dict[str, Any], standardizer: Standardizer) -> Iterator[tuple[str, str]]:
+    try:
+        yield from check_sample(key, members, dataset, standardizer)
+    except Exception as error:  # a member that cannot be read at all
+        yield "members", f"every member must be readable, however: {type(error).__name__}: {error}"
+
+
+def _array(members: Members, suffix: str) -> Any:
+    return np.load(io.BytesIO(members[suffix]), allow_pickle=False)
+
+
+def _moments(rows: list[tuple[Any, Any]], columns: int) -> Moments:
+    if not rows:
+        zero = np.zeros(columns)
+        return Moments(zero, zero, zero)
+    values = np.stack([row[0] for row in rows]).astype(np.float64)
+    mask = np.stack([row[1] for row in rows])
+    values = np.where(mask, values, 0.0)
+    return Moments(mask.sum(0).astype(np.float64), values.sum(0), (values**2).sum(0))
+
+
+def _check_archive(data: bytes, entry: dict[str, Any]) -> Iterator[Problem]:
+    name = entry["name"]
+    if len(data) != entry["bytes"]:
+        yield Problem(name, "bytes", f"the shard must have {entry['bytes']} bytes, however: {len(data)}")
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != entry["sha256"]:
+        yield Problem(name, "sha256", f"the shard must hash to {entry['sha256']}, however: {digest}")
+    # A tar cut between two members reads without an error: only its two closing blocks of zeros tell that it is whole.
+    if len(data) % BLOCKSIZE or data[-2 * BLOCKSIZE :] != bytes(2 * BLOCKSIZE):
+        yield Problem(name, "archive", "the archive must end with two blocks of zeros, however: it is cut short")
+
+
+def _check_index(index: pa.Table, dataset: dict[str, Any], reports: dict[str, ShardReport]) -> Iterator[Problem]:
+    table = index.select(["key", "shard", "flags"]).to_pydict()
+    for message in check_counts("flags", [flag for flags in table["flags"] for flag in flags or ()], dataset["flags"]):
+        yield Problem("index.parquet", "counts", message)
+    by_shard: dict[str, list[str]] = {entry["name"]: [] for entry in dataset["shards"]}
+    for key, shard in zip(table["key"], table["shard"], strict=True):
+        by_shard.setdefault(shard, []).append(key)
+    if len(set(table["key"])) != len(table["key"]):
+        yield Problem("index.parquet", "keys", "keys must be unique, however: some stand twice")
+    for name, keys in by_shard.items():
+        if name in reports and tuple(keys) != reports[name].keys:
+            yield Problem(name, "index", "the shard must hold the samples of index.parquet in its order, however: it does not")
+
+
+def _check_rejects(rejects: pa.Table, dataset: dict[str, Any]) -> Iterator[Problem]:
+    for message in check_counts("rejects", rejects["reason"].to_pylist(), dataset["rejects"]):
+        yield Problem("rejects.parquet", "counts", message)
+
+
+def _check_standardized(dataset: dict[str, Any], train: list[Moments]) -> Iterator[Problem]:
+    """Check mean 0 and deviation 1 over the train split, of which every sample is there."""
+    if not train:
+        return
+    sums = train[0]
+    for moments in train[1:]:
+        sums = sums + moments
+    for i, column in enumerate(dataset["numeric"]):
+        known = sums.known[i]
+        if known != column["known"]:
+            yield Problem(
+                "dataset.json", "statistics", f"{column['name']} must be known {column['known']} times, however: {known:g}"
+            )
+            continue
+        if known == 0:
+            continue
+        mean = sums.total[i] / known
+        std = math.sqrt(max(sums.squares[i] / known - mean**2, 0.0))
+        constant = column["std"] == 1.0 and std <= ROUNDING * abs(column["mean"]) + 1e-6
+        if abs(mean) > 1e-4 or not (abs(std - 1) < 1e-3 or constant):
+            found = f"mean {mean:.2e} and deviation {std:.6f}"
+            yield Problem(
+                "dataset.json", "statistics", f"{column['name']} must have mean 0 and deviation 1 over train, however: {found}"
+            )

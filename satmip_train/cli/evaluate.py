@@ -1,0 +1,144 @@
+"""satmip-eval: how good are the features of trained networks.
+
+What needs torch is imported where it is used: help and errors come seconds earlier.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from satmip_train.choices import Modality
+from satmip_train.cli import eval_commands, paper
+from satmip_train.cli import options as common
+from satmip_train.cli.interrupt import Commands
+from satmip_train.cli.options import options
+from satmip_train.data.dataset import open_dataset
+from satmip_train.files import result_path
+
+if TYPE_CHECKING:
+    from satmip_train.evaluation.classifiers import Probe
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="satmip")
+def main() -> None:
+    """Measure trained networks by the paper's protocols, beside the same networks with random weights.
+
+    \b
+    Example:
+      satmip-eval knn out/runs/* --shards out/shards
+      satmip-eval report --shards out/shards --runs out/runs/*
+    """
+
+
+@main.command()
+@click.argument("runs", metavar="[RUN]...", nargs=-1, type=common.RUN)
+@options(*common.PROTOCOL, common.BACKBONES, *common.EXTERNAL, common.LARGER_IMAGES, *common.KNN)
+@options(common.PER_CLASS, common.out_folder("out/eval"))
+def knn(runs: tuple[Path, ...], ks: tuple[int, ...], fixed_k: int, temperature: float, **others: Any) -> None:
+    """Classify by the nearest neighbours: macro-F1 and top-1 (mAP in multi-label sets) of each RUN, a folder of satmip-train.
+
+    Prints a table and writes knn.json. Runs that differ only in seed are summarised too. Features are kept in RUN/features.
+
+    \b
+    Example:
+      satmip-eval knn out/runs/satmips-seed* --shards out/shards --k 1,5,20,100
+      satmip-eval knn --shards out/eurosat --backbone pixels --backbone tiny
+    """
+    from satmip_train.evaluation.classifiers import Knn
+
+    _evaluate(runs, Knn(ks, fixed_k, temperature), **others)
+
+
+@main.command()
+@click.argument("runs", metavar="[RUN]...", nargs=-1, type=common.RUN)
+@options(*common.PROTOCOL, common.BACKBONES, *common.EXTERNAL, common.LARGER_IMAGES)
+@click.option(
+    "--modality",
+    type=click.Choice(get_args(Modality)),
+    default="image",
+    show_default=True,
+    help="Features of the images, of their metadata, or of both side by side.",
+)
+@click.option(
+    "--standardize/--no-standardize",
+    default=None,
+    help="Bring features to zero mean and unit variance on the train split first.  [default: where metadata are among them]",
+)
+@click.option("--max-iterations", type=click.IntRange(1), default=200, show_default=True, help="Iterations of L-BFGS, at most.")
+@options(common.PER_CLASS, common.out_folder("out/eval"))
+def linear(runs: tuple[Path, ...], max_iterations: int, standardize: bool | None, modality: Modality, **others: Any) -> None:
+    """Classify by logistic regression without regularisation: macro-F1 and top-1 (mAP in multi-label sets) of each RUN.
+
+    Prints a table and writes linear.json (linear-metadata.json, linear-both.json), with iterations and gradient of each fit.
+    Metadata alone stand beside the tabular features as they are and beside an encoder with random weights.
+
+    \b
+    Example:
+      satmip-eval linear out/runs/satmips-seed0 --shards out/shards
+      satmip-eval linear out/runs/satmip-seed* --shards out/shards --modality both
+    """
+    from satmip_train.evaluation.classifiers import Linear
+
+    scaled = modality != "image" if standardize is None else standardize
+    _evaluate(runs, Linear(max_iterations, standardize=scaled), modality=modality, **others)
+
+
+def _evaluate(runs: tuple[Path, ...], probe: "Probe", *, out: Path, per_class: bool, **others: Any) -> None:
+    from satmip_train.evaluation.evaluate import check_result, evaluate, write_result
+
+    names, files, size = (others.pop(name) for name in ("externals", "weights", "external_size"))
+    with common.errors(), common.make_protocol(**others, folder=out) as protocol:
+        check_result(result_path(out, type(probe).__name__.lower(), protocol.modality), **protocol.described)
+        runs = (*runs, *common.install_externals(names, files, size, out))
+        with common.show_progress(common.samples_of(protocol)) as progress:
+            result = evaluate(runs, protocol, probe, progress)
+        path = write_result(result, out)
+    common.show(result, per_class, path)
+
+
+@main.command("report")
+@click.argument("more_runs", metavar="[RUN]...", nargs=-1, type=common.RUN)
+@click.option("--runs", metavar="RUN...", multiple=True, type=common.RUN, help="Folders of satmip-train; none: the data only.")
+@options(*common.PROTOCOL, *common.KNN, common.out_folder("out/report"))
+def report_command(
+    runs: tuple[Path, ...],
+    more_runs: tuple[Path, ...],
+    out: Path,
+    ks: tuple[int, ...],
+    fixed_k: int,
+    temperature: float,
+    **others: Any,
+) -> None:
+    """Write one HTML page that needs no network: data, chips with captions, curves, kNN table, nearest neighbours, settings.
+
+    \b
+    Example:
+      satmip-eval report --shards out/shards --runs out/runs/satmips-seed0 out/runs/simclr-seed0 --out out/report
+    """
+    from satmip_train.evaluation import report
+    from satmip_train.evaluation.classifiers import Knn
+    from satmip_train.evaluation.evaluate import check_result, evaluate, write_result
+
+    # "--runs A B" gives A to the option and leaves B an argument.
+    chosen = (*runs, *more_runs)
+    with common.errors():
+        dataset = open_dataset(others["shards"])
+        if chosen and dataset.classes:
+            with common.make_protocol(**others) as protocol:
+                check_result(result_path(out, "knn"), **protocol.described)
+                with common.show_progress(common.samples_of(protocol)) as progress:
+                    result = evaluate(chosen, protocol, Knn(ks, fixed_k, temperature), progress)
+                write_result(result, out)
+                path = report.write_report(dataset, report.Evaluated(protocol, result), chosen, out)
+        else:
+            path = report.write_report(dataset, None, chosen, out)
+    click.echo(path)
+
+
+for command in (*eval_commands.COMMANDS, *paper.COMMANDS):
+    main.add_command(command)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,336 @@
+"""The commands of satmip-eval that fill the paper's tables, draw its figures and run what they need."""
+
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from satmip_train.cli import options as common
+from satmip_train.cli.options import options
+from satmip_train.config import load_recipe
+from satmip_train.data.dataset import open_dataset
+from satmip_train.errors import UsageError
+from satmip_train.files import write_atomically
+from satmip_train.paper import figures
+from satmip_train.paper.fill import Budget, Filled, fill
+from satmip_train.paper.formats import FORMATS, as_text, trace
+from satmip_train.paper.layout import FIGURE_3, FULL_EPOCHS, FULL_VIEW, TABLES, evaluation_sets, set_named, table_layout
+from satmip_train.paper.reproduce import (
+    TARGETS,
+    TINY_EPOCHS,
+    Command,
+    Plan,
+    Request,
+    check_request,
+    is_done,
+    keep_request,
+    option_of,
+    plan_table,
+)
+from satmip_train.paper.scores import read_budget, read_scores, read_trainings
+
+_MODULES = {"satmip-train": "satmip_train", "satmip-eval": "satmip_train.cli.evaluate"}
+_RUNS = click.option(
+    "--runs",
+    "folders",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of runs and results, searched whole; may be given several times.  [default: out]",
+)
+_DATASETS = click.option(
+    "--dataset",
+    "named",
+    multiple=True,
+    metavar="SET=SHARDS",
+    help=f"Count what was measured on these shards as one of {', '.join(evaluation_sets())}.",
+)
+_FULL = click.option(
+    "--full-epochs",
+    type=common.Positive(),
+    help=f"Epochs that stand for the paper's {FULL_EPOCHS}.  [default: as reproduce.json says, else {FULL_EPOCHS}]",
+)
+_K = click.option(
+    "--k",
+    "neighbours",
+    type=click.Choice(["paper", "best"]),
+    default="paper",
+    show_default=True,
+    help="Neighbours of kNN: the paper's (100 on fMoW, else 5), or the best on the test split.",
+)
+
+
+class Budgeted(click.ParamType[float | None]):
+    """A number of epochs, or "tiny" (None)."""
+
+    name = "EPOCHS|tiny"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        """Return the epochs."""
+        if value == "tiny":
+            return None
+        try:
+            epochs = float(str(value).removesuffix("-epochs"))
+        except ValueError:
+            epochs = 0.0
+        if not 0 < epochs < float("inf"):
+            self.fail(f"must be a number of epochs or tiny, however: {value!r}", param, ctx)
+        return epochs
+
+
+class Words(click.ParamType[tuple[str, ...]]):
+    """A part of a command line, as a shell would split it."""
+
+    name = "OPTIONS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the words."""
+        try:
+            return value if isinstance(value, tuple) else tuple(shlex.split(value))
+        except ValueError as error:
+            self.fail(f"must be words as a shell splits them, however: {value!r}: {error}", param, ctx)
+
+
+def _pairs(values: Iterable[str], option: str) -> dict[str, str]:
+    """Return what NAME=VALUE words say."""
+    pairs = {}
+    for word in values:
+        name, equals, value = word.partition("=")
+        if not equals or not name or not value:
+            raise click.UsageError(f"{option} must be of the form NAME=VALUE, however: {word!r}")
+        pairs[name] = value
+    return pairs
+
+
+def _sets(values: Iterable[str], option: str) -> dict[str, str]:
+    """Return the value for each evaluation set that SET=VALUE words name."""
+    found = {}
+    for name, value in _pairs(values, option).items():
+        evaluation = set_named(name)
+        if evaluation is None:
+            raise click.UsageError(f"{option} must name one of {', '.join(evaluation_sets())}, however: {name!r}")
+        found[evaluation.id] = value
+    return found
+
+
+def _filled(target: str, folders: tuple[Path, ...], named: tuple[str, ...], full_epochs: float | None, neighbours: Any) -> Filled:
+    roots = folders or tuple(path for path in (Path("out"),) if path.is_dir())
+    if not roots:
+        raise click.UsageError("Missing option --runs: a folder of runs and results; the default, out, is not here.")
+    by_root = {root: name for name, root in _sets(named, "--dataset").items()}
+    budget = Budget(full_epochs or read_budget(roots) or FULL_EPOCHS, neighbours)
+    scores = [score for root in roots for score in read_scores(root, by_root)]
+    trainings = [training for root in roots for training in read_trainings(root)]
+    return fill(table_layout(target), scores, trainings, budget)
+
+
+@click.command()
+@click.argument("number", type=click.Choice(TABLES, case_sensitive=False))
+@options(_RUNS, _DATASETS, _FULL, _K)
+@click.option("--format", "form", type=click.Choice(list(FORMATS)), default="text", show_default=True, help="How it is written.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write to.  [default: the terminal]")
+@click.option("--trace", "traced", is_flag=True, help="List for every cell the runs and results that filled it, instead.")
+def table(number: str, folders: tuple[Path, ...], named: tuple[str, ...], form: str, out: Path | None, **others: Any) -> None:
+    """Fill a table of the paper from runs and results, mean and deviation over seeds, with the printed numbers beside.
+
+    A run belongs into a row by its settings, not by its name. What is missing is shown as missing.
+
+    \b
+    Example:
+      satmip-eval table 2 --runs out/reproduce
+      satmip-eval table s5 --runs out/reproduce --format latex --out table-s5.tex
+      satmip-eval table 5 --runs out/reproduce --trace
+    """
+    traced, full_epochs, neighbours = others["traced"], others["full_epochs"], others["neighbours"]
+    with common.errors():
+        filled = _filled(number.lower(), folders, named, full_epochs, neighbours)
+    text = "".join(f"{line}\n" for line in trace(filled)) if traced else FORMATS[form](filled)
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    with common.errors():
+        write_atomically(out, lambda file: file.write(text.encode()))
+    click.echo(out)
+
+
+@click.command()
+@click.argument("number", type=click.Choice(["3", "s1", "s2", "s3"], case_sensitive=False))
+@options(_RUNS, _DATASETS, _FULL, _K)
+@click.option("--shards", help="Of s1, s2 and s3: shard directory whose index.parquet is drawn.")
+@click.option("--split", default="train", show_default=True, help="Of s1, s2 and s3: split that is drawn.")
+@options(common.out_folder("out/figures"))
+def figure(number: str, shards: str | None, split: str, out: Path, **others: Any) -> None:
+    """Draw a figure of the paper as PNG and SVG: 3 from runs and results, s1 (GSD), s2 (places), s3 (times) from shards.
+
+    \b
+    Example:
+      satmip-eval figure 3 --runs out/reproduce
+      satmip-eval figure s2 --shards out/shards
+    """
+    with common.errors():
+        if number == "3":
+            paths = figures.draw_convergence(_filled(FIGURE_3, **others), out)
+        elif shards is None:
+            raise click.UsageError(f"Missing option --shards: figure {number} is drawn from the index of a shard directory.")
+        else:
+            paths = figures.draw_metadata(number.lower(), shards, split, out)
+    for path in paths:
+        click.echo(path)
+
+
+@click.command()
+@click.argument("target", metavar=f"[{'|'.join(TARGETS)}]", type=click.Choice(TARGETS, case_sensitive=False))
+@click.option("--shards", required=True, help="Shard directory to train on; with classes, it is evaluated as fmow too.")
+@click.option("--eval-shards", multiple=True, metavar="SET=SHARDS", help=f"Shards to evaluate on: {', '.join(evaluation_sets())}.")
+@click.option(
+    "--budget",
+    type=Budgeted(),
+    default="200",
+    show_default=True,
+    help=f"Epochs that stand for the paper's 200 (its 25 are shortened alike); tiny: {TINY_EPOCHS}, of the recipe tiny.",
+)
+@click.option("--seeds", type=common.SEEDS, default="0,1,2", show_default=True, help="Seeds of every row.")
+@click.option("--recipe-base", help="Recipe of every run.  [default: that of its objective; tiny with --budget tiny]")
+@click.option("--external", multiple=True, metavar="NAME=FILE", help="Weight file of somebody else's backbone: satmae, ...")
+@click.option("--hpt", type=click.Path(exists=True, dir_okay=False), help="Table 4: SLIP's weight file to start from.")
+@click.option("--train", "train_options", type=Words(), default="", help='Further options of satmip-train, as "--batch-size 64".')
+@click.option("--eval", "eval_options", type=Words(), default="", help='Further options of satmip-eval, as "--precision bf16".')
+@click.option(
+    "--launcher",
+    type=Words(),
+    default="",
+    metavar="COMMAND",
+    help='Instead of satmip-train, as "torchrun --nproc-per-node 8 -m satmip_train".',
+)
+@click.option("--rate", type=common.Positive(), help="Samples/s of training, to estimate the time.")
+@click.option("--run", "execute", is_flag=True, help="Run the commands instead of printing them, and fill the table at the end.")
+@options(common.out_folder("out/reproduce"))
+def reproduce(target: str, execute: bool, launcher: tuple[str, ...], rate: float | None, **others: Any) -> None:
+    """Print the commands that fill a table of the paper, or run them one after the other.
+
+    What is finished is left out, so the same command goes on where it was stopped. It stops at the first command that fails.
+
+    \b
+    Example:
+      satmip-eval reproduce 2 --shards out/fmow --eval-shards eurosat=out/eurosat --run
+      satmip-eval reproduce 5 --shards out/shards --budget tiny --seeds 0 --run
+    """
+    target = target.lower()
+    with common.errors():
+        request = _request(**others)
+        plan = plan_table(target, request)
+        _announce(plan, request, rate)
+        if not execute:
+            check_request(request)
+            for command in plan.commands:
+                click.echo(f"{'# done: ' if is_done(command) else ''}{shlex.join(_words(command, launcher))}")
+            return
+        keep_request(request)
+        for number, command in enumerate(plan.commands, 1):
+            _execute(command, launcher, f"[{number}/{len(plan.commands)}]")
+        filled = _filled(target, (request.out,), (), request.budget.full_epochs, request.budget.neighbours)
+        click.echo(f"\n{as_text(filled)}")
+        if target == FIGURE_3:
+            for path in figures.draw_convergence(filled, request.out / "figures"):
+                click.echo(path)
+
+
+def _request(
+    shards: str,
+    eval_shards: tuple[str, ...],
+    budget: float | None,
+    recipe_base: str | None,
+    external: tuple[str, ...],
+    **others: Any,
+) -> Request:
+    evaluation = _sets(eval_shards, "--eval-shards")
+    if "fmow" not in evaluation and open_dataset(shards).classes:
+        evaluation = {"fmow": shards, **evaluation}
+    tiny = budget is None
+    recipe = recipe_base or ("tiny" if tiny else None)
+    return Request(
+        shards=shards,
+        evaluation=evaluation,
+        budget=Budget(TINY_EPOCHS if budget is None else budget),
+        recipe=recipe,
+        external=_pairs(external, "--external"),
+        # Beside views smaller than the paper's nearly all images are larger, and would show objects at another scale.
+        larger_images="keep" if _view_size(recipe, others["train_options"]) == FULL_VIEW else "resize",
+        **others,
+    )
+
+
+def _view_size(recipe: str | None, train_options: tuple[str, ...]) -> int:
+    """Return the side of the views of every training; UsageError where there is no such recipe."""
+    try:
+        return int(option_of(train_options, "--view-size") or load_recipe(recipe or "simclr").get("view_size", FULL_VIEW))
+    except ValueError as error:
+        raise UsageError(f"--recipe-base and --view-size must say how trainings are made, however: {error}") from error
+
+
+def _announce(plan: Plan, request: Request, rate: float | None) -> None:
+    """Say what the commands cost and what is left out, as comments of a shell script."""
+    dataset = open_dataset(request.shards)
+    samples = dataset.splits.get("train", 0)
+    trainings = sum(command.program == "satmip-train" for command in plan.commands)
+    cost = (
+        f"{trainings} trainings, {plan.epochs:g} epochs of {samples:,} samples: {plan.epochs * samples / 1e6:,.3g} million samples"
+    )
+    if rate is not None:
+        cost += f", {plan.epochs * samples / rate / 3600:,.3g} h at {rate:g} samples/s"
+    click.echo(f"# {cost}; {len(plan.commands) - trainings} evaluations.")
+    for note in plan.notes:
+        click.echo(f"# {note}")
+
+
+def _words(command: Command, launcher: tuple[str, ...]) -> list[str]:
+    own = launcher if launcher and command.program == "satmip-train" else (command.program,)
+    return [*own, *command.arguments]
+
+
+def _execute(command: Command, launcher: tuple[str, ...], place: str) -> None:
+    """Run a command that is not done.
+
+    Raises:
+        UsageError: it failed.
+    """
+    words = _words(command, launcher)
+    shown = shlex.join(words)
+    if is_done(command):
+        click.echo(f"{place} done: {shown}")
+        return
+    click.echo(f"{place} {shown}")
+    if command.program == "satmip-eval":
+        command.output.unlink(missing_ok=True)  # of other shards or networks, which an evaluation would not write over
+    status = _wait([sys.executable, "-m", _MODULES[words[0]], *words[1:]] if words[0] in _MODULES else words)
+    if status or not is_done(command):
+        by_signal = f"it was ended by signal {-status} ({signal.strsignal(-status)})" if status < 0 else ""
+        ended = by_signal or (f"it ended with status {status}" if status else f"{command.output} is not there or not whole")
+        raise UsageError(
+            f"every command must succeed, however: {ended}. It was:\n  {shown}\nThe same reproduce command goes on from here"
+        )
+
+
+def _wait(words: list[str]) -> int:
+    """Run a program to its end; Ctrl-C and SIGTERM reach it, so that a training saves what it has."""
+    with subprocess.Popen(words) as process:
+
+        def pass_on(number: int, _: FrameType | None) -> None:
+            process.send_signal(number)
+
+        before = signal.signal(signal.SIGTERM, pass_on)
+        # The terminal sends Ctrl-C to the program as well.
+        ignored = signal.signal(signal.SIGINT, lambda *_: None)
+        try:
+            return process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGINT, ignored)
+
+
+COMMANDS = [table, figure, reproduce]

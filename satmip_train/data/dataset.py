@@ -1,0 +1,234 @@
+"""Shard directories: `dataset.json`, and shards fetched to a local cache."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from satmip_schemas import SCHEMA_VERSION, first_error
+
+from satmip_train.data.remote import is_remote, reaching
+from satmip_train.errors import UsageError
+
+_DOWNLOADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar of a shard directory, as `dataset.json` lists it."""
+
+    name: str
+    split: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of `<key>.num.npy` or `<key>.cat.npy`."""
+
+    name: str
+    field: str
+    cardinality: int
+    """Categories with the unknown one (code 0); 0 for a numeric column."""
+    mean: float = 0.0
+    """Of a numeric column: what was subtracted, in the column's unit."""
+    std: float = 1.0
+    """Of a numeric column: what was divided by, in the column's unit."""
+    values: tuple[str, ...] = ()
+    """Of a categorical column: code i + 1 stands for value i."""
+    known: int = 0
+    """Of a numeric column: the samples that it was known of when it was standardized."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A complete shard directory."""
+
+    root: str
+    """Local path or fsspec URL."""
+    cache: Path
+    """Where shards of a remote directory are kept."""
+    splits: dict[str, int]
+    """Samples of each split."""
+    shards: tuple[Shard, ...]
+    numeric: tuple[Column, ...]
+    categorical: tuple[Column, ...]
+    caption_fields: tuple[str, ...]
+    caption_style: str
+    longest_caption: int | None
+    """Tokens of the longest caption with start and end; None where the build had no tokenizer."""
+    empty_captions: int
+    """Samples of all splits whose caption is the empty string."""
+    mean: tuple[float, float, float]
+    """Of each channel of the train chips, in 0..1."""
+    std: tuple[float, float, float]
+    classes: tuple[str, ...]
+    size: tuple[int, int] | None
+    """(width, height) of every chip in pixels; None where chips keep sizes of their own."""
+    source: str = ""
+    """Name of the source that the shards were built from, as "fmow"."""
+    licence: str = ""
+    """Of the source."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 over the names and hashes of all shards: equal shards, equal fingerprint."""
+        return hashlib.sha256("\n".join(f"{s.name} {s.sha256}" for s in self.shards).encode()).hexdigest()
+
+    def split(self, name: str) -> tuple[Shard, ...]:
+        """Return the shards of a split, in order.
+
+        Raises:
+            UsageError: there is no such split, or it holds no sample.
+        """
+        if not self.splits.get(name):
+            raise UsageError(
+                f"the split must be one of {[s for s, n in self.splits.items() if n]}, however: {name!r} in {self.root}"
+            )
+        return tuple(shard for shard in self.shards if shard.split == name)
+
+    def path(self, shard: Shard) -> Path:
+        """Return a local path of a shard; a remote one is fetched into the cache first.
+
+        Raises:
+            UsageError: what was fetched is not what `dataset.json` lists.
+        """
+        if not is_remote(self.root):
+            return Path(self.root) / shard.name
+        target = self.cache / f"{shard.sha256}.tar"
+        if not (target.exists() and target.stat().st_size == shard.bytes):
+            _fetch(f"{self.root}/{shard.name}", shard, target)
+        return target
+
+    def fetch(self, split: str) -> None:
+        """Bring all shards of a split to this machine, several at a time; does nothing for a local directory."""
+        if is_remote(self.root):
+            with ThreadPoolExecutor(_DOWNLOADS) as pool:
+                list(pool.map(self.path, self.split(split)))
+
+
+def open_dataset(path: str | Path, cache_dir: str | Path | None = None) -> Dataset:
+    """Open a shard directory by local path or fsspec URL and check that it is complete.
+
+    Shards of a remote directory are fetched when first needed, into `cache_dir` (by default the user's cache).
+
+    Raises:
+        UsageError: there is no such folder, the build is unfinished, captions are being rewritten, `dataset.json` is of another
+            version or damaged, or a shard is missing or has another size than listed.
+    """
+    root = str(path).removeprefix("file://").rstrip("/") or "/"
+    with reaching(root):
+        data = _read_dataset(root)
+    cache = Path(cache_dir) if cache_dir is not None else _user_cache()
+    dataset = _dataset(data, root, cache)
+    if not is_remote(root):
+        _check_sizes(dataset)
+    return dataset
+
+
+def _read_dataset(root: str) -> dict[str, Any]:
+    fs, location = fsspec.core.url_to_fs(root)
+    if not fs.exists(f"{location}/dataset.json"):
+        if not fs.exists(location):
+            raise UsageError(
+                f"shards must be in a folder that `satmip-data build` wrote, however: there is no {root}. Pass the path of one"
+            )
+        raise UsageError(
+            f"a shard directory must hold dataset.json, which a build writes last, however: there is none in {root}. "
+            "Run the same `satmip-data build` again: it goes on where it stopped. Or pass the path of another folder"
+        )
+    if fs.exists(f"{location}/.caption"):
+        raise UsageError(
+            f"the shards must be at rest, however: their captions are being rewritten ({root}/.caption exists). "
+            "Run the same `satmip-data caption` again: it goes on where it stopped"
+        )
+    return _checked(fs.cat_file(f"{location}/dataset.json"), root)
+
+
+def _checked(content: bytes, root: str) -> dict[str, Any]:
+    try:
+        data = json.loads(content)
+    except ValueError as error:
+        raise UsageError(f"{root}/dataset.json must be JSON, however: {error}. Run `satmip-data build` again") from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{root} must be a shard directory of version {SCHEMA_VERSION}, however: {version=}. "
+            "Build it again with this version of satmip-data, or install the satmip that wrote it"
+        )
+    if (problem := first_error("dataset", data)) is not None:
+        raise UsageError(f"{root}/dataset.json must follow its schema, however: {problem}. Run `satmip-data build` again")
+    return dict(data)
+
+
+def _dataset(data: dict[str, Any], root: str, cache: Path) -> Dataset:
+    longest, caption, channels = data["caption"]["longest"], data["caption"], data["channels"]
+    return Dataset(
+        root=root,
+        cache=cache,
+        splits={name: split["samples"] for name, split in data["splits"].items()},
+        shards=tuple(Shard(e["name"], e["split"], e["samples"], e["bytes"], e["sha256"]) for e in data["shards"]),
+        numeric=tuple(Column(c["name"], c["field"], 0, c["mean"], c["std"], known=c["known"]) for c in data["numeric"]),
+        categorical=tuple(
+            Column(c["name"], c["field"], len(c["values"]) + 1, values=tuple(c["values"])) for c in data["categorical"]
+        ),
+        caption_fields=tuple(caption["fields"]),
+        caption_style=caption["style"],
+        longest_caption=None if longest is None else longest["tokens"],
+        empty_captions=caption["empty"],
+        mean=tuple(channels["mean"]),
+        std=tuple(channels["std"]),
+        classes=tuple(data["classes"]),
+        size=None if data["size"] is None else tuple(data["size"]),
+        source=data["source"]["name"],
+        licence=data["source"]["licence"],
+    )
+
+
+def _check_sizes(dataset: Dataset) -> None:
+    for shard in dataset.shards:
+        path = Path(dataset.root) / shard.name
+        found = path.stat().st_size if path.exists() else None
+        if found != shard.bytes:
+            evidence = "it is missing" if found is None else f"it has {found}"
+            raise UsageError(
+                f"{path} must have {shard.bytes} bytes, however: {evidence}. Copy the shard again, or run `satmip-data build` again"
+            )
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "satmip" / "shards"
+
+
+def _chunks(url: str) -> Iterator[bytes]:
+    with reaching(url), fsspec.open(url, "rb") as source:
+        while chunk := source.read(1 << 22):
+            yield chunk
+
+
+def _fetch(url: str, shard: Shard, target: Path) -> None:
+    """Copy a remote shard under a temporary name, check it, and rename it, so that a file under its final name is whole."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".part")
+    try:
+        digest, size = hashlib.sha256(), 0
+        with os.fdopen(handle, "wb") as out:
+            for chunk in _chunks(url):
+                digest.update(chunk)
+                size += out.write(chunk)
+        if (size, digest.hexdigest()) != (shard.bytes, shard.sha256):
+            raise UsageError(
+                f"{url} must have {shard.bytes} bytes and sha256 {shard.sha256}, however: {size=}, {digest.hexdigest()}. "
+                "Copy the shard there again"
+            )
+        os.replace(temporary, target)
+    finally:
+        Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Evaluation of trained networks by the paper's protocols."""

@@ -1,0 +1,390 @@
+"""The commands that fill a table of the paper, in order, and whether each is done."""
+
+import json
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from satmip_train.choices import Larger
+from satmip_train.config import FREE_SETTINGS
+from satmip_train.data.dataset import open_dataset
+from satmip_train.errors import UsageError
+from satmip_train.files import CONFIG, PLAN, WEIGHTS, result_path, write_atomically
+from satmip_train.paper.fill import DEFAULTS, Budget, identity
+from satmip_train.paper.layout import COST_KINDS, FIGURE_3, TABLES, Column, Row, TableLayout, evaluation_sets, table_layout
+from satmip_train.paper.scores import BUDGET, read_kept
+
+TARGETS = (*TABLES, FIGURE_3)
+"""What can be reproduced."""
+TINY_EPOCHS = 8
+"""Epochs that stand for the paper's 200 under the budget "tiny": 25 of the paper's are then one."""
+_WARMUP_SHARE = 1 / 25
+"""Largest share of a run that warms up: what the paper's shortest runs have."""
+_FREE_OF_TRAINING = {"device", "threads", *FREE_SETTINGS} - {"max_steps"}
+_OF_ROWS = {
+    "objective", "policy", "init", "metadata_encoder", "fields", "coupled", "simclr_weight", "epochs", "seed", "out",
+}  # fmt: skip
+"""Options of a training that its row and its seed decide."""
+_FREE_OF_EVALUATION = {"device", "workers", "batch_size"}
+"""Options that change no result, so that a reproduction may go on with others."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a reproduction is made from."""
+
+    shards: str
+    """The shards to train on."""
+    out: Path
+    evaluation: dict[str, str]
+    """Shard directory of each evaluation set at hand, by id."""
+    budget: Budget
+    seeds: tuple[int, ...] = (0, 1, 2)
+    recipe: str | None = None
+    """The recipe of every run; None: that of its objective."""
+    external: dict[str, str] = field(default_factory=dict)
+    """Weight files of others' backbones, by name."""
+    hpt: str | None = None
+    """Weight file that hierarchical pretraining starts from."""
+    train_options: tuple[str, ...] = ()
+    """Further options of every satmip-train."""
+    eval_options: tuple[str, ...] = ()
+    """Further options of every satmip-eval."""
+    larger_images: Larger = "keep"
+    """What evaluations make of images larger than a view; the paper keeps their size (supplement A)."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command, and by what one sees that it is done."""
+
+    program: Literal["satmip-train", "satmip-eval"]
+    arguments: tuple[str, ...]
+    output: Path
+    """Folder of the run, or file of the result."""
+    inputs: tuple[Path, ...]
+    """What the result is made from and must be newer than."""
+    reads: dict[str, tuple[str, str]]
+    """Fingerprint of the shards, and split: "train", what is learned from; of an evaluation also "test"."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of a training: what tells it from others, with its epochs and seed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The commands of a table, and what is left out of it."""
+
+    commands: tuple[Command, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def epochs(self) -> float:
+        """Epochs of all trainings together."""
+        return float(sum(command.settings["epochs"] for command in self.commands if command.program == "satmip-train"))
+
+
+def plan_table(target: str, request: Request) -> Plan:
+    """Return the commands that fill a table, trainings of a row before its evaluations; a command is there once.
+
+    Raises:
+        UsageError: shards cannot be read.
+    """
+    return _Planner(table_layout(target), request).plan()
+
+
+class _Planner:
+    def __init__(self, layout: TableLayout, request: Request) -> None:
+        self._layout, self._request = layout, request
+        self._splits = {name: _test_split(name, root) for name, root in request.evaluation.items()}
+        self._fingerprints: dict[str, str] = {}
+        self._notes: dict[str, None] = {}
+
+    def plan(self) -> Plan:
+        commands: dict[Path, Command] = {}
+        for command in self._commands():
+            commands.setdefault(command.output, command)
+        return Plan(tuple(commands.values()), tuple(self._notes))
+
+    def _commands(self) -> Iterator[Command]:
+        baseline = self._layout.baseline
+        if baseline is not None:
+            yield from self._trainings(baseline, baseline.get("epochs") or self._layout.cell["epochs"])
+        for row in self._layout.rows:
+            if row.settings is not None:
+                yield from self._row(row, row.settings)
+            elif row.external is not None:
+                yield from self._external(row, row.external)
+            elif row.control == "random" and self._modality(row) == "image":
+                yield from self._random(row)
+
+    def _modality(self, row: Row) -> str:
+        return str(self._layout.cell_of(row, self._layout.columns[0])["modality"])
+
+    def _row(self, row: Row, settings: dict[str, Any]) -> Iterator[Command]:
+        if settings.get("hpt") and self._request.hpt is None:
+            self._notes["Rows with HPT are left out: pass --hpt with SLIP's weight file."] = None
+            return
+        epochs = dict.fromkeys(self._layout.cell_of(row, column)["epochs"] for column in self._layout.columns)
+        for count in epochs:
+            yield from self._trainings(settings, count)
+            runs = [self._run(settings, count, seed) for seed in self._request.seeds]
+            for cell in self._scores(row, count):
+                yield self._evaluation(cell, runs, f"{_name(settings)}-{count}ep")
+
+    def _trainings(self, settings: Mapping[str, Any], epochs: float) -> Iterator[Command]:
+        for seed in self._request.seeds:
+            yield self._training(settings, epochs, seed)
+
+    def _run(self, settings: Mapping[str, Any], epochs: float, seed: int) -> Path:
+        return self._request.out / "runs" / f"{_name(settings)}-{epochs}ep-seed{seed}"
+
+    def _training(self, settings: Mapping[str, Any], epochs: float, seed: int) -> Command:
+        request, run, own = self._request, self._run(settings, epochs, seed), identity(settings)
+        count = request.budget.epochs(epochs)
+        objective = own["objective"]
+        recipe = request.recipe or (objective if objective in ("satmip", "satmips") else "simclr")
+        flags = ["--shards", request.shards, "--recipe", recipe, "--objective", objective, *_flags(own, request.hpt)]
+        flags += ["--epochs", f"{count:g}", "--knn-every", "0"]
+        if count * _WARMUP_SHARE < 1:
+            flags += ["--warmup-epochs", f"{count * _WARMUP_SHARE:g}"]
+        flags += ["--seed", str(seed), "--out", str(run), *request.train_options]
+        reads = {"train": self._read(flags, "split", "--shards")}
+        return Command("satmip-train", tuple(flags), run, (), reads, {**own, "epochs": count, "seed": seed})
+
+    def _read(self, arguments: Sequence[str], split: str, *roots: str) -> tuple[str, str]:
+        """Return fingerprint and split of the shards that the first option named among `roots` stands for."""
+        root = next(value for name in roots if (value := option_of(arguments, name)) is not None)
+        if root not in self._fingerprints:
+            self._fingerprints[root] = open_dataset(root).fingerprint
+        return self._fingerprints[root], option_of(arguments, f"--{split}") or "train"
+
+    def _scores(self, row: Row, epochs: float) -> Iterator[dict[str, Any]]:
+        """Give the cells that are measured, at one number of epochs, where their shards are at hand."""
+        for column in self._layout.columns:
+            cell = self._layout.cell_of(row, column)
+            if column.kind in COST_KINDS or cell["epochs"] != epochs:
+                continue
+            for dataset in self._sets(cell, column):
+                if dataset in self._request.evaluation:
+                    yield {**cell, "dataset": dataset}
+                else:
+                    title = evaluation_sets()[dataset].title
+                    self._notes[f"{title} is left out: pass --eval-shards {dataset}=DIR."] = None
+
+    @staticmethod
+    def _sets(cell: Mapping[str, Any], column: Column) -> Sequence[str]:
+        return column.sets or ((cell["dataset"],) if "dataset" in cell else ())
+
+    def _evaluation(self, cell: Mapping[str, Any], runs: Sequence[Path], name: str) -> Command:
+        modality = cell["modality"]
+        special = [] if modality == "image" else ["--modality", modality]
+        # Metadata alone are measured beside their controls, which rows of the table are.
+        seeds = _listed(self._request.seeds) if modality == "metadata" else ""
+        arguments = [cell["probe"], *map(str, runs), *special, "--random-seeds", seeds]
+        return self._measured(cell, arguments, name, tuple(run / WEIGHTS for run in runs))
+
+    def _measured(self, cell: Mapping[str, Any], arguments: list[str], name: str, inputs: tuple[Path, ...]) -> Command:
+        request, dataset = self._request, cell["dataset"]
+        folder = request.out / "eval" / name / dataset
+        file = result_path(folder, cell["probe"], cell["modality"])
+        arguments += ["--shards", request.evaluation[dataset], "--test-split", self._splits[dataset], "--out", str(folder)]
+        arguments += ["--larger-images", request.larger_images, *request.eval_options]
+        reads = {
+            "train": self._read(arguments, "train-split", "--shards"),
+            "test": self._read(arguments, "test-split", "--test-shards", "--shards"),
+        }
+        return Command("satmip-eval", tuple(arguments), file, inputs, reads)
+
+    def _random(self, row: Row) -> Iterator[Command]:
+        recipe = self._request.recipe or "simclr"
+        for cell in self._scores(row, self._layout.cell["epochs"]):
+            arguments = [cell["probe"], "--backbone", recipe, "--random-seeds", _listed(self._request.seeds)]
+            yield self._measured(cell, arguments, "random", ())
+
+    def _external(self, row: Row, name: str) -> Iterator[Command]:
+        weights = self._request.external.get(name)
+        if weights is None:
+            self._notes[f"{row.labels[0]} is left out: pass --external {name}=FILE."] = None
+            return
+        for cell in self._scores(row, self._layout.cell["epochs"]):
+            arguments = [cell["probe"], "--external", name, "--weights", weights, "--random-seeds", ""]
+            yield self._measured(cell, arguments, name.replace("+", "p"), (Path(weights),))
+
+
+def _name(settings: Mapping[str, Any]) -> str:
+    """Return a name that tells the settings of a row from all others of the paper."""
+    own = identity(settings)
+    words = [own["objective"]]
+    if own.get("metadata_encoder", "text") != "text":
+        words.append(own["metadata_encoder"])
+    if own.get("fields", DEFAULTS["fields"]) != DEFAULTS["fields"]:
+        words.append("all" if len(own["fields"]) == 15 else "-".join(own["fields"]).replace("_angle", ""))
+    if not own.get("coupled", True):
+        words.append("decoupled")
+    if own.get("simclr_weight", 1.0) != 1.0:
+        words.append(f"lambda{own['simclr_weight']:g}".replace(".", "_"))
+    if own["policy"] != DEFAULTS["policy"]:
+        words.append(own["policy"])
+    return "-".join([*words, *(["hpt"] if own["hpt"] else [])])
+
+
+def _flags(own: Mapping[str, Any], hpt: str | None) -> list[str]:
+    """Return the options of satmip-train for what tells a row apart."""
+    flags = []
+    if "fields" in own:
+        flags += ["--metadata-encoder", own["metadata_encoder"], "--fields", ",".join(own["fields"])]
+    if not own.get("coupled", True):
+        flags += ["--no-coupled"]
+    if own.get("simclr_weight", 1.0) != 1.0:
+        flags += ["--simclr-weight", f"{own['simclr_weight']:g}"]
+    if own["policy"] != DEFAULTS["policy"]:
+        flags += ["--policy", own["policy"]]
+    return flags + (["--init", str(hpt)] if own["hpt"] else [])
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ",".join(map(str, seeds))
+
+
+def option_of(arguments: Sequence[str], name: str) -> str | None:
+    """Return the value of an option among the words of a command, the last where there are several; None where there is none."""
+    found = None
+    for word, following in pairwise((*arguments, "")):
+        if word == name:
+            found = following
+        elif word.startswith(f"{name}="):
+            found = word.removeprefix(f"{name}=")
+    return found
+
+
+def _test_split(name: str, root: str) -> str:
+    """Return the split that the paper tests on: fMoW's val (supplement A), the others' test."""
+    splits = open_dataset(root).splits
+    order = ("val", "test") if name == "fmow" else ("test", "val")
+    found = next((split for split in order if splits.get(split)), None)
+    if found is None:
+        raise UsageError(f"evaluation shards must have a split test or val, however: {root} has {sorted(splits)}")
+    return found
+
+
+def is_done(command: Command) -> bool:
+    """Whether a command has nothing left to do.
+
+    Raises:
+        UsageError: the folder of a training holds an exported run of other settings, other first weights or other shards.
+    """
+    return _is_trained(command) if command.program == "satmip-train" else _is_evaluated(command)
+
+
+def _is_trained(command: Command) -> bool:
+    run = command.output
+    if not all((run / name).is_file() for name in (CONFIG, WEIGHTS, PLAN)):
+        return False
+    try:
+        exported, described = (json.loads((run / name).read_text(encoding="utf-8")) for name in (CONFIG, PLAN))
+    except ValueError:
+        return False  # damaged: the training writes both anew
+    settings = exported["settings"]
+    there = {**identity(settings), "epochs": settings["epochs"], "seed": settings["seed"]}
+    if there != command.settings:
+        different = sorted(name for name in {*there, *command.settings} if there.get(name) != command.settings.get(name))
+        raise UsageError(
+            f"{run} must be the run it is named after, however: it has another {', '.join(different)}. Pass another --out"
+        )
+    # Which weights: what a row tells is only whether there are any.
+    if (first := option_of(command.arguments, "--init")) is not None and settings["init"] != first:
+        raise UsageError(
+            f"a run must have started from the weights it is asked for, however: {run} started from {settings['init']!r} and not "
+            f"from {first!r}. Pass another --out"
+        )
+    learned, wanted = exported["dataset"]["fingerprint"], command.reads["train"][0]
+    if learned != wanted:
+        raise UsageError(
+            f"a run must have learned from the shards it is evaluated for, however: {run} learned from other shards, of the "
+            f"fingerprint {learned[:12]} and not {wanted[:12]}. Pass another --out"
+        )
+    return bool(exported["step"] == described["last_step"])
+
+
+def _is_evaluated(command: Command) -> bool:
+    if not command.output.is_file():
+        return False
+    written = command.output.stat().st_mtime
+    if any(not path.is_file() or path.stat().st_mtime > written for path in command.inputs):
+        return False
+    try:
+        result = json.loads(command.output.read_text(encoding="utf-8"))
+    except ValueError:
+        return False  # damaged
+    if any((result[part]["fingerprint"], result[part]["split"]) != shards for part, shards in command.reads.items()):
+        return False
+    if result["settings"].get("larger_images", "resize") != option_of(command.arguments, "--larger-images"):
+        return False
+    models = result["models"]
+    there = {Path(model["run"]) for model in models if model["run"]}
+    wanted = {path.parent for path in command.inputs if path.name == WEIGHTS}
+    seeds = {str(model["seed"]) for model in models}
+    asked = option_of(command.arguments, "--random-seeds") or ""
+    return wanted <= there and set(filter(None, asked.split(","))) <= seeds
+
+
+def keep_request(request: Request) -> None:
+    """Write `reproduce.json` into the folder where there is none yet.
+
+    Raises:
+        UsageError: as `check_request`.
+    """
+    check_request(request)
+    path = request.out / BUDGET
+    if not path.is_file():
+        content = json.dumps(_kept(request), indent=1).encode()
+        write_atomically(path, lambda file: file.write(content))
+
+
+def _kept(request: Request) -> dict[str, Any]:
+    """Return what is the same for all commands of a reproduction."""
+    return {
+        "full_epochs": request.budget.full_epochs,
+        "shards": request.shards,
+        "recipe": request.recipe,
+        "train": _binding(request.train_options, _FREE_OF_TRAINING),
+        "eval": _binding(request.eval_options, _FREE_OF_EVALUATION),
+    }
+
+
+def _binding(words: Sequence[str], free: Collection[str]) -> str:
+    """Return options as they are typed, without those that are free."""
+    options: list[list[str]] = []
+    for word in words:
+        if word.startswith("--") or not options:
+            options.append([])
+        options[-1].append(word)
+    return shlex.join(word for option in options if _name_of(option[0]) not in free for word in option)
+
+
+def _name_of(word: str) -> str:
+    """Return the setting that an option stands for."""
+    return word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+
+
+def check_request(request: Request) -> None:
+    """Check that a folder's `reproduce.json`, where there is one, is of the same reproduction.
+
+    Raises:
+        UsageError: the folder holds runs of another budget, other shards, another recipe or other options, or the file is damaged;
+            or the options of trainings decide what the rows do.
+    """
+    if decided := [word for word in request.train_options if word.startswith("--") and _name_of(word) in _OF_ROWS]:
+        raise UsageError(
+            "--train must leave to the table what its rows and --seeds decide, however: it holds "
+            f"{', '.join(decided)}. Leave it out"
+        )
+    now = _kept(request)
+    # An older file does not tell the options.
+    then = {**now, **(read_kept(request.out) or {})}
+    if changed := [name for name in now if now[name] != then[name]]:
+        evidence = "; ".join(f"{name} was {then[name]!r} and is now {now[name]!r}" for name in changed)
+        raise UsageError(f"a reproduction goes on as it began, however: {evidence}. Pass another --out, or what it began with")

@@ -1,0 +1,50 @@
+"""The curves of a run, drawn from its log."""
+
+from pathlib import Path
+
+from satmip_train.errors import UsageError
+from satmip_train.runs.log import Line, measured, read_log
+
+
+def draw_curves(run: Path) -> Path:
+    """Draw losses against chance, temperature, learning rate, kNN, speed and data wait into `curves.png` of a run; return its path.
+
+    Raises:
+        UsageError: the run has logged nothing.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines = read_log(run)
+    if not lines:
+        raise UsageError(f"a run must have a log to be drawn, however: there is no line in {run}/log.jsonl. Train first")
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 2).ravel()
+    epochs = [line["epoch"] for line in lines]
+    losses = [name for name in measured(lines[-1]) if name.startswith("loss")]
+    for number, name in enumerate(losses):
+        axes[0].plot(epochs, _values(lines, name), color=f"C{number}", label=name)
+        if name in lines[-1]["chance"]:
+            axes[0].axhline(lines[-1]["chance"][name], color=f"C{number}", linestyle=":", label=f"{name}, chance")
+    for name in [name for name in measured(lines[-1]) if name not in losses]:
+        axes[1].plot(epochs, _values(lines, name), color="C5", label=name)
+    axes[1].plot(epochs, [line["lr"] / max(entry["lr"] for entry in lines) for line in lines], color="C7", label="lr / its largest")
+    axes[2].plot(epochs, [line["samples_per_second"] for line in lines], color="C0", label="samples/s")
+    axes[3].plot(epochs, [100 * line["data_wait"] for line in lines], color="C3", label="waiting for data, % of the time")
+    if evaluated := [line for line in lines if "knn" in line]:
+        for number, name in enumerate(evaluated[0]["knn"]):
+            values = [100 * line["knn"][name] for line in evaluated]
+            axes[3].plot([line["epoch"] for line in evaluated], values, f"C{number}o-", label=f"kNN {name}, %")
+    for axis in axes:
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    axes[2].set_ylim(bottom=0)
+    axes[3].set_ylim(0, 100)
+    figure.savefig(run / "curves.png", dpi=110)
+    return run / "curves.png"
+
+
+def _values(lines: list[Line], name: str) -> list[float]:
+    return [line[name] for line in lines]

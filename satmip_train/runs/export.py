@@ -1,0 +1,238 @@
+"""The networks of a run as files that others load: the backbone for timm, the metadata encoder, and a card; and back."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from satmip_train.config import Settings
+from satmip_train.errors import UsageError
+from satmip_train.files import BEST_WEIGHTS, METADATA_WEIGHTS, WEIGHTS, write_atomically
+from satmip_train.models.backbones import create_backbone, feature_dim
+from satmip_train.models.class_token import read_class_token_alone
+from satmip_train.models.metadata_encoders import MetadataShape, create_metadata_encoder
+from satmip_train.runs import checkpoint
+from satmip_train.runs import open_clip as open_clip_module
+from satmip_train.runs.checkpoint import Checkpoint
+from satmip_train.runs.model_card import model_card
+
+CARD = "README.md"
+_BACKBONE, _ENCODER = "backbone.", "metadata_encoder."
+
+
+def export_run(run: Path, open_clip: bool = False) -> list[Path]:
+    """Write all that a run has to give and return the paths; what is exported is the last checkpoint.
+
+    `backbone.safetensors` with `backbone.json`; `backbone-best.safetensors` with `backbone-best.json`, where kNN was evaluated;
+    `metadata.safetensors` with `metadata.json`, where metadata were learned from; `README.md`, a model card.
+
+    Args:
+        open_clip: write both encoders as a model of open_clip too
+
+    Raises:
+        UsageError: the run has no checkpoint, or is no model of open_clip.
+    """
+    saved = _load(run, checkpoint.NAME)
+    made = [export_backbone(run)]
+    if (run / checkpoint.BEST).exists():
+        made.append(export_backbone(run, best=True))
+    if weights := _weights(saved, _ENCODER):
+        _write(run / METADATA_WEIGHTS, weights, {**saved["metadata"], **_provenance(saved)})
+        made.append(run / METADATA_WEIGHTS)
+    if open_clip:
+        made += _export_open_clip(run, saved)
+    card = model_card(run, saved, [path.name for path in made]).encode()
+    write_atomically(run / CARD, lambda file: file.write(card))
+    return [*made, run / CARD]
+
+
+def _export_open_clip(run: Path, saved: Checkpoint) -> list[Path]:
+    settings = checkpoint.saved_settings(saved, run)
+    backbone = create_backbone(settings)
+    backbone.load_state_dict(_weights(saved, _BACKBONE))
+    context, dataset = saved["metadata"]["context"], saved["dataset"]
+    weights, config = open_clip_module.to_open_clip(settings, context, backbone, saved["model"], dataset)
+    paths = [run / open_clip_module.WEIGHTS, run / open_clip_module.CONFIG]
+    _write(paths[0], weights, {**config, **_provenance(saved)}, paths[1])
+    return paths
+
+
+def export_backbone(run: Path, best: bool = False) -> Path:
+    """Write the backbone of a run's last checkpoint, or of its best, with its config; return the path of the weights.
+
+    `timm.create_model(model, **args, num_classes=0, checkpoint_path=...)` with `model` and `args` of the config loads it.
+
+    Raises:
+        UsageError: the run has no such checkpoint.
+    """
+    saved = _load(run, checkpoint.BEST if best else checkpoint.NAME)
+    settings = checkpoint.saved_settings(saved, run)
+    backbone, weights = create_backbone(settings), _weights(saved, _BACKBONE)
+    backbone.load_state_dict(weights)
+    config = {
+        "model": settings.backbone,
+        "args": _arguments(settings, backbone),
+        "features": feature_dim(backbone),
+        "view_size": settings.view_size,
+        "mean": saved["dataset"]["mean"],
+        "std": saved["dataset"]["std"],
+        **_provenance(saved),
+    }
+    path = run / (BEST_WEIGHTS if best else WEIGHTS)
+    _write(path, weights, config)
+    return path
+
+
+def load_backbone(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Return an exported backbone in evaluation mode, on the CPU, and its config.
+
+    Args:
+        path: a run's folder, or its `backbone.safetensors` or `backbone-best.safetensors`
+
+    Shape:
+        the module: views (B, 3, S, S), normalized with the config's mean and std -> features (B, config["features"])
+
+    Raises:
+        UsageError: there is no exported backbone, it is damaged, or the run has gone on since.
+    """
+    weights, config = _find(Path(path), WEIGHTS, "a backbone")
+    if "model" not in config:
+        raise UsageError(f"a backbone must be given, however: {path} is none of an image encoder. Pass the folder of the run")
+    try:
+        backbone: nn.Module = timm.create_model(config["model"], num_classes=0, **config["args"])
+    except Exception as error:  # timm raises many kinds for arguments that it does not understand
+        raise UsageError(
+            f"{path} must describe a timm model, however: {config['model']!r} with {config['args']}: {error!r}. "
+            f"Use the timm that wrote it ({config.get('versions', {}).get('timm', 'of another version')}), or export the run again"
+        ) from error
+    _fill(backbone, weights)
+    read_class_token_alone(backbone)
+    return backbone.eval(), config
+
+
+def load_metadata_encoder(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Return an exported metadata encoder in evaluation mode, on the CPU, and its config.
+
+    The config says what the encoder reads: `fields`; `context` and `caption_style` of a textual one; `numeric_columns` with mean
+    and std and `categorical_columns` with values (code i + 1 stands for value i, 0 for none) of a tabular one.
+
+    Args:
+        path: a run's folder, or its `metadata.safetensors`
+
+    Shape:
+        the module: a batch as in `Objective.forward` -> features (B, width)
+
+    Raises:
+        UsageError: there is no exported metadata encoder, it is damaged, or the run has gone on since.
+    """
+    weights, config = _find(Path(path), METADATA_WEIGHTS, "a metadata encoder")
+    shape = MetadataShape(config["context"], config["numeric"], tuple(config["cardinalities"]))
+    encoder = create_metadata_encoder(checkpoint.saved_settings(config, Path(path)), shape)
+    _fill(encoder, weights)
+    return encoder.eval(), config
+
+
+def push(run: Path, files: Sequence[Path], repository: str) -> str:
+    """Upload exported files with their configs to a model repository of the Hugging Face hub and return its address.
+
+    Raises:
+        UsageError: huggingface_hub is not installed, or the hub refuses.
+    """
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise UsageError("--push needs huggingface_hub, however: it is not installed. Run: pip install huggingface_hub") from error
+    names = sorted({name for path in files for name in (path.name, path.with_suffix(".json").name) if (run / name).exists()})
+    try:
+        url = HfApi().create_repo(repository, repo_type="model", exist_ok=True)
+        HfApi().upload_folder(
+            repo_id=repository, folder_path=run, allow_patterns=names, commit_message="Upload with satmip-train export"
+        )
+    except Exception as error:
+        # The hub's client has changed its HTTP library and does not translate all of its errors. Those of requests are OSErrors.
+        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests", "aiohttp"):
+            raise UsageError(f"the hub must be reached, however: {error}. Check the network and HF_ENDPOINT") from error
+        if not isinstance(error, (HfHubHTTPError, OSError, ValueError)):
+            raise
+        raise UsageError(f"the hub must accept the files, however: {error}. Run: hf auth login, or pass another --push") from error
+    return str(url)
+
+
+def _load(run: Path, name: str) -> Checkpoint:
+    saved = checkpoint.load(run, name)
+    if saved is None:
+        raise UsageError(f"a run must have a checkpoint to be exported, however: there is no {name} in {run}. Train first")
+    return saved
+
+
+def _weights(saved: Checkpoint, prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in saved["model"].items() if name.startswith(prefix)}
+
+
+def _provenance(saved: Checkpoint) -> dict[str, Any]:
+    return {
+        "step": saved["step"],
+        "settings": saved["settings"],
+        "dataset": {name: saved["dataset"][name] for name in ("root", "source", "licence", "fingerprint")},
+        "versions": saved["versions"],
+    }
+
+
+def _write(path: Path, weights: dict[str, Any], config: dict[str, Any], beside: Path | None = None) -> None:
+    content = save({name: value.contiguous() for name, value in weights.items()}, metadata={"format": "pt"})
+    write_atomically(path, lambda file: file.write(content))
+    text = json.dumps(config, indent=1).encode()
+    write_atomically(beside or path.with_suffix(".json"), lambda file: file.write(text))
+
+
+def _arguments(settings: Settings, backbone: nn.Module) -> dict[str, Any]:
+    """Return the arguments that make timm build the same network; number of heads and pooling cannot be read off the weights."""
+    pooling = {"global_pool": backbone.global_pool} if isinstance(backbone, VisionTransformer) else {}
+    return {**pooling, **settings.backbone_args}
+
+
+def _find(path: Path, name: str, what: str) -> tuple[Path, dict[str, Any]]:
+    weights = path / name if path.is_dir() else path
+    for file in (weights, weights.with_suffix(".json")):
+        if not file.is_file():
+            raise UsageError(
+                f"{what} is {name} and {Path(name).with_suffix('.json')}, however: there is no {file.name} in {file.parent}. "
+                f"Run: satmip-train export {file.parent}"
+            )
+    config = _read_config(weights.with_suffix(".json"))
+    if path.is_dir() and (step := checkpoint.read_step(path)) not in (None, config["step"]):
+        raise UsageError(
+            f"the export of a run must be of its last checkpoint, however: {name} in {path} is of step {config['step']} and "
+            f"{checkpoint.NAME} of step {step}. Run: satmip-train export {path}"
+        )
+    return weights, config
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return {**config, "settings": config["settings"], "step": config["step"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} must describe an export, however: {error!r}. {_again(path)}") from error
+
+
+def _fill(network: nn.Module, weights: Path) -> None:
+    """Give a network the exported weights."""
+    try:
+        network.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError) as error:
+        described = weights.with_suffix(".json").name
+        raise UsageError(
+            f"{weights} must hold the weights that {described} describes, however: {error}. {_again(weights)}"
+        ) from error
+
+
+def _again(path: Path) -> str:
+    return f"Copy it again, or run: satmip-train export {path.parent}"

@@ -1,0 +1,185 @@
+"""Arrows of import go one way."""
+
+import ast
+import json
+import pickle
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from satmip_data.metadata.tabular import Standardizer
+from satmip_data.pipeline import index, pack
+from satmip_data.pipeline.settings import BuildSettings
+from satmip_data.pipeline.shard_plan import ShardPlan
+from satmip_data.sources.base import Item
+from satmip_data.sources.fmow.source import Fmow
+from satmip_data.storage.store import Store
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted(path for package in ("satmip_data", "satmip_train", "schemas") for path in (ROOT / package).rglob("*.py"))
+PURE = {
+    "satmip_data": (
+        "records", "names", "fields", "geometry", "captions", "tabular", "plan", "serialize", "jpeg", "sample_checks", "checks",
+        "sun",
+    ),
+    "satmip_train": ("losses", "probes", "optim", "heads"),
+}  # fmt: skip
+DOORS = ("satmip_data.imagery.chips", "satmip_data.names", "satmip_data.imagery.raster_file", "satmip_data.storage.store")
+"""What `satmip_train` may import of `satmip_data`: the reading of files."""
+OPENS_FILES = {"os", "pathlib", "fsspec", "webdataset", "tarfile", "shutil", "tempfile", "rasterio"}
+
+
+def imports(path: Path) -> set[str]:
+    """Return the dotted names a module imports, at any depth of its code."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are written in full"
+            assert node.module is not None
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_there_are_modules_to_walk() -> None:
+    assert len(MODULES) > 30
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_two_packages_meet_only_in_the_shards(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    forbidden = {
+        "satmip_data": ("satmip_train", "torch", "timm", "open_clip"),
+        "satmip_train": ("satmip_data",),
+        "schemas": ("satmip_data", "satmip_train", "torch"),
+    }[package]
+    offending = {name for name in imports(path) if name.split(".")[0] in forbidden}
+    assert {name for name in offending if not name.startswith(DOORS)} == set()
+
+
+def test_command_lines_know_their_options_without_the_networks() -> None:
+    """Help and errors come at once: torch and what needs it take seconds to import."""
+    code = "import sys, satmip_train.cli.train, satmip_train.cli.evaluate; print({'torch', 'timm', 'sklearn', 'scipy'} & sys.modules.keys())"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout == "set()\n"
+
+
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "open_clip": "open-clip-torch",
+    "pynvml": "nvidia-ml-py",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+"""Packages by the module in them, where their names differ."""
+
+NOT_NEEDED = {"huggingface_hub", "triton"}
+"""Imported only where they are installed; else the command says so, or does without."""
+
+
+def declared(extras: tuple[str, ...]) -> set[str]:
+    """Return the packages that come with an installation that names these extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    return {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines}
+
+
+@pytest.mark.parametrize(
+    ("package", "extras"),
+    [
+        ("satmip_data", ("fast", "h5", "ray", "wandb")),
+        ("satmip_train", ("train", "hf", "nvml", "wandb")),
+        ("schemas", ()),
+    ],
+)
+def test_what_is_imported_is_declared(package: str, extras: tuple[str, ...]) -> None:
+    modules = [path for path in MODULES if path.relative_to(ROOT).parts[0] == package]
+    names = {name.split(".")[0] for path in modules for name in imports(path)} - sys.stdlib_module_names - NOT_NEEDED
+    others = {name for name in names if not name.startswith("satmip_")}
+    assert not {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in others} - declared(extras)
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.name != "__main__.py"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_nobody_imports_a_command_line(path: Path) -> None:
+    offending = {name for name in imports(path) if name.split(".")[-1] in ("cli", "eval_cli") and name.startswith("satmip_")}
+    assert not offending
+
+
+@pytest.mark.parametrize(("package", "name"), [(package, name) for package, names in PURE.items() for name in names])
+def test_pure_modules_open_no_file(package: str, name: str) -> None:
+    path = ROOT / package / f"{name}.py"
+    offending = {imported for imported in imports(path) if imported.split(".")[0] in OPENS_FILES}
+    assert not offending
+    calls = [
+        node.func.id
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
+    assert "open" not in calls
+    assert "print" not in calls
+
+
+def test_a_pure_module_imports_only_pure_modules_of_its_package() -> None:
+    for package, names in PURE.items():
+        allowed = {f"{package}.{name}" for name in names}
+        for name in names:
+            own = {n for n in imports(ROOT / package / f"{name}.py") if n.startswith(f"{package}.")}
+            modules = {".".join(n.split(".")[:2]) for n in own}
+            others = modules - allowed - {f"{package}.{name}" for name in ("shards", "config", "distributed", "errors")}
+            assert not others, f"{package}.{name} imports {others}"
+
+
+def test_importing_does_nothing() -> None:
+    code = "import satmip_data, satmip_data.pipeline.build, satmip_train, satmip_train.config"
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == run.stderr == ""
+
+
+def test_the_data_side_runs_without_torch() -> None:
+    code = (
+        "import sys; sys.modules.update(torch=None, timm=None, open_clip=None); import satmip_data.cli.commands; "
+        "assert not {m for m in sys.modules if m.split('.')[0] == 'torchvision'}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+PACKING = pack.pack_shard, pack.PackTask(
+    ShardPlan("train/000000.tar", "train", ()), Fmow(), "in", Store("out"), BuildSettings(), Standardizer((), ()), ()
+)  # fmt: skip
+INDEXING = index._run, index._Task(Fmow(), "in", (Item("a.json", "a.jpg"),), BuildSettings())
+
+
+@pytest.mark.parametrize("work", [PACKING, INDEXING], ids=["pack", "index"])
+def test_a_worker_imports_what_it_needs_and_no_more(work: tuple[object, object], tmp_path: Path) -> None:
+    """The process that takes the work up holds none of the libraries that the main process needs for tables, rasters and words."""
+    code = "import json, pickle, sys; pickle.load(sys.stdin.buffer); print(json.dumps([*sys.modules]))"
+    run = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(work), capture_output=True, check=True)
+    found = {name.split(".")[0] for name in json.loads(run.stdout)}
+    heavy = {"pandas", "pyarrow", "rasterio", "boto3", "botocore", "s3fs", "click", "rich", "pydantic", "ray", "wandb", "torch"}
+    assert not found & (heavy | {"simplejpeg", "pyvips", "instant_clip_tokenizer"})
+    assert {"numpy", "PIL", "pyproj", "satmip_data"} <= found
+
+
+def test_the_main_module_that_workers_import_again_imports_nothing_of_ours() -> None:
+    code = "import signal, sys, satmip_data; before = {*sys.modules}; import satmip_data.__main__; print({*sys.modules} - before)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "{'satmip_data.__main__'}"
+    run = subprocess.run([sys.executable, "-m", "satmip_data", "--version"], capture_output=True, text=True, check=True)
+    assert "satmip" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "words"), [("main", "--shards x"), ("evaluate", "knn --shards x"), ("evaluate", "retrieve . --shards x")]
+)
+def test_without_the_extra_train_the_commands_say_so(command: str, words: str) -> None:
+    code = f"import sys; sys.modules['torch'] = None; sys.argv[1:] = {words.split()}; "
+    code += f"from satmip_train.__main__ import {command} as run; run()"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: training and evaluation need the extra train, however: torch is not installed.")
+    assert result.stderr.endswith("pip install 'satmip[train]'\n")

@@ -1,0 +1,1 @@
+"""What tests share: toy shards, tiny networks, archives, child processes."""

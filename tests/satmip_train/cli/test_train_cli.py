@@ -1,0 +1,237 @@
+"""satmip-train as it is typed."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from helpers.toy_shards import write_toy_shards
+from helpers.training_runs import TINY
+
+from satmip_train import objectives
+from satmip_train.cli import train
+from satmip_train.cli.train import main
+from satmip_train.config import Settings
+from satmip_train.models.backbones import create_backbone
+from satmip_train.objectives.base import Objective
+from satmip_train.training.batches import DataPath
+from satmip_train.training.dry_run import Estimate
+
+ARGUMENTS = [
+    part
+    for name, value in {**TINY, "backbone_args": json.dumps(TINY["backbone_args"])}.items()
+    for part in (f"--{name.replace('_', '-')}", str(value))
+]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return write_toy_shards(tmp_path_factory.mktemp("toy") / "shards", {"train": 20}, size=(24, 24))
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def run(*arguments, code=0):
+        result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+def test_it_trains_as_typed_says_when_it_is_finished_and_exports(call, toy, tmp_path):
+    result = call("--shards", toy, *ARGUMENTS, "--max-steps", 2)
+    assert "Recipe: tiny (no GPU" in result.output
+    run = tmp_path / "out/runs/satmips-seed0"
+    assert {p.name for p in run.iterdir()} == {
+        "README.md", "backbone.json", "backbone.safetensors", "config.json", "curves.png", "index.html", "last.pt", "log.jsonl",
+        "metadata.json", "metadata.safetensors", "summary.json",
+    }  # fmt: skip
+    assert "is finished: 2 of 2" in call("--shards", toy, *ARGUMENTS, "--max-steps", 2).output
+    (run / "backbone.safetensors").unlink()
+    (run / "curves.png").unlink()
+    assert "backbone.safetensors" in call("export", run).output
+    assert "open_clip_model.safetensors" in call("export", run, "--open-clip").output
+    assert "curves.png" in call("curves", run).output
+    assert (run / "backbone.safetensors").exists()
+    assert (run / "curves.png").exists()
+
+
+@pytest.mark.parametrize("words", [("out/shards",), ("--fields", "gsd,", "time"), ("--shards", "out/shards", "2")])
+def test_a_word_without_an_option_is_told_where_it_belongs(call, words):
+    output = " ".join(call(*words, code=2).output.split())
+    assert f"commands export, curves, however: {words[-1]!r}. Pass a folder as --shards DIRECTORY, and a list without" in output
+    assert "Did you mean 'export'?" in call("exprt", code=2).output
+
+
+def test_a_term_of_ones_own_trains_as_the_page_says(call, toy, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[3] / "docs/training.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(# mine\.py:.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.setattr(objectives, "TERMS", objectives.TERMS.copy())
+    exec(code, {"__name__": "mine"})
+    arguments = ("--shards", toy, *ARGUMENTS, "--objective", "small+simclr", "--max-steps", 2, "--log-every", 1)
+    call(*arguments)
+    lines = [json.loads(line) for line in (tmp_path / "out/runs/simclr+small-seed0/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1]
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["loss_views"] + line["loss_small"])
+
+
+class Mine(Objective):
+    """An objective that is no sum, which learns to give an image the same features as its mirror image."""
+
+    view_sources = ("image",)
+
+    def __init__(self, settings, shape):
+        super().__init__(settings)
+        self.backbone, self.start = create_backbone(settings), "random"
+
+    def forward(self, batch):
+        (view,) = batch["views"]
+        one, two = self.encode((view,)), self.encode((view.flip(-1),))
+        return {"loss": (one[0] - two[0]).float().square().mean()}
+
+    def chance(self):
+        return {"loss": 0.0}
+
+
+def test_an_objective_that_is_no_sum_trains_under_its_name(call, toy, tmp_path, monkeypatch):
+    monkeypatch.setitem(objectives.OBJECTIVES, "mine", Mine)
+    arguments = ("--shards", toy, *ARGUMENTS, "--objective", "mine", "--max-steps", 2, "--log-every", 1)
+    call(*arguments)
+    assert "backbone.safetensors" in call("export", tmp_path / "out/runs/mine-seed0").output
+
+
+def test_a_dry_run_writes_nothing(call, toy, tmp_path):
+    output = call("--shards", toy, *ARGUMENTS, "--dry-run").output
+    assert "Peak memory" in output
+    assert "samples/s" in output
+    assert "Data: resident: the split is" in output
+    assert "Data: stream: asked for." in call("--shards", toy, *ARGUMENTS, "--dry-run", "--data", "stream").output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_rate_that_is_told_is_that_of_what_takes_longer():
+    def seconds(resident, workers):
+        return Estimate(1.0, 1.0, 6.0, 2.0, 1, DataPath(resident, "")).seconds(workers)
+
+    assert [seconds(False, workers) for workers in (0, 1, 2, 3, 4)] == [6, 6, 3, 2, 2]
+    assert seconds(True, 1) == 2
+
+
+def test_every_setting_is_an_option_with_its_description(call):
+    words = " ".join(call("-h").output.split())
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in words
+        assert field.description
+    assert words.index("satmip-train --shards out/shards") < words.index("Run:") < words.index("What is learned:")
+    assert words.index("Losses:") < words.index("--temperature") < words.index("Views:")
+    assert "export" in words
+
+
+def test_options_win_over_the_recipe(call):
+    printed = call(
+        "--recipe", "simclr", "--print-config", "--seed", 3,
+        "--fields", "gsd, timestamp", "--no-coupled", "--backbone-args", '{"depth": 2}',
+    ).stdout  # fmt: skip
+    settings = Settings(**json.loads(printed))
+    assert (settings.objective, settings.lr_base, settings.seed) == ("simclr", 2e-4, 3)
+    assert (settings.fields, settings.coupled, settings.backbone_args) == (("gsd", "timestamp"), False, {"depth": 2})
+
+
+def test_options_that_nothing_reads_are_named_and_a_recipes_own_are_not(call, toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "_show_dry_run", lambda plan, console: None)
+    recipe = tmp_path / "mine.toml"
+    arguments = ", ".join(f"{name} = {value}" for name, value in TINY["backbone_args"].items())
+    lines = [f"{name} = {json.dumps(value)}" for name, value in TINY.items() if name != "backbone_args"]
+    recipe.write_text("\n".join([*lines, f"backbone_args = {{ {arguments} }}", "queue_length = 64"]))
+
+    def warned(*words):
+        output = call("--shards", toy, "--dry-run", "--recipe", recipe, *words).output
+        return [line for line in output.splitlines() if line.startswith("Warning")]
+
+    assert warned("--objective", "simclr", "--temperature", 0.2) == []
+    assert warned("--tabular-width", 32, "--text-width", 32, "--no-coupled") == [
+        "Warning: nothing reads --tabular-width with objective satmips and metadata_encoder text. Leave it out, or pass another "
+        "--objective or --metadata-encoder."
+    ]
+    (line,) = warned("--objective", "simclr", "--queue-length", 64, "--fields", "gsd", "--temperature", 0.2)
+    assert line.startswith("Warning: nothing reads --queue-length, --fields with objective simclr ")
+
+
+def test_arguments_of_a_network_are_not_those_of_another(call, tmp_path):
+    def arguments(*words):
+        return json.loads(call("--print-config", *words).stdout)["backbone_args"]
+
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('extends = "tiny"\nbackbone = "resnet18"\n')
+    assert arguments("--recipe", "simclr") == {"num_heads": 12}
+    assert arguments("--recipe", "simclr", "--backbone", "resnet18") == {}
+    assert arguments("--recipe", "tiny", "--backbone", "resnet18") == arguments("--recipe", recipe) == {}
+    tiny = arguments("--recipe", "tiny")
+    assert tiny["depth"] == 4
+    assert arguments("--recipe", "tiny", "--backbone", "vit_small_patch16_224") == tiny
+    assert arguments("--recipe", "tiny", "--backbone", "resnet18", "--backbone-args", '{"drop_rate": 0.1}') == {"drop_rate": 0.1}
+    assert arguments("--recipe", "moco", "--backbone", "vit_small_patch16_224") == {"num_heads": 12}
+
+
+def test_auto_takes_the_papers_recipe_with_a_gpu(call, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    result = call("--print-config")
+    assert "Recipe: satmips" in result.stderr
+    assert json.loads(result.stdout)["batch_size"] == 1024
+    assert json.loads(call("--print-config", "--device", "cpu").stdout)["batch_size"] == 128
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "message"),
+    [
+        (2, [], "Missing option --shards"),
+        (2, ["--recipe", "huge"], "a recipe must be one of"),
+        (2, ["--batch-size", "1"], "--batch-size: Input should be greater"),
+        (2, ["--accumulate", "4"], "Pass --micro-batch N"),
+        (2, ["--report-to", "nowhere"], "--report-to"),
+        (2, ["--backbone-args", "{x"], "must be JSON"),
+        (1, ["--shards", "nowhere"], "there is no nowhere. Pass the path of one"),
+        (1, ["--shards", "TOY"], "Pass --batch-size 16"),
+        (1, ["--shards", "TOY", "--batch-size", "8", "--fields", "cloud_cover"], "Run: satmip-data caption"),
+        (2, ["--shards", "TOY", "--batch-size", "8", "--metadata-encoder", "tabular", "--fields", "height"], "['height']"),
+        (1, ["--shards", "TOY", "--batch-size", "8", "--objective", "magic"], 'Unknown objective "magic"'),
+        (1, ["--shards", "TOY", "--batch-size", "8", "--backbone", "magic"], "a timm model"),
+        (1, ["--shards", "TOY", "--batch-size", "8", "--backbone-args", '{"num_heads": 5}'], "takes backbone_args, however: "),
+        (1, ["--shards", "TOY", "--batch-size", "8", "--text-heads", "5"], "Pass another --text-heads"),
+        (1, ["--shards", "TOY", "--split", "test"], "the split must be one of ['train']"),
+        (1, ["--shards", "TOY", "--device", "magic"], "--device must be a device"),
+        (1, ["--shards", "TOY", "--device", "meta"], "--device must be a device of this machine, however: 'meta': "),
+        (1, ["--shards", "TOY", "--device", "hpu"], "--device must be a device of this machine, however: 'hpu': "),
+        (1, ["export", "."], "Train first"),
+        (1, ["curves", "."], "Train first"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_advice(call, toy, code, arguments, message):
+    result = call(*[toy if a == "TOY" else a for a in arguments], code=code)
+    assert message in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--report-to", "tensorboard,tensorbord"], "however: --report-to: Input should be 'tensorboard' or 'wandb'"),
+        (["--batch-size", "1"], "however: --batch-size: Input should be greater than or equal to 2"),
+        (["--lr-start", "1"], "however: lr_start must not exceed the peak rate"),
+        (["--epochs", "inf"], "however: --epochs: Input should be a finite number"),
+        (["--seed", str(2**32)], "however: --seed: Input should be less than"),
+        (["--cls-token-std", "0"], "however: --cls-token-std: Input should be greater than 0"),
+        (["--backbone-args", '{"pretrained": true}'], "for pretrained there is --init timm"),
+    ],
+)
+def test_what_is_wrong_with_a_setting_is_said_of_its_option(tmp_path: Path, flags: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, ["--shards", str(tmp_path), *flags])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
