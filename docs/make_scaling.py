@@ -343,8 +343,8 @@ another one can be held against the one that stands, on a small archive, to the 
   channel sums and lengths of captions merge in any order. To change: the schema of `dataset.json`, `journal.py`,
   `satmip_train.data.dataset.open_dataset`.
 * **One disk.** Takes over: **object storage**. Stands: source, destination and training take any fsspec URL. To change:
-  `satmip_train.data.dataset.Dataset.fetch`, which copies the whole split before the first step, fetches a block ahead and drops what is
-  read.
+  `satmip_train.data.dataset.Dataset.fetch`, which copies the whole split before the first step, fetches a block ahead and
+  drops what is read.
 * **One order of an epoch.** Takes over: the same formula by blocks. Stands: shards are permuted, and samples only inside blocks of
   `shuffle_shards`. To change: `stream.epoch_order` gives one block at a time, in the same order, and `shards.Readers` closes the
   shards of past blocks, so that the tables of members stop growing.

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from satmip_train.data.fields import expand_fields
+from satmip_data.metadata.fields import expand_fields
 from satmip_train.objective_names import terms_of
 
 PAPERS_BACKBONE = "vit_small_patch16_224"

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, cast, get_args
 
 import click
 from rich.console import Console
@@ -22,11 +22,11 @@ from satmip_data.cli.options import (
     workers_option,
 )
 from satmip_data.demo import write_demo
-from satmip_data.demo.world import CLASSES
+from satmip_data.demo.world import CLASSES, PLACES
 from satmip_data.execution import tracking
 from satmip_data.execution.engines import EngineError
 from satmip_data.execution.interrupt import Commands, kept
-from satmip_data.geometry import Context
+from satmip_data.geometry import Context, FmowContext
 from satmip_data.imagery import decoders
 from satmip_data.imagery.decoders import DECODERS
 from satmip_data.pipeline import build, estimate, recaption
@@ -68,10 +68,11 @@ def main() -> None:
 )
 @click.option(
     "--context",
-    metavar="SHARE|fmow",
+    metavar="SHARE|fmow|fmow-as-run",
     default="0",
     show_default=True,
-    help="Share of the box's side added on each of its sides; fmow: as the challenge's baseline, more for small boxes.",
+    help="Share of the box's side added on each of its sides; fmow: the rule of the challenge's baseline, more for small boxes; "
+    "fmow-as-run: that rule as its code ran, which compares widths with heights.",
 )
 @click.option(
     "--fit",
@@ -175,12 +176,14 @@ def _chip_size(text: str | None, source: Source) -> int | None:
 
 
 def _context(text: str) -> Context:
-    if text == "fmow":
-        return "fmow"
+    if text in get_args(FmowContext):
+        return cast(FmowContext, text)
     try:
         return float(text)
     except ValueError as error:
-        raise click.BadParameter(f"must be a share such as 0.1, or fmow, however: {text!r}", param_hint="--context") from error
+        raise click.BadParameter(
+            f"{text} is no share. Use a number such as 0.1, fmow or fmow-as-run.", param_hint="--context"
+        ) from error
 
 
 @main.command("caption")
@@ -264,9 +267,9 @@ def fields_command() -> None:
 @click.option(
     "--places",
     type=click.IntRange(2 * len(CLASSES)),
-    default=320,
+    default=PLACES,
     show_default=True,
-    help="Places on Earth, each seen several times.",
+    help="Places on Earth, each seen one to three times.",
 )
 @workers_option
 def demo_command(out: Path, seed: int, places: int, workers: int) -> None:

@@ -1,8 +1,9 @@
 """FIELDS: the one table of the 15 metadata fields. Captions, tabular columns, docs and the CLI all read it."""
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from satmip_data.records import Metadata
@@ -177,15 +178,24 @@ ALIASES: dict[str, tuple[str, ...]] = {
 
 
 def parse_fields(text: str) -> tuple[str, ...]:
-    """Return the field names that a list such as "gsd,time,loc" stands for, each once, in the table's order.
+    """Return the field names that a list such as "gsd,time,loc" stands for; see `expand_fields`."""
+    return expand_fields(word.strip() for word in text.split(",") if word.strip())
+
+
+def expand_fields(words: Iterable[str]) -> tuple[str, ...]:
+    """Return the field names that names and aliases stand for, each once, in the table's order.
 
     Raises:
-        ValueError: a name is neither a field nor an alias, or the list is empty.
+        ValueError: a name is neither a field nor an alias, or there is none.
     """
-    words = [word.strip().lower() for word in text.split(",") if word.strip()]
-    unknown = [word for word in words if word not in BY_NAME and word not in ALIASES]
-    if unknown or not words:
-        known = ", ".join([*BY_NAME, *ALIASES])
-        raise ValueError(f"fields must be a comma-separated list of {known}; however: {text!r}")
+    words = tuple(word.lower() for word in words)
+    known = [*BY_NAME, *ALIASES]
+    for word in words:
+        if word not in known:
+            near = get_close_matches(word, known, 1, 0.5)
+            guess = f' Did you mean "{near[0]}"?' if near else ""
+            raise ValueError(f'Unknown field "{word}" in "{",".join(words)}".{guess} All fields: satmip-data fields')
+    if not words:
+        raise ValueError("No field is named. Name some, for example gsd,time,loc. All fields: satmip-data fields")
     chosen = {name for word in words for name in ALIASES.get(word, (word,))}
     return tuple(field.name for field in FIELDS if field.name in chosen)

@@ -25,6 +25,7 @@ def dump_json(data: object) -> bytes:
 
 
 def npy_bytes(array: npt.NDArray[Any]) -> bytes:
+    """Return an array in the .npy format."""
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
     return stream.getvalue()

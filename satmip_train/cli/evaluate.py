@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from satmip_data.execution.interrupt import Commands
 from satmip_train.choices import Modality
 from satmip_train.cli import eval_commands, paper
 from satmip_train.cli import options as common
-from satmip_train.cli.interrupt import Commands
 from satmip_train.cli.options import options
 from satmip_train.data.dataset import open_dataset
 from satmip_train.files import result_path

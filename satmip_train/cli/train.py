@@ -12,7 +12,7 @@ import click
 from pydantic import ValidationError
 from rich.console import Console
 
-from satmip_train.cli.interrupt import Commands
+from satmip_data.execution.interrupt import Commands
 from satmip_train.config import Settings, grouped_settings, recipe_names, resolve
 from satmip_train.data.dataset import open_dataset
 from satmip_train.errors import UsageError

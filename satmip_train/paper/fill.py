@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+from satmip_data.metadata.fields import expand_fields
 from satmip_train.config import FREE_SETTINGS
-from satmip_train.data.fields import expand_fields
 from satmip_train.paper.layout import COST_KINDS, FULL_EPOCHS, Column, EvaluationSet, Row, TableLayout, evaluation_sets
 from satmip_train.paper.scores import Samples, Score, Training
 

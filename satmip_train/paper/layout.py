@@ -151,7 +151,7 @@ def table_layout(number: str) -> TableLayout:
 
 
 def _read(name: str) -> dict[str, Any]:
-    return tomllib.loads((files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
+    return tomllib.loads((files("satmip_train.paper.published") / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def _column(entry: dict[str, Any]) -> Column:

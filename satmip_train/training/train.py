@@ -111,7 +111,8 @@ def _online(plan: Plan) -> str:
     obstacle = online_knn.obstacle(plan)
     if obstacle is not None:
         return f"none: {obstacle}"
-    return f"every {plan.settings.knn_every:g} epochs on {online_knn.TEST_SPLIT}, {plan.settings.knn_samples:,} samples a split at most"
+    samples = f"{plan.settings.knn_samples:,} samples a split at most"
+    return f"every {plan.settings.knn_every:g} epochs on {online_knn.TEST_SPLIT}, {samples}"
 
 
 def _announce(plan: Plan, state: State, run: Path, console: Console, description: dict[str, Any], recipe: str | None) -> None:

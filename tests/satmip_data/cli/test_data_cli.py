@@ -186,7 +186,7 @@ def test_every_help_has_an_example_that_parses(command: list[str]) -> None:
         (["build", "../fmow", "--quality", "0"], "1 <= quality <= 100"),
         (["build", "../fmow", "--context", "inf"], "0 <= context < infinity"),
         (["build", "../fmow", "--context", "nan"], "0 <= context < infinity"),
-        (["build", "../fmow", "--context", "wide"], "must be a share such as 0.1, or fmow, however: 'wide'"),
+        (["build", "../fmow", "--context", "wide"], "wide is no share"),
         (["build", "nowhere", "--where", "clouds < 3"], "cloud_cover"),  # before anything is read
         (["build", "../fmow", "--split", "test"], "--split must be one of train, val"),
         (["build", "../fmow", "--ray-address", "auto"], "Add --engine ray"),
