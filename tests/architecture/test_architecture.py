@@ -28,7 +28,7 @@ FLOORS = {
         "pipeline validation", "cli",
     ),
     "satmip_train": (
-        "errors choices", "files config distributed", "data", "views", "models", "objectives runs", "evaluation paper", "training",
+        "errors choices objective_names", "files config distributed", "data", "views", "models", "objectives runs", "evaluation paper", "training",
         "cli",
     ),
 }  # fmt: skip
