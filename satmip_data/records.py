@@ -10,7 +10,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any, get_args, get_origin
 
-from satmip_data.names import unsigned, without_signatures
+from satmip_data.names import unsigned, without_secrets
 
 Point = tuple[float, float]
 Ring = tuple[Point, ...]
@@ -166,8 +166,8 @@ class Reject:
     key: str = ""
 
     def unsigned(self) -> "Reject":
-        """Return the same without what signs the URL of its image, to be written down."""
-        return replace(self, path=unsigned(self.path), message=without_signatures(self.message))
+        """Return the same without the secrets of URLs, to be written down."""
+        return replace(self, path=unsigned(self.path), message=without_secrets(self.message))
 
 
 REASONS = {
@@ -184,6 +184,7 @@ REASONS = {
     "unscaled": "the pixels cannot become 8-bit RGB without --bands or --stretch",
     "duplicate_key": "another scene has the same key",
     "image_unreadable": "the image cannot be decoded",
+    "image_outside": "the data name a place outside the source that needs --allow-outside, or that no data may name",
     "image_too_large": "the image has more pixels than --max-pixels",
     "size_mismatch": "the image's size is not what its metadata says",
     "image_empty": "the window holds no data (every pixel black)",

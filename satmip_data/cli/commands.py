@@ -29,6 +29,7 @@ from satmip_data.execution.interrupt import Commands, kept
 from satmip_data.geometry import Context, FmowContext
 from satmip_data.imagery import decoders
 from satmip_data.imagery.decoders import DECODERS
+from satmip_data.names import without_secrets
 from satmip_data.pipeline import build, estimate, recaption
 from satmip_data.pipeline import request as request_module
 from satmip_data.pipeline.recaption import CaptionRewrite
@@ -136,13 +137,19 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
             return
         dataset = build.standing(request)
         if dataset is not None:
-            click.echo(f"{out} was already built, and {root} was not read again. To read it again, name another folder.")
+            told = f"{out} was already built, and {root} was not read again. To read it again, name another folder."
+            click.echo(without_secrets(told))
         else:
-            config = {"root": root, "out": out, "source": source_name, **request.settings.to_json()}
+            config = {
+                "root": without_secrets(root),
+                "out": without_secrets(out),
+                "source": source_name,
+                **request.settings.to_json(),
+            }
             with tracking.progress_bar() as bar, tracking.wandb_run(options["wandb_project"], config, bar) as show, kept():
                 dataset = build.build(request, show)
-    display.show_dataset(console, out, dataset)
-    folder = quote(out)
+    folder = quote(without_secrets(out))
+    display.show_dataset(console, without_secrets(out), dataset)
     click.echo(f"Next: satmip-data caption {folder} --fields gsd,time,loc   or   satmip-train --shards {folder}")
 
 
@@ -227,26 +234,28 @@ def validate_command(shard_directory: str, workers: int) -> None:
 
 @main.command("inspect")
 @shards_argument
+@click.option("--split", help="Show the fields and samples of this split alone.")
 @click.option("--samples", type=click.IntRange(0), default=3, show_default=True, help="Samples to print.")
 @click.option(
     "--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Also draw a contact sheet of chips with captions, as PNG."
 )
 @click.option("--chips", type=click.IntRange(1), default=24, show_default=True, help="Chips on the sheet.")
-def inspect_command(shard_directory: str, samples: int, sheet: Path | None, chips: int) -> None:
+def inspect_command(shard_directory: str, split: str | None, samples: int, sheet: Path | None, chips: int) -> None:
     """Print what SHARDS (default out/shards) hold: counts, ranges, missing fields, rejects, samples.
 
     \b
     Example:
       satmip-data inspect out/shards --sheet out/sheet.png
+      satmip-data inspect out/shards --split train
     """
     console = Console()
     with failures():
         dataset = dataset_module.read_dataset(Store(shard_directory))
-        display.show_dataset(console, shard_directory, dataset)
-        display.show_fields(console, shard_directory)
-        display.show_samples(console, shard_directory, dataset, samples)
+        display.show_dataset(console, without_secrets(shard_directory), dataset)
+        display.show_fields(console, shard_directory, split)
+        display.show_samples(console, shard_directory, dataset, samples, split)
         if sheet is not None:
-            display.write_sheet(shard_directory, dataset, sheet, chips)
+            display.write_sheet(shard_directory, dataset, sheet, chips, split)
             click.echo(f"Contact sheet: {sheet}")
 
 

@@ -19,6 +19,7 @@ from satmip_data.names import RASTERS, ends_with
 from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scene, Window
 from satmip_data.sources import splits
 from satmip_data.sources.base import Found, ImageFiles, InvalidError, Item, reject
+from satmip_data.storage.locations import REMOTE, OutsideError, archive_url, hidden, locate
 from satmip_data.storage.store import Store
 
 MAX_KEY = 64
@@ -101,14 +102,19 @@ class Archive(DealtSplits, ImageFiles):
         raster.parse_bands(self.bands)
         raster.parse_stretch(self.stretch)
 
+    def locate(self, root: str, path: str) -> tuple[Store, str]:
+        """Return where an image lies that a listing names. See `locations`."""
+        return Store(archive_url(root)), path
+
     def read_image(self, root: str, path: str) -> "ImageHead":
         """Return size and georeference of an image from its header.
 
         Raises:
             imagery.ImageError: the header cannot be read.
+            OutsideError: data name a place that they may not name.
             raster.ScaleError: the image is a raster that needs `bands` or `stretch`.
         """
-        store, name = locate(root, path)
+        store, name = self.locate(root, path)
         if not ends_with(path, RASTERS):
             width, height = chips.image_size(store.path(name) if store.local else store.read(name))
             return ImageHead(width, height, None, {}, None)
@@ -119,7 +125,7 @@ class Archive(DealtSplits, ImageFiles):
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
         """Read the window of a raster alone, and of any other image the whole. See `Source.read_chip`."""
-        store, name = locate(root, sample.path)
+        store, name = self.locate(root, sample.path)
         expected, window = (sample.scene_width, sample.scene_height), sample.window
         if not ends_with(sample.path, RASTERS):
             return chips.read_chip(_read(store, name), window, size, expected, max_pixels)
@@ -128,6 +134,28 @@ class Archive(DealtSplits, ImageFiles):
             raise chips.ImageError("image_too_large", message)
         bands, stretch = raster.parse_bands(self.bands), raster.parse_stretch(self.stretch)
         return raster.compose(raster.read_layers(store, name, bands, stretch, window, expected), size)
+
+
+@dataclass(frozen=True)
+class NamedImages(Archive):
+    """Images that data name: a table, or items."""
+
+    allow_outside: bool = field(
+        default=False,
+        metadata={
+            "help": "read images at absolute paths, .. and file:// that lead out of SOURCE; without it, what data name lies below "
+            f"SOURCE or at a URL of {', '.join(REMOTE)}",
+            "recorded": "if given",
+        },
+    )
+
+    def locate(self, root: str, path: str) -> tuple[Store, str]:
+        """Return where an image lies that data name. See `locations`.
+
+        Raises:
+            OutsideError: they may not name it.
+        """
+        return locate(root, path, self.allow_outside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,35 +184,14 @@ def note_others(paths: Iterable[str]) -> None:
         _log.warning("Files that this source does not read: %s", ", ".join(f"{-count:,} {ending}" for count, ending in counts))
 
 
-def hidden(path: str) -> bool:
-    """Tell whether a system or an archiver put a file beside the user's own, as .DS_Store."""
-    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(path).parts)
-
-
-def archive_url(root: str) -> str:
-    """Return the URL below which the files of `root` lie: a zip file is read as the folder that it holds, and never unpacked."""
-    return f"zip://::{root}" if root.lower().endswith(".zip") and not root.startswith("zip:") else root
-
-
-def locate(root: str, path: str) -> tuple[Store, str]:
-    """Return where an image lies: below `root`, or at an absolute path or a URL of its own."""
-    path = path.removeprefix("file://")
-    if "://" in path:
-        protocol, _, rest = path.partition("://")
-        bucket, _, name = rest.partition("/")
-        return Store(f"{protocol}://{bucket}"), name
-    if path.startswith("/"):
-        folder, _, name = path.rpartition("/")
-        return Store(folder), name
-    return Store(archive_url(root)), path
-
-
 def failure(item: Item, error: Exception, key: str) -> Reject:
     """Return the reject of an item whose image or record is not as it must be."""
     if isinstance(error, chips.ImageError):
         return reject(item, error.reason, str(error), key)
     if isinstance(error, OSError):
         return reject(item, "image_unreadable", f"an image must be readable, however: {error}", key)
+    if isinstance(error, OutsideError):
+        return reject(item, "image_outside", str(error), key)
     if isinstance(error, raster.ScaleError):
         return reject(item, "unscaled", str(error), key)
     return reject(item, "metadata_invalid", str(error) or type(error).__name__, key)

@@ -14,9 +14,24 @@ from PIL import Image
 
 from satmip_data.imagery import raster
 from satmip_data.records import Aoi, Georeference, Sample, Scene, Window
-from satmip_data.sources.archive import DealtSplits, archive_url, dump, left_out, make_key, placed
-from satmip_data.sources.base import Found, InvalidError, Item, LayoutError, list_files, parse_time, read_json, reject
+from satmip_data.sources.archive import (
+    DealtSplits,
+    dump,
+    left_out,
+    make_key,
+    placed,
+)
+from satmip_data.sources.base import (
+    Found,
+    InvalidError,
+    Item,
+    LayoutError,
+    parse_time,
+    read_json,
+    reject,
+)
 from satmip_data.sources.splits import folder_split
+from satmip_data.storage.locations import archive_url, list_files
 from satmip_data.storage.store import Store
 
 ENDING = "_labels_metadata.json"

@@ -18,7 +18,6 @@ from satmip_data.records import Metadata, Scene
 from satmip_data.sources.archive import (
     Archive,
     ImageHead,
-    archive_url,
     cut,
     dump,
     failure,
@@ -28,8 +27,16 @@ from satmip_data.sources.archive import (
     placed,
     stem,
 )
-from satmip_data.sources.base import Found, InvalidError, Item, LayoutError, list_files, parse_time, reject
+from satmip_data.sources.base import (
+    Found,
+    InvalidError,
+    Item,
+    LayoutError,
+    parse_time,
+    reject,
+)
 from satmip_data.sources.splits import folder_split
+from satmip_data.storage.locations import archive_url, list_files
 
 TIME_TAG = "ACQUISITIONDATETIME"
 """GDAL's tag for the time of acquisition; a TIFF's own DateTime is the time at which the file was made."""

@@ -12,17 +12,21 @@ from satmip_data.names import IMAGES, ends_with
 from satmip_data.records import Aoi, Scene, Window
 from satmip_data.sources.archive import (
     Archive,
-    archive_url,
     dump,
     failure,
-    hidden,
     left_out,
     make_key,
     note_others,
     placed,
 )
-from satmip_data.sources.base import Found, Item, LayoutError, list_files, reject
+from satmip_data.sources.base import (
+    Found,
+    Item,
+    LayoutError,
+    reject,
+)
 from satmip_data.sources.splits import folder_split
+from satmip_data.storage.locations import archive_url, hidden, list_files
 
 
 @dataclass(frozen=True)

@@ -23,20 +23,26 @@ from satmip_data.imagery.raster import ScaleError
 from satmip_data.names import IMAGES, ends_with
 from satmip_data.records import Georeference, Metadata, Sample, Scene, Window
 from satmip_data.sources.archive import (
-    Archive,
     ImageHead,
+    NamedImages,
     cut,
     dump,
     failure,
-    hidden,
     left_out,
-    locate,
     make_key,
     placed,
 )
-from satmip_data.sources.base import Found, InvalidError, Item, LayoutError, list_files, read_json, reject
+from satmip_data.sources.base import (
+    Found,
+    InvalidError,
+    Item,
+    LayoutError,
+    read_json,
+    reject,
+)
 from satmip_data.sources.columns import COLUMNS, from_bounds
 from satmip_data.sources.splits import folder_split
+from satmip_data.storage.locations import OutsideError, list_files
 
 PROPERTIES = {
     "platform": "platform",
@@ -56,7 +62,7 @@ LINKS = ("catalog.json", "collection.json")
 
 
 @dataclass(frozen=True)
-class Stac(Archive):
+class Stac(NamedImages):
     """STAC items, one sample a window of the grid.
 
     The key is the item's collection, if it has one, and its id with the window's row and column.
@@ -84,7 +90,7 @@ class Stac(Archive):
         """
         folder, name = _split_root(root)
         if not name:
-            files = [path for path in list_files(folder) if not hidden(path)]  # such as the journal of a build that lies in it
+            files = list_files(folder)
             shards = tuple(path.removesuffix(REJECTS) for path in files if path.endswith(f"/{REJECTS}"))
             paths = sorted(path for path in files if path.lower().endswith((".json", ".geojson")) and not path.startswith(shards))
             paths = [path for path in paths if PurePosixPath(path).name not in LINKS or _may_hold_items(folder, path)]
@@ -119,10 +125,10 @@ class Stac(Archive):
             return [left_out(item, key)]
         try:
             asset = self._asset(feature)
-            path = _on_disk(folder, _resolve(item.metadata, str(asset["href"])))
+            path = self._on_disk(folder, _resolve(item.metadata, str(asset["href"])))
             head = self.read_image(folder, path)
             return list(self._scenes(key, split, path, head, feature, asset))
-        except (ImageError, ScaleError, OSError, InvalidError) as error:
+        except (ImageError, ScaleError, OSError, InvalidError, OutsideError) as error:
             return [failure(item, error, key)]
         except (ValueError, ArithmeticError, KeyError, TypeError, AttributeError) as error:
             # An item is any JSON: what it lacks or holds shows where it is looked for.
@@ -133,6 +139,16 @@ class Stac(Archive):
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
         """Read a window of an asset. See `Source.read_chip`."""
         return super().read_chip(_split_root(root)[0], sample, size, max_pixels)
+
+    def _on_disk(self, folder: str, path: str) -> str:
+        """Return the path of a file whose reference, as that of a URI, may have %20 for a space.
+
+        A file of the very name goes first, because many write paths where STAC has references. URLs stay as they are.
+        """
+        if "%" not in path or "://" in path.removeprefix("file://"):
+            return path
+        store, name = self.locate(folder, path)
+        return path if store.exists(name) else unquote(path)
 
     def _asset(self, feature: Mapping[str, Any]) -> Mapping[str, Any]:
         assets: Mapping[str, Mapping[str, Any]] = feature.get("assets") or {}
@@ -210,17 +226,6 @@ def _id(feature: Any, default: str) -> str:
 def _resolve(item: str, href: str) -> str:
     """Return where an asset lies: relative to its item's file, unless it is a URL or an absolute path."""
     return href if "://" in href or href.startswith("/") else posixpath.normpath(posixpath.join(posixpath.dirname(item), href))
-
-
-def _on_disk(folder: str, path: str) -> str:
-    """Return the path of a file whose reference, as that of a URI, may have %20 for a space.
-
-    A file of the very name goes first, because many write paths where STAC has references. URLs stay as they are.
-    """
-    if "%" not in path or "://" in path.removeprefix("file://"):
-        return path
-    store, name = locate(folder, path)
-    return path if store.exists(name) else unquote(path)
 
 
 def _known(properties: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, ClassVar, Literal
@@ -25,12 +25,11 @@ from shapely import GEOSException, from_wkb
 
 from satmip_data.geometry import WGS84, distance, wrap_longitude
 from satmip_data.imagery.chips import ImageError
-from satmip_data.names import RASTERS, ends_with, unsigned
+from satmip_data.names import RASTERS, ends_with, secret_digest, unsigned, without_secrets
 from satmip_data.records import Aoi, Georeference, Metadata, Sample, Scene, Window
 from satmip_data.sources.archive import (
-    Archive,
     ImageHead,
-    archive_url,
+    NamedImages,
     dump,
     failure,
     left_out,
@@ -38,9 +37,15 @@ from satmip_data.sources.archive import (
     placed,
     stem,
 )
-from satmip_data.sources.base import Found, InvalidError, Item, LayoutError
+from satmip_data.sources.base import (
+    Found,
+    InvalidError,
+    Item,
+    LayoutError,
+)
 from satmip_data.sources.columns import ALIASES, COLUMNS, fills, from_bounds
 from satmip_data.sources.splits import name_split
+from satmip_data.storage.locations import archive_url
 from satmip_data.storage.parquet import read_parquet
 from satmip_data.storage.store import Store
 
@@ -58,7 +63,7 @@ MOST_SHIFT = 5.0
 
 
 @dataclass(frozen=True)
-class Table(Archive):
+class Table(NamedImages):
     """The user's own archive, described by one table.
 
     The key of a sample is its column `key`, else the image's path, with the number of the row where rows share an image.
@@ -94,7 +99,7 @@ class Table(Archive):
         folder, name = self._split_root(root)
         rows = self._named(name, _read_rows(Store(archive_url(folder)), name))
         images = [_cell(row, "image", "") for row in rows]
-        called = _without_signatures(images)
+        called = _without_secrets(images)
         shared = {image for image, count in Counter(images).items() if count > 1}
         # A user's lists name images; else a place stays in one split.
         places = [_cell(row, "place", called[image]) for row, image in zip(rows, images, strict=True)]
@@ -197,11 +202,21 @@ def _named_splits(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> di
     return splits
 
 
-def _without_signatures(images: Iterable[str]) -> dict[str, str]:
-    """Return what keys, places and splits call each image: a URL without what signs it, unless only that tells it from another."""
-    bare = {image: unsigned(image) for image in images}
-    counts = Counter(bare.values())
-    return {image: name if counts[name] == 1 else image for image, name in bare.items()}
+def _without_secrets(images: Sequence[str]) -> dict[str, str]:
+    """Return what keys, places and splits call each image: a URL without its secrets.
+
+    Where these alone tell it from another, its query joins what is no secret, and a hash what is one.
+    """
+    called: dict[str, str] = {}
+    for form in (unsigned, _with_query, lambda image: f"{_with_query(image)}#{secret_digest(image)}"):
+        names = {image: form(image) for image in images if image not in called}
+        counts = Counter(names.values())
+        called |= {image: name for image, name in names.items() if counts[name] == 1}
+    return called
+
+
+def _with_query(image: str) -> str:
+    return without_secrets(image, queries=False)
 
 
 def _key(row: Mapping[str, Any], path: str, number: int | None) -> str:

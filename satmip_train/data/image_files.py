@@ -14,6 +14,7 @@ from shapely import Polygon
 from satmip_data.imagery.chips import ImageError
 from satmip_data.imagery.raster_file import open_raster
 from satmip_data.names import FORMATS
+from satmip_data.storage.locations import list_files
 from satmip_data.storage.store import Store
 from satmip_train.data.outline import outline
 from satmip_train.errors import UsageError
@@ -75,16 +76,15 @@ def parse_rendering(bands: str, stretch: str) -> Rendering:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the image files below a folder, sorted by path.
+    """Return the image files below a folder that a build would list, sorted by path: none hidden, each once. See `list_files`.
 
     Raises:
         UsageError: there is none, or a folder cannot be read.
     """
-
-    def refuse(error: OSError) -> None:
-        raise UsageError(f"every folder below {folder} must be readable, however: {error}. Change its mode or pass another one")
-
-    paths = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=refuse) for name in names)
+    try:
+        paths = [folder / name for name in list_files(os.path.abspath(folder))]
+    except OSError as error:
+        raise UsageError(f"A folder below {folder} cannot be read: {error}. Change its mode, or pass another folder.") from error
     found = sorted(path for path in paths if path.suffix.lower() in (*RASTERS, *PICTURES) and path.is_file())
     if not found:
         endings = ", ".join((*PICTURES, *RASTERS))

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
+from satmip_data.names import without_secrets
 from satmip_train.choices import Larger, Modality, Precision
 from satmip_train.config import FREE_SETTINGS
 from satmip_train.data.dataset import Dataset
@@ -232,7 +233,7 @@ def describe_model(model: Model) -> Result:
 def describe_split(dataset: Dataset, split: str) -> Result:
     """Return what says which samples were evaluated."""
     return {
-        "shards": dataset.root,
+        "shards": without_secrets(dataset.root),
         "source": dataset.source,
         "split": split,
         "samples": dataset.splits[split],

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 
 from satmip_train.data.remote import reaching
 from satmip_train.errors import UsageError
+from satmip_train.evaluation_sets import evaluation_sets
 from satmip_train.files import write_atomically
 from satmip_train.paper.fill import Cell, Filled
-from satmip_train.paper.layout import Column, Number, evaluation_sets
+from satmip_train.paper.layout import Column, Number
 
 INDEX = "index.parquet"
 _DPI = 200

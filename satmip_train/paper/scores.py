@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from satmip_train.errors import UsageError
+from satmip_train.evaluation_sets import set_named
 from satmip_train.files import CONFIG, PLAN
-from satmip_train.paper.layout import set_named
 from satmip_train.runs.cost import Cost, read_cost
 
 BUDGET = "reproduce.json"

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from satmip_data.names import without_secrets
 from satmip_train.choices import Precision
 from satmip_train.config import Settings
 from satmip_train.data.captions import caption_reader, caption_statistics
@@ -175,7 +176,7 @@ def describe(plan: Plan, objective: Objective) -> dict[str, Any]:
 def describe_dataset(dataset: Dataset) -> dict[str, Any]:
     """Return what a checkpoint keeps of the shards it learned from."""
     return {
-        "root": dataset.root,
+        "root": without_secrets(dataset.root),
         "source": dataset.source,
         "licence": dataset.licence,
         "fingerprint": dataset.fingerprint,

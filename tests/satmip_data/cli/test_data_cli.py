@@ -14,6 +14,7 @@ from shlex import quote
 from types import ModuleType
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from helpers.fmow_tree import write_fmow_tree
@@ -101,6 +102,26 @@ def test_inspect_of_a_damaged_index_gives_advice(here: Path) -> None:
     result = run("inspect")
     assert (result.exit_code, type(result.exception)) == (1, SystemExit)
     assert "Run: satmip-data validate out/shards" in " ".join(result.output.split())
+
+
+def test_inspect_of_one_split_shows_its_ranges_to_the_second(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the paper's Table 1 does of the train split."""
+    monkeypatch.setenv("COLUMNS", "160")
+    run("build", "../fmow", "--size", "32", "--workers", "1")
+    index = pq.read_table(here / "out/shards/index.parquet").to_pandas()
+    for split in ("train", "val"):
+        times = index[index["split"] == split]["timestamp"]
+        (line,) = (line for line in run("inspect", "--split", split).output.splitlines() if line.startswith("timestamp"))
+        assert all(f"{time:%Y-%m-%d %H:%M:%S}" in line for time in (times.min(), times.quantile(0.5), times.max()))
+        shown = [
+            line.split()[0] for line in run("inspect", "--split", split, "--samples", "2").output.splitlines() if "gsd: [" in line
+        ]
+        assert shown
+        assert set(shown) <= set(index[index["split"] == split]["key"])
+    unknown = run("inspect", "--split", "tran")
+    assert unknown.exit_code == 1
+    assert '"tran"' in unknown.output
+    assert "train, val" in " ".join(unknown.output.split())
 
 
 def test_brackets_in_texts_are_printed_as_they_are(here: Path) -> None:

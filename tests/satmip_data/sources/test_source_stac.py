@@ -108,9 +108,19 @@ def test_items_of_two_collections_may_share_an_id_and_none_is_lost(root: Path) -
 
 
 def test_a_signed_url_is_the_image_of_an_item(root: Path) -> None:
-    Store("memory://bucket").write("scene.tif?signature=a.b", (root / "images/scene.tif").read_bytes())
-    sample = only(read(root, stac_item(1, {"href": "memory://bucket/scene.tif?signature=a.b"})))
+    bucket = Store("memory://bucket")
+    bucket.write("scene.tif?signature=a.b", (root / "images/scene.tif").read_bytes())
+    bucket.write("item.json", json.dumps(stac_item(1, {"href": "memory://bucket/scene.tif?signature=a.b"})).encode())
+    sample = only(build_index(Stac(), "memory://bucket/item.json", KEEP, Local()))
     assert sample.metadata.gsd == pytest.approx((10, 10), rel=1e-3)
+
+
+@pytest.mark.parametrize("href", ["../scene.tif", "%2e%2e/scene.tif", "a/%2E%2E/%2E%2E/scene.tif"])
+def test_an_asset_outside_the_source_needs_the_users_word(root: Path, tmp_path: Path, href: str) -> None:
+    (root / "items").mkdir()
+    (root / "images/scene.tif").rename(root / "scene.tif")
+    assert [reject.reason for reject in read(root / "items", stac_item(1, {"href": href})).rejects] == ["image_outside"]
+    only(read(root / "items", stac_item(1, {"href": href}), allow_outside=True))
 
 
 def test_an_asset_is_cut_on_the_grid_and_proven(root: Path) -> None:

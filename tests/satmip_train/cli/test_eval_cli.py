@@ -31,7 +31,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in (0, 1):
         write_run(root / "runs" / f"satmips-seed{seed}", shards, seed=seed)
     run = write_run(root / "runs" / "simclr-seed0", shards, objective="simclr")
-    Image.new("RGB", (60, 40), "white").save(run / "curves.png")
+    line = {"epoch": 0.0, "lr": 1e-3, "samples_per_second": 9.0, "data_wait": 0.5, "chance": {"loss": 3.0}, "loss": 4.0}
+    lines = [{**line, "step": step, "epoch": step + 1.0, "loss": 4.0 - step} for step in range(3)]
+    (run / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return root
 
 
@@ -327,7 +329,7 @@ class Page(HTMLParser):
         if tag not in ("meta", "img", "br"):
             self.open.append(tag)
         values = dict(attributes)
-        self.links += [value for name in ("src", "href") if (value := values.get(name)) and not value.startswith("data:")]
+        self.links += [value for name in ("src", "href") if (value := values.get(name)) and not value.startswith(("data:", "#"))]
         if tag == "img":
             self.pictures.append(Image.open(io.BytesIO(base64.b64decode(str(values["src"]).partition("base64,")[2]))))
 
@@ -359,9 +361,25 @@ def test_the_report_is_one_whole_page(world: Path, tmp_path: Path) -> None:
         "airport",
     ):
         assert expected in page.text
-    # 12 chips, one curve, six queries with six neighbours each.
-    assert len(page.pictures) == 12 + 1 + 6 * 7
+    # 12 chips, six queries with six neighbours each; the charts of the run that has a log: loss, rate, speed, waiting.
+    assert len(page.pictures) == 12 + 6 * 7
+    assert html.count('role="img"') == 4
+    assert "loss from 4 to 2" in html
     assert {picture.format for picture in page.pictures} == {"PNG"}
+
+
+def test_names_that_are_markup_stay_text(tmp_path: Path) -> None:
+    hostile = ("<script>alert(1)</script>", "</style><img src=x onerror=alert(1)>", "\"&quot;'", "port")
+    shards = write_toy_shards(tmp_path / "shards", {"train": 24, "val": 8}, classes=hostile)
+    run = write_run(tmp_path / "<b>run<script>", shards, objective="simclr")
+    got = call("report", "--shards", shards, "--runs", run, "--out", tmp_path / "out", "--k", "1", "--random-seeds", "", *COMMON)
+    assert got.exit_code == 0, got.output
+    html = (tmp_path / "out/index.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert (page.open, page.links) == ([], [])
+    assert "<script" not in html
+    assert "onerror" not in re.sub(r"&lt;/style&gt;&lt;img src=x onerror=alert\(1\)&gt;", "", html)
+    assert all(name in page.text for name in (*hostile, "<b>run<script>"))
 
 
 def test_the_report_shows_the_nearest_chips(world: Path, tmp_path: Path) -> None:

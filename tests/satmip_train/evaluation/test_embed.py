@@ -216,7 +216,7 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeyp
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", closed)
-    with pytest.raises(UsageError, match=r"must be readable, however: .*Permission denied: .*/b'"):
+    with pytest.raises(UsageError, match=r"Permission denied: .*/b'"):
         find_images(tmp_path)
 
 

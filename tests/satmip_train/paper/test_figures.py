@@ -90,7 +90,8 @@ def test_convergence_shows_ours_and_the_papers_points(tmp_path: Path, monkeypatc
     assert set(lines) == {f"{model}, {whose}" for model in ("SimCLR", "SatMIP", "SatMIPS") for whose in ("ours", "paper")}
     assert lines["SimCLR, ours"].get_xydata().tolist() == [[1, 42.5], [2, 45], [4, 50], [8, 60]]
     assert lines["SatMIP, ours"].get_xdata().tolist() == [1, 4, 8]
-    assert lines["SatMIP, paper"].get_xydata() == pytest.approx(np.array([[0.56 * 8, 55.2]]))
+    printed = [(0.56, 45.6), (1.12, 50.4), (2.24, 53.8), (4.48, 55.2)]
+    assert lines["SatMIP, paper"].get_xydata() == pytest.approx(np.array(printed))
     bars = next(c for c in shown[0].containers if c.get_label() == "SimCLR, ours").lines[2][0].get_segments()
     assert bars[0] == pytest.approx(np.array([[1, 41], [1, 44]]))
     assert all(axis.get_xlim()[1] > 8.4 for axis in shown)

@@ -249,7 +249,7 @@ def test_a_clock_of_a_gpu_has_the_gpus_time_though_no_more_than_passed(monkeypat
 
 def test_the_page_holds_everything_and_loads_nothing(run):
     page = (run / "index.html").read_text()
-    assert "data:image/png;base64," in page
+    assert page.count('role="img"') >= 5
     assert not re.search(r"(src|href)=['\"]?(https?:|//|[a-z]+\.(png|js|css))", page)
     for word in (
         "loss_metadata",
