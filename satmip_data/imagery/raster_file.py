@@ -45,11 +45,12 @@ def open_raster(store: Store, name: str) -> Iterator[Any]:
     """
     # Imported here, because the many workers that read no raster are smaller by its 30 MB.
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            warnings.simplefilter("ignore", NodataShadowWarning)
             with rasterio.open(store.path(name), driver=_driver(store, name), opener=_opener(store, name)) as dataset:
                 if any(key.upper() == "OVERVIEW_FILE" for key in dataset.tags(ns="OVERVIEWS")):
                     raise ImageError("image_unreadable", "The raster's tags lead to another file (OVERVIEW_FILE). Remove that tag.")

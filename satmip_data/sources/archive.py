@@ -1,6 +1,5 @@
 """What every source of images in the user's own layout shares: the reading of any image, and the dealing of splits."""
 
-import hashlib
 import json
 import logging
 import re
@@ -16,7 +15,7 @@ from PIL import Image
 from satmip_data import geometry
 from satmip_data.imagery import chips, raster
 from satmip_data.names import RASTERS, ends_with
-from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scene, Window
+from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scene, Window, with_digest
 from satmip_data.sources import splits
 from satmip_data.sources.base import Found, ImageFiles, InvalidError, Item, reject
 from satmip_data.storage.locations import REMOTE, OutsideError, archive_url, hidden, locate
@@ -119,8 +118,7 @@ class Archive(DealtSplits, ImageFiles):
             width, height = chips.image_size(store.path(name) if store.local else store.read(name))
             return ImageHead(width, height, None, {}, None)
         header = raster.read_header(store, name)
-        raster.check_scale(header, raster.parse_stretch(self.stretch))
-        bands = raster.choose_bands(header, raster.parse_bands(self.bands))
+        bands = raster.choose_bands(header, raster.parse_bands(self.bands), raster.parse_stretch(self.stretch))
         return ImageHead(header.width, header.height, header.georeference, header.tags, bands)
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
@@ -133,7 +131,7 @@ class Archive(DealtSplits, ImageFiles):
             message = f"a window must have at most {max_pixels} pixels, however: {window!r}"
             raise chips.ImageError("image_too_large", message)
         bands, stretch = raster.parse_bands(self.bands), raster.parse_stretch(self.stretch)
-        return raster.compose(raster.read_layers(store, name, bands, stretch, window, expected), size)
+        return raster.compose(raster.read_layers(store, (name,), bands, stretch, window, expected), size)
 
 
 @dataclass(frozen=True)
@@ -205,17 +203,25 @@ def left_out(item: Item, key: str) -> Reject:
 def make_key(*parts: str) -> str:
     """Return a scene's key from parts of its path: lower case, of a to z, digits, "_" and "-".
 
-    Two names that differ in other ASCII signs only have one key, and the second becomes a `duplicate_key`. The key of a name with
-    letters of other scripts, of which nothing else is left, ends with a hash of that name, and a key longer than `MAX_KEY` with one
-    of the whole.
+    The key of a name with letters of other scripts, of which nothing else is left, ends with a hash of that name, and a key longer
+    than `MAX_KEY` with one of the whole. Two names that differ in other ASCII signs only have one key; see `unique_keys`.
     """
     # One form of each letter: file systems write an accent as part of its letter or after it.
     name = unicodedata.normalize("NFC", "_".join(parts))
     text = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_") or "_"
     if name.isascii() and len(text) <= MAX_KEY:
         return text
-    digest = hashlib.blake2b((text if name.isascii() else name).encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
-    return f"{text[: MAX_KEY - len(digest) - 1]}_{digest}"
+    return with_digest(text, text if name.isascii() else name, MAX_KEY)
+
+
+def unique_keys(keys: Mapping[str, str]) -> dict[str, str]:
+    """Return path -> key: the first to have a key keeps it, and each other one gets a hash of its path behind it."""
+    taken = set[str]()
+    unique = {}
+    for path, key in keys.items():
+        unique[path] = with_digest(key, path, MAX_KEY) if key in taken else key
+        taken.add(unique[path])
+    return unique
 
 
 def dump(record: Mapping[str, Any]) -> str:
