@@ -200,7 +200,11 @@ def test_auto_takes_the_papers_recipe_with_a_gpu(call, monkeypatch):
         (1, ["--shards", "nowhere"], "there is no nowhere. Pass the path of one"),
         (1, ["--shards", "TOY"], "Pass --batch-size 16"),
         (1, ["--shards", "TOY", "--batch-size", "8", "--fields", "cloud_cover"], "Run: satmip-data caption"),
-        (2, ["--shards", "TOY", "--batch-size", "8", "--metadata-encoder", "tabular", "--fields", "height"], "['height']"),
+        (
+            2,
+            ["--shards", "TOY", "--batch-size", "8", "--metadata-encoder", "tabular", "--fields", "height"],
+            'Unknown field "height"',
+        ),
         (1, ["--shards", "TOY", "--batch-size", "8", "--objective", "magic"], 'Unknown objective "magic"'),
         (1, ["--shards", "TOY", "--batch-size", "8", "--backbone", "magic"], "a timm model"),
         (1, ["--shards", "TOY", "--batch-size", "8", "--backbone-args", '{"num_heads": 5}'], "takes backbone_args, however: "),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.toy_shards import write_toy_shards
-from helpers.training_runs import PATIENCE, TINY, assert_same_state, free_port, losses, run_in_process, start_child
+from helpers.training_runs import PATIENCE, TINY, assert_same_state, free_port, losses, one_thread, run_in_process, start_child, toy
 
 from satmip_train.config import Settings
 from satmip_train.data.dataset import open_dataset
@@ -24,6 +24,8 @@ from satmip_train.training import train as training
 from satmip_train.training.batches import Resident
 from satmip_train.training.step import Step, seed_of
 from satmip_train.training.stop import StopRequest
+
+__all__ = ["one_thread", "toy"]  # fixtures
 
 
 def as_before_terms(run: Path) -> None:
