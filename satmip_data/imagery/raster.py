@@ -23,6 +23,9 @@ PREVIEW = 512
 ROWS = 64
 """Rows that are stretched at a time: the numbers between take some hundred bytes a pixel."""
 
+MOST_RESIDUAL = 2.0
+"""Pixels by which a control point may miss the affine fitted to all: windows of a more warped raster have no exact place."""
+
 Pixels = npt.NDArray[Any]
 
 
@@ -89,6 +92,8 @@ class Header:
     palette: bool
     """Whether values are numbers of colours in a table."""
     georeference: Georeference | None
+    unplaced: str
+    """Why its control points give no georeference; "" where they do, or it has none."""
     tags: dict[str, str]
 
 
@@ -152,7 +157,7 @@ def _header(dataset: Any) -> Header:
         tuple(dataset.dtypes),
         _colours(dataset.colorinterp),
         dataset.colorinterp[0].name == "palette",
-        _georeference(dataset),
+        *_georeference(dataset),
         {**dataset.tags(), **dataset.tags(ns="IMAGERY")},
     )
 
@@ -162,12 +167,43 @@ def _colours(found: Sequence[Any]) -> tuple[int, ...] | None:
     return tuple(names.index(name) + 1 for name in wanted) if set(wanted) <= set(names) else None
 
 
-def _georeference(dataset: Any) -> Georeference | None:
-    if dataset.crs is None or dataset.transform.is_identity:
-        return None
-    a, b, c, d, e, f = (float(value) for value in tuple(dataset.transform)[:6])
-    epsg = dataset.crs.to_epsg(confidence_threshold=100)
-    return Georeference((a, b, c, d, e, f), dataset.crs.to_wkt() if epsg is None else f"EPSG:{epsg}")
+def _georeference(dataset: Any) -> tuple[Georeference | None, str]:
+    """Return where a raster lies, by its transform or else its control points; else why these do not tell."""
+    points, crs = dataset.gcps
+    if dataset.crs is not None and not dataset.transform.is_identity:
+        affine, crs = tuple(float(value) for value in tuple(dataset.transform)[:6]), dataset.crs
+    elif not points:
+        return None, ""
+    elif not crs:
+        return None, "The raster's control points have no CRS."
+    else:
+        affine, residual = fit_affine([(point.col, point.row, point.x, point.y) for point in points])
+        if residual == np.inf:
+            return None, f"The raster's {len(points)} control points determine no grid. Give it 4 or more that lie on no line."
+        if residual > MOST_RESIDUAL:
+            return (
+                None,
+                f"The raster's {len(points)} control points miss a plane grid by up to {residual:.3g} pixels. Warp it first.",
+            )
+    epsg = crs.to_epsg(confidence_threshold=100)
+    a, b, c, d, e, f = affine
+    return Georeference((a, b, c, d, e, f), crs.to_wkt() if epsg is None else f"EPSG:{epsg}"), ""
+
+
+def fit_affine(points: Sequence[tuple[float, float, float, float]]) -> tuple[tuple[float, ...], float]:
+    """Return the affine that fits control points (column, row, x, y) best, and its largest residual in pixels.
+
+    The residual is infinite where fewer than 4 points, which always fit, or points on one line tell nothing.
+    """
+    values = np.array(points, np.float64)
+    pixels, places = values[:, :2] - values[:, :2].mean(axis=0), values[:, 2:] - values[:, 2:].mean(axis=0)
+    linear = np.linalg.lstsq(pixels, places, rcond=None)[0].T
+    if len(points) < 4 or np.linalg.matrix_rank(pixels) < 2 or not abs(np.linalg.det(linear)) > 0.0:
+        return (), np.inf
+    missed = np.linalg.solve(linear, (places - pixels @ linear.T).T)
+    (a, b), (d, e) = linear
+    c, f = values[:, 2:].mean(axis=0) - linear @ values[:, :2].mean(axis=0)
+    return tuple(map(float, (a, b, c, d, e, f))), float(np.hypot(*missed).max())
 
 
 @dataclass(frozen=True, slots=True)

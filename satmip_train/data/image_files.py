@@ -13,6 +13,7 @@ from shapely import Polygon
 
 from satmip_data.imagery import raster
 from satmip_data.imagery.chips import ImageError
+from satmip_data.imagery.raster_file import is_raster
 from satmip_data.names import FORMATS, RASTERS
 from satmip_data.records import Window
 from satmip_data.storage.locations import list_files
@@ -78,8 +79,12 @@ def read_picture(path: Path, rendering: Rendering) -> Picture:
     Raises:
         UsageError: it is damaged, or has more than 8 bits and no stretch, or bands of which none is known to be red.
     """
-    if path.suffix.lower() in RASTERS:
-        return _read_raster(path, rendering)
+    store, name = Store(str(path.parent.absolute())), path.name
+    try:
+        if is_raster(store, name):
+            return _read_raster(store, name, rendering)
+    except ImageError as error:
+        raise UsageError(f"Cannot read {path}. {error}") from error
     try:
         with Image.open(path, formats=(*FORMATS, "GIF")) as image:
             if image.mode not in _EIGHT_BITS:
@@ -95,15 +100,11 @@ def read_picture(path: Path, rendering: Rendering) -> Picture:
         raise UsageError(f"an image must be readable, however: {path}: {error}. Remove or replace it") from error
 
 
-def _read_raster(path: Path, rendering: Rendering) -> Picture:
+def _read_raster(store: Store, name: str, rendering: Rendering) -> Picture:
     """Read a raster as `satmip-data build` reads its windows."""
-    store, name = Store(str(path.parent.absolute())), path.name
-    try:
-        header = raster.read_header(store, name)
-        whole, size = Window(0, 0, header.width, header.height), (header.width, header.height)
-        layers = raster.read_layers(store, (name,), rendering.bands, rendering.stretch, whole, size)
-    except ImageError as error:
-        raise UsageError(f"Cannot read {path}. {error}") from error
+    header = raster.read_header(store, name)
+    whole, size = Window(0, 0, header.width, header.height), (header.width, header.height)
+    layers = raster.read_layers(store, (name,), rendering.bands, rendering.stretch, whole, size)
     return Picture(np.ascontiguousarray(layers.values.transpose(1, 2, 0)), _footprint(header))
 
 

@@ -28,7 +28,7 @@ from satmip_data.sources.base import LayoutError
 from satmip_data.sources.geotiff import GeoTiff
 from satmip_data.storage.store import Store
 from satmip_data.validation import validate
-from tests.data.archives.make import pixels, write_raster, write_rasters
+from tests.data.archives.make import pixels, write_control_points, write_raster, write_rasters
 
 KEEP = BuildSettings(size=None)
 
@@ -232,6 +232,18 @@ def test_what_cannot_be_placed_or_read_is_a_reject(root: Path) -> None:
     assert len(index.samples) == 3
 
 
+def test_control_points_place_a_raster_where_they_fit_a_grid(tmp_path: Path) -> None:
+    for name, bent, corners in (("plain", 0.0, 5), ("near", 1.0, 5), ("bent", 20.0, 5), ("few", 0.0, 3)):
+        write_control_points(tmp_path / f"{name}.tif", bent, corners)
+    index = build_index(GeoTiff(), str(tmp_path), KEEP, Local())
+    assert {reject.key: reject.reason for reject in index.rejects} == dict.fromkeys(("bent", "few"), "no_georeference")
+    plain, near = sorted(index.samples, key=lambda sample: sample.key, reverse=True)
+    lon, lat = Transformer.from_crs(32632, 4326, always_xy=True).transform(500_600, 4_999_600)
+    assert plain.metadata.location == pytest.approx((lon, lat), abs=1e-9)
+    assert plain.metadata.gsd == pytest.approx((20, 20), rel=1e-3)
+    assert near.metadata.location != plain.metadata.location
+
+
 def test_a_raster_that_changed_since_the_scan_is_a_reject(root: Path) -> None:
     source = GeoTiff(stretch="percentile")
     sample = samples(source, root)["a_town_20200102t030405"]
@@ -310,7 +322,7 @@ def test_a_stretch_may_be_any_that_rises() -> None:
     ],
 )
 def test_bands_are_those_said_or_those_a_raster_tells(count: int, colours: Any, bands: Any, chosen: Any) -> None:
-    header = raster.Header(8, 8, count, ("uint8",) * count, colours, False, None, {})
+    header = raster.Header(8, 8, count, ("uint8",) * count, colours, False, None, "", {})
     if chosen is None:
         with pytest.raises(raster.ScaleError, match="--bands"):
             raster.choose_bands(header, bands, raster.Stretch("none"))
