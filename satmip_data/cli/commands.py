@@ -250,7 +250,7 @@ def inspect_command(shard_directory: str, samples: int, sheet: Path | None, chip
     with failures():
         dataset = dataset_module.read_dataset(Store(shard_directory))
         display.show_dataset(console, without_secrets(shard_directory), dataset)
-        display.show_fields(console, shard_directory)
+        display.show_fields(console, shard_directory, dataset)
         display.show_samples(console, shard_directory, dataset, samples)
         if sheet is not None:
             display.write_sheet(shard_directory, dataset, sheet, chips)
