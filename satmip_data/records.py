@@ -4,6 +4,7 @@
 """
 
 import datetime as dt
+import hashlib
 import math
 from dataclasses import dataclass, fields, replace
 from itertools import chain
@@ -190,6 +191,12 @@ REASONS = {
     "image_empty": "the window holds no data (every pixel black)",
 }
 """Every reason code with its meaning."""
+
+
+def with_digest(key: str, name: str, longest: int) -> str:
+    """Return a key, cut to make room, with a hash of a name behind it, at most `longest` characters in all."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+    return f"{key[: longest - len(digest) - 1]}_{digest}"
 
 
 @dataclass(frozen=True, slots=True)

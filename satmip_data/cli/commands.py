@@ -234,26 +234,28 @@ def validate_command(shard_directory: str, workers: int) -> None:
 
 @main.command("inspect")
 @shards_argument
+@click.option("--split", help="Show the fields and samples of this split alone.")
 @click.option("--samples", type=click.IntRange(0), default=3, show_default=True, help="Samples to print.")
 @click.option(
     "--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Also draw a contact sheet of chips with captions, as PNG."
 )
 @click.option("--chips", type=click.IntRange(1), default=24, show_default=True, help="Chips on the sheet.")
-def inspect_command(shard_directory: str, samples: int, sheet: Path | None, chips: int) -> None:
+def inspect_command(shard_directory: str, split: str | None, samples: int, sheet: Path | None, chips: int) -> None:
     """Print what SHARDS (default out/shards) hold: counts, ranges, missing fields, rejects, samples.
 
     \b
     Example:
       satmip-data inspect out/shards --sheet out/sheet.png
+      satmip-data inspect out/shards --split train
     """
     console = Console()
     with failures():
         dataset = dataset_module.read_dataset(Store(shard_directory))
         display.show_dataset(console, without_secrets(shard_directory), dataset)
-        display.show_fields(console, shard_directory, dataset)
-        display.show_samples(console, shard_directory, dataset, samples)
+        display.show_fields(console, shard_directory, dataset, split)
+        display.show_samples(console, shard_directory, dataset, samples, split)
         if sheet is not None:
-            display.write_sheet(shard_directory, dataset, sheet, chips)
+            display.write_sheet(shard_directory, dataset, sheet, chips, split)
             click.echo(f"Contact sheet: {sheet}")
 
 

@@ -149,15 +149,18 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def show_fields(console: Console, out: str, dataset: dict[str, Any]) -> None:
-    """Print of each field how often it is missing and its range, from the index.
+def show_fields(console: Console, out: str, dataset: dict[str, Any], split: str | None = None) -> None:
+    """Print of each field how often it is missing and its range, over one split or all, from the index.
 
     Raises:
-        BuildError: the index cannot be read.
+        BuildError: the index cannot be read, or there is no such split.
     """
     index = read_table(Store(out), dataset, "index.parquet")
+    if split not in (None, *dataset["splits"]):
+        raise BuildError(f'There is no split "{split}" in {out}. Use --split with one of: {", ".join(dataset["splits"])}')
     with _readable(out, "index.parquet"):
-        _show_fields(console, index.to_pandas(use_threads=False))
+        frame = index.to_pandas(use_threads=False)
+        _show_fields(console, frame if split is None else frame[frame["split"] == split])
 
 
 def _show_fields(console: Console, frame: pd.DataFrame) -> None:
@@ -180,7 +183,7 @@ def _range(values: "pd.Series[Any]") -> tuple[str, str, str]:
     if values.empty:
         return "", "", ""
     if pd.api.types.is_datetime64_any_dtype(values):
-        return tuple(f"{value:%Y-%m-%d}" for value in (values.min(), values.quantile(0.5), values.max()))  # type: ignore[return-value]
+        return tuple(f"{value:%Y-%m-%d %H:%M:%S}" for value in (values.min(), values.quantile(0.5), values.max()))  # type: ignore[return-value]
     if pd.api.types.is_numeric_dtype(values):
         return f"{values.min():.6g}", f"{values.median():.6g}", f"{values.max():.6g}"
     return escape(str(values.min())), "", escape(str(values.max()))
@@ -197,28 +200,30 @@ def _readable(out: str, name: str) -> Iterator[None]:
         raise BuildError(f"{name} is damaged: {type(error).__name__}: {error}. Run: satmip-data validate {quote(out)}") from error
 
 
-def _first_samples(out: str, dataset: dict[str, Any], count: int) -> list[tuple[str, bytes, str]]:
+def _first_samples(out: str, dataset: dict[str, Any], count: int, split: str | None) -> list[tuple[str, bytes, str]]:
     """Return key, chip and caption of the first samples."""
     samples: list[tuple[str, bytes, str]] = []
     for shard in dataset["shards"]:
         if len(samples) >= count:
             break
+        if split not in (None, shard["split"]):
+            continue
         with _readable(out, shard["name"]):
             found = islice(read_samples(Store(out).read(shard["name"])), count - len(samples))
             samples += [(key, members["jpg"], members["txt"].decode()) for key, members in found]
     return samples
 
 
-def show_samples(console: Console, out: str, dataset: dict[str, Any], count: int) -> None:
+def show_samples(console: Console, out: str, dataset: dict[str, Any], count: int, split: str | None = None) -> None:
     """Print key and caption of the first samples."""
-    for key, _, caption in _first_samples(out, dataset, count):
+    for key, _, caption in _first_samples(out, dataset, count, split):
         console.print(f"[bold]{escape(key)}[/bold]  {escape(caption)}", highlight=False)
 
 
-def write_sheet(out: str, dataset: dict[str, Any], path: Path, count: int) -> None:
+def write_sheet(out: str, dataset: dict[str, Any], path: Path, count: int, split: str | None = None) -> None:
     """Draw the first chips with their captions; shards are shuffled, so they are a fair draw."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(_first_samples(out, dataset, count)).save(path, "PNG")
+    contact_sheet(_first_samples(out, dataset, count, split)).save(path, "PNG")
 
 
 def show_field_table(console: Console) -> None:
@@ -227,4 +232,4 @@ def show_field_table(console: Console) -> None:
     for field in FIELDS:
         table.add_row(field.name, ", ".join(field.aliases), field.unit, ", ".join(c.name for c in field.columns), field.about)
     console.print(table)
-    console.print(f"Groups: angles = {', '.join(ALIASES['angles'])}; all = all 15", highlight=False)
+    console.print(f"Groups: angles = {', '.join(ALIASES['angles'])}; all = all {len(FIELDS)}", highlight=False)
