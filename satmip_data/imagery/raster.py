@@ -134,6 +134,8 @@ def check_scale(header: Header, stretch: Stretch) -> None:
     Raises:
         ScaleError: the values are not 8-bit, and `stretch` is none.
     """
+    if header.dtype.startswith("complex"):
+        raise ScaleError(f"The raster holds complex numbers ({header.dtype}), which have no brightness. Write their amplitude.")
     if stretch.kind == "none" and header.dtype != "uint8":
         raise ScaleError(
             f"pixels must have 8 bits or a stretch to 8 bits, however: {header.dtype}. Add: --stretch percentile   or, the same "

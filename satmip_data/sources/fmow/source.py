@@ -30,6 +30,7 @@ from satmip_data.sources.base import (
     list_manifest,
     pair,
     read_json,
+    read_safely,
     reject,
     unpaired,
 )
@@ -147,7 +148,7 @@ class Fmow(ImageFiles):
     def check_location(self, root: str, items: Sequence[Item]) -> None:
         """Refuse records of the challenge form where locations are wanted. See `LocatedElsewhere`."""
         step = max(1, -(-len(items) // PROBED))
-        probed = (found for item in items[::step] for found in self.read_item(root, item) if isinstance(found, Scene))
+        probed = (found for item in items[::step] for found in read_safely(self, root, item) if isinstance(found, Scene))
         scenes = 0
         for scene in probed:
             if scene.georeference is not None:
