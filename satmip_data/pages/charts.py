@@ -9,7 +9,7 @@ from itertools import groupby
 
 WIDTH, HEIGHT = 340, 190
 """Of a chart in its own units, which are about pixels on a telephone."""
-_LEFT, _TOP, _BOTTOM = 46, 8, 22
+_LEFT, _TOP, _BOTTOM = 52, 8, 22
 _COLOURS = 6
 _ROWS, _COLUMNS = 4, 4
 """Ticks at most, about."""
@@ -34,9 +34,10 @@ class Chart:
     title: str
     x_name: str
     series: tuple[Series, ...]
-    low: float | None = None
-    """Where the axis begins; None: where the values do."""
-    high: float | None = None
+    from_zero: bool = False
+    """Whether the axis begins at 0, however large the values are."""
+    within: tuple[float, float] = (-math.inf, math.inf)
+    """What no value, and so no tick, passes."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,9 @@ def draw(chart: Chart) -> Drawn | None:
     if not known:
         return None
     heights = [y for _, y in known] + [series.chance for series in chart.series if series.chance is not None]
-    bottom = min(heights) if chart.low is None else chart.low
-    rows = ticks(bottom, max(heights) if chart.high is None else chart.high, _ROWS)
-    down = _Scale(rows[0], rows[-1], HEIGHT - _BOTTOM, _TOP)
+    bottom = min([0.0, *heights] if chart.from_zero else heights)
+    rows = [tick for tick in ticks(bottom, max(heights), _ROWS) if chart.within[0] <= tick <= chart.within[1]]
+    down = _Scale(min([bottom, *rows]), max([*heights, *rows]), HEIGHT - _BOTTOM, _TOP)
     along = _Scale(min(x for x, _ in known), max(x for x, _ in known), _LEFT, WIDTH - 6)
     columns = ticks(along.low, along.high, _COLUMNS)
     lines, references = [], []

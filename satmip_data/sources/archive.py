@@ -14,7 +14,8 @@ from PIL import Image
 
 from satmip_data import geometry
 from satmip_data.imagery import chips, raster
-from satmip_data.names import RASTERS, ends_with
+from satmip_data.imagery.raster_file import driver_of, is_raster
+from satmip_data.names import PICTURES, ends_with
 from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scene, Window, with_digest
 from satmip_data.sources import splits
 from satmip_data.sources.base import Found, ImageFiles, InvalidError, Item, check_grid, reject
@@ -114,25 +115,25 @@ class Archive(DealtSplits, ImageFiles):
             raster.ScaleError: the image is a raster that needs `bands` or `stretch`.
         """
         store, name = self.locate(root, path)
-        if not ends_with(path, RASTERS):
-            width, height = chips.image_size(store.path(name) if store.local else store.read(name))
-            return ImageHead(width, height, None, {}, None)
+        picture = _picture(store, name) if not store.local else None if is_raster(store, name) else store.path(name)
+        if picture is not None:
+            width, height = chips.image_size(picture)
+            return ImageHead(width, height)
         header = raster.read_header(store, name)
-        raster.check_scale(header, raster.parse_stretch(self.stretch))
-        bands = raster.choose_bands(header, raster.parse_bands(self.bands))
-        return ImageHead(header.width, header.height, header.georeference, header.tags, bands)
+        bands = raster.choose_bands(header, raster.parse_bands(self.bands), raster.parse_stretch(self.stretch))
+        return ImageHead(header.width, header.height, header.georeference, header.unplaced, header.tags, bands)
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
         """Read the window of a raster alone, and of any other image the whole. See `Source.read_chip`."""
         store, name = self.locate(root, sample.path)
         expected, window = (sample.scene_width, sample.scene_height), sample.window
-        if not ends_with(sample.path, RASTERS):
-            return chips.read_chip(_read(store, name), window, size, expected, max_pixels)
+        if (picture := _picture(store, name)) is not None:
+            return chips.read_chip(picture, window, size, expected, max_pixels)
         if window.width * window.height > max_pixels:
             message = f"a window must have at most {max_pixels} pixels, however: {window!r}"
             raise chips.ImageError("image_too_large", message)
         bands, stretch = raster.parse_bands(self.bands), raster.parse_stretch(self.stretch)
-        return raster.compose(raster.read_layers(store, name, bands, stretch, window, expected), size)
+        return raster.compose(raster.read_layers(store, (name,), bands, stretch, window, expected), size)
 
 
 @dataclass(frozen=True)
@@ -159,13 +160,24 @@ class NamedImages(Archive):
 
 @dataclass(frozen=True, slots=True)
 class ImageHead:
-    """What the head of an image tells: size in pixels, and of a raster its georeference, tags and bands for red, green, blue."""
+    """What the head of an image tells; of a picture, its size in pixels alone."""
 
     width: int
     height: int
-    georeference: Georeference | None
-    tags: dict[str, str]
-    bands: tuple[int, int, int] | None
+    georeference: Georeference | None = None
+    unplaced: str = ""
+    """Why control points give no georeference; see `raster.Header`."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    bands: tuple[int, int, int] | None = None
+    """Of a raster, those for red, green and blue."""
+
+
+def _picture(store: Store, name: str) -> bytes | None:
+    """Return the bytes of an image that Pillow reads; None where its first bytes are those of a raster."""
+    if store.remote and ends_with(name, PICTURES):  # one request instead of two
+        data = _read(store, name)
+        return None if driver_of(data) else data
+    return None if is_raster(store, name) else _read(store, name)
 
 
 def _read(store: Store, name: str) -> bytes:

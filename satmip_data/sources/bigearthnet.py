@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 from PIL import Image
 
 from satmip_data.imagery import raster
@@ -152,13 +151,7 @@ class BigEarthNet(DealtSplits):
         store, stretch = Store(archive_url(root)), raster.parse_stretch(self.stretch)
         names = [sample.path.replace("_B04.tif", f"_{band}.tif") for band in ("B04", "B03", "B02")]
         shape = (sample.scene_width, sample.scene_height)
-        layers = [raster.read_layers(store, name, (1,), stretch, sample.window, shape) for name in names]
-        return raster.compose(
-            raster.Layers(
-                np.concatenate([layer.values[:1] for layer in layers]), np.concatenate([layer.known[:1] for layer in layers])
-            ),
-            size,
-        )
+        return raster.compose(raster.read_layers(store, names, (1,), stretch, sample.window, shape), size)
 
 
 def _georeference(record: dict[str, Any]) -> Georeference:

@@ -100,7 +100,7 @@ class GeoTiff(Archive):
         try:
             head = self.read_image(root, item.image)
             if head.georeference is None:
-                message = "a raster must have a CRS and a transform, however: it has none"
+                message = head.unplaced or "The raster has no CRS and transform, and no control points."
                 return [reject(item, "no_georeference", message, key)]
             return list(self._scenes(key, split, item.image, head))
         except (ImageError, OSError, ValueError, ArithmeticError) as error:

@@ -26,7 +26,7 @@ from shapely import GEOSException, from_wkb
 
 from satmip_data.geometry import WGS84, distance, wrap_longitude
 from satmip_data.imagery.chips import ImageError
-from satmip_data.names import RASTERS, ends_with, secret_digest, unsigned, without_secrets
+from satmip_data.names import PICTURES, ends_with, secret_digest, unsigned, without_secrets
 from satmip_data.records import Aoi, Georeference, Metadata, Sample, Scene, Window
 from satmip_data.sources.archive import (
     ImageHead,
@@ -174,9 +174,9 @@ class Table(NamedImages):
             return [failure(item, error, key)]
 
     def _head(self, folder: str, image: str, cells: Mapping[str, Any]) -> ImageHead:
-        # A raster may place itself, and must say whether its values fit.
-        if {"image_width", "image_height"} <= cells.keys() and not ends_with(image, RASTERS):
-            return ImageHead(cells["image_width"], cells["image_height"], None, {}, None)
+        # A raster may place itself, and must say whether its values fit; a name without an ending tells nothing.
+        if {"image_width", "image_height"} <= cells.keys() and ends_with(image, PICTURES):
+            return ImageHead(cells["image_width"], cells["image_height"])
         return self.read_image(folder, image)
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:

@@ -81,7 +81,7 @@ class Budgeted(click.ParamType[float | None]):
         except ValueError:
             epochs = 0.0
         if not 0 < epochs < float("inf"):
-            self.fail(f"must be a number of epochs or tiny, however: {value!r}", param, ctx)
+            self.fail(f'"{value}" is neither a number of epochs above 0 nor tiny', param, ctx)
         return epochs
 
 
@@ -95,7 +95,7 @@ class Words(click.ParamType[tuple[str, ...]]):
         try:
             return value if isinstance(value, tuple) else tuple(shlex.split(value))
         except ValueError as error:
-            self.fail(f"must be words as a shell splits them, however: {value!r}: {error}", param, ctx)
+            self.fail(f"a shell could not split {value} into words: {error}", param, ctx)
 
 
 def _pairs(values: Iterable[str], option: str) -> dict[str, str]:
@@ -104,7 +104,7 @@ def _pairs(values: Iterable[str], option: str) -> dict[str, str]:
     for word in values:
         name, equals, value = word.partition("=")
         if not equals or not name or not value:
-            raise click.UsageError(f"{option} must be of the form NAME=VALUE, however: {word!r}")
+            raise click.UsageError(f'{option} has "{word}", which is not of the form NAME=VALUE')
         pairs[name] = value
     return pairs
 
@@ -115,7 +115,7 @@ def _sets(values: Iterable[str], option: str) -> dict[str, str]:
     for name, value in _pairs(values, option).items():
         evaluation = set_named(name)
         if evaluation is None:
-            raise click.UsageError(f"{option} must name one of {', '.join(evaluation_sets())}, however: {name!r}")
+            raise click.UsageError(f'{option} names the unknown set "{name}". Sets: {", ".join(evaluation_sets())}')
         found[evaluation.id] = value
     return found
 
@@ -272,7 +272,7 @@ def _view_size(recipe: str | None, train_options: tuple[str, ...]) -> int:
     try:
         return int(option_of(train_options, "--view-size") or resolve(recipe or SHARED, {}).view_size)
     except ValueError as error:
-        raise UsageError(f"--recipe-base and --view-size must say how trainings are made, however: {error}") from error
+        raise UsageError(f"--recipe-base or --view-size does not say how trainings are made: {error}") from error
 
 
 def _announce(listed: Commands, request: Request, rate: float | None) -> None:
@@ -314,9 +314,7 @@ def _execute(command: Command, launcher: tuple[str, ...], place: str) -> None:
     if status or not is_done(command):
         by_signal = f"it was ended by signal {-status} ({signal.strsignal(-status)})" if status < 0 else ""
         ended = by_signal or (f"it ended with status {status}" if status else f"{command.output} is not there or not whole")
-        raise UsageError(
-            f"every command must succeed, however: {ended}. It was:\n  {shown}\nThe same reproduce command goes on from here"
-        )
+        raise UsageError(f"A command failed: {ended}. It was:\n  {shown}\nThe same reproduce command goes on from here")
 
 
 def _wait(words: list[str]) -> int:

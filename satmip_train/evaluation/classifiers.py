@@ -9,10 +9,8 @@ import numpy.typing as npt
 
 from satmip_train.evaluation import probes
 from satmip_train.evaluation.features import Features
+from satmip_train.evaluation.tables import Result
 from satmip_train.evaluation_sets import set_named
-
-Result = dict[str, Any]
-"""`metrics` (name -> value in 0..1) and details of the probe."""
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from satmip_data.names import without_secrets
 from satmip_data.pages import Grid, data_uri, render
 from satmip_train.data.dataset import Dataset
 from satmip_train.evaluation import tables
-from satmip_train.evaluation.classifiers import Result
 from satmip_train.evaluation.evaluate import Protocol, split_features
 from satmip_train.evaluation.gallery import Chip, Gallery, find_neighbours, read_chips
 from satmip_train.evaluation.models import load_model
+from satmip_train.evaluation.tables import Result
 from satmip_train.files import write_atomically
 from satmip_train.runs.curves import charts
 from satmip_train.runs.log import read_log
@@ -113,8 +113,11 @@ def _run(run: Path) -> dict[str, Any]:
 def _knn(result: Result) -> dict[str, Any]:
     table = tables.table(result)
     rows = (*table.models, *table.summaries)
-    grid = Grid.of(table.header, rows, range(len(table.models), len(rows)))
-    return {"scores_title": table.title, "scores": grid, "notes": table.notes}
+    # Each mean is followed by its interval.
+    grid = Grid.of(table.header, rows, range(len(table.models), len(rows), 2))
+    single = tables.per_class(result)
+    classes = {"per_class_title": single.title, "per_class": Grid.of(single.header, single.models)}
+    return {"scores_title": table.title, "scores": grid, "notes": table.notes, **classes}
 
 
 def _neighbours(evaluated: Evaluated) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from satmip_train.config import FREE_SETTINGS
 from satmip_train.data.dataset import Dataset, open_dataset
 from satmip_train.errors import UsageError
 from satmip_train.evaluation_sets import evaluation_sets
-from satmip_train.files import CONFIG, PLAN, WEIGHTS, result_path, write_atomically
+from satmip_train.files import CONFIG, RUN_CONFIG, WEIGHTS, result_path, write_atomically
 from satmip_train.paper.checks import check_metadata, check_shards, paper_split
 from satmip_train.paper.fill import TELLING, Budget, identity
 from satmip_train.paper.layout import (
@@ -155,8 +155,9 @@ class _Lister:
     def _training(self, recipe: str, epochs: float, seed: int) -> Command:
         request, run, own = self._request, self._run(recipe, epochs, seed), identity(recipe_settings(recipe))
         count = request.budget.epochs(epochs)
-        flags = ["--shards", request.shards, "--recipe", request.recipe or recipe]
-        flags += _spelled(own) if request.recipe else ()
+        base = request.recipe or option_of(request.train_options, "--recipe")
+        flags = ["--shards", request.shards, "--recipe", base or recipe]
+        flags += _spelled(own) if base else ()
         flags += ["--init", str(request.hpt)] if own["hpt"] else ()
         flags += ["--epochs", f"{count:g}", "--knn-every", "0"]
         if count * _WARMUP_SHARE < 1:
@@ -277,30 +278,25 @@ def is_done(command: Command) -> bool:
 
 def _is_trained(command: Command) -> bool:
     run = command.output
-    if not all((run / name).is_file() for name in (CONFIG, WEIGHTS, PLAN)):
+    if not all((run / name).is_file() for name in (CONFIG, WEIGHTS, RUN_CONFIG)):
         return False
     try:
-        exported, described = (json.loads((run / name).read_text(encoding="utf-8")) for name in (CONFIG, PLAN))
+        exported, described = (json.loads((run / name).read_text(encoding="utf-8")) for name in (CONFIG, RUN_CONFIG))
     except ValueError:
         return False  # damaged: the training writes both anew
     settings = exported["settings"]
     there = {**identity(settings), "epochs": settings["epochs"], "seed": settings["seed"]}
     if there != command.settings:
         different = sorted(name for name in {*there, *command.settings} if there.get(name) != command.settings.get(name))
-        raise UsageError(
-            f"{run} must be the run it is named after, however: it has another {', '.join(different)}. Pass another --out"
-        )
+        raise UsageError(f"{run} is not the run that its name says: it has another {', '.join(different)}. Use another --out")
     # Which weights: what a row tells is only whether there are any.
     if (first := option_of(command.arguments, "--init")) is not None and settings["init"] != first:
-        raise UsageError(
-            f"a run must have started from the weights it is asked for, however: {run} started from {settings['init']!r} and not "
-            f"from {first!r}. Pass another --out"
-        )
+        raise UsageError(f"{run} started from the weights {settings['init']}, and {first} is asked for. Use another --out")
     learned, wanted = exported["dataset"]["fingerprint"], command.reads["train"][0]
     if learned != wanted:
         raise UsageError(
-            f"a run must have learned from the shards it is evaluated for, however: {run} learned from other shards, of the "
-            f"fingerprint {learned[:12]} and not {wanted[:12]}. Pass another --out"
+            f"{run} learned from other shards: their fingerprint is {learned[:12]}, and that of --shards {wanted[:12]}. "
+            "Use another --out"
         )
     return bool(exported["step"] == described["last_step"])
 
@@ -374,13 +370,10 @@ def check_request(request: Request) -> None:
             or the options of trainings decide what the rows do.
     """
     if decided := [word for word in request.train_options if word.startswith("--") and _name_of(word) in _OF_ROWS]:
-        raise UsageError(
-            "--train must leave to the table what its rows and --seeds decide, however: it holds "
-            f"{', '.join(decided)}. Leave it out"
-        )
+        raise UsageError(f"--train has {', '.join(decided)}, which the rows of the table and --seeds decide. Leave it out")
     now = _kept(request)
     # An older file does not tell the options.
     then = {**now, **(read_kept(request.out) or {})}
     if changed := [name for name in now if now[name] != then[name]]:
-        evidence = "; ".join(f"{name} was {then[name]!r} and is now {now[name]!r}" for name in changed)
-        raise UsageError(f"a reproduction goes on as it began, however: {evidence}. Pass another --out, or what it began with")
+        evidence = "; ".join(f'{name} was "{then[name]}" and is now "{now[name]}"' for name in changed)
+        raise UsageError(f"{request.out} holds another reproduction: {evidence}. Use another --out, or what it began with")

@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from satmip_train.config import FREE_SETTINGS, Settings
 from satmip_train.errors import UsageError
-from satmip_train.files import BEST_WEIGHTS, CONFIG, METADATA_WEIGHTS, PLAN, WEIGHTS, advice, write_atomically
+from satmip_train.files import BEST_WEIGHTS, CONFIG, METADATA_WEIGHTS, RUN_CONFIG, WEIGHTS, advice, write_atomically
 
 NAME, BEST = "last.pt", "best.pt"
 _LOCK = ".lock"
 RUN_FILES = (
-    NAME, BEST, PLAN, "log.jsonl", "summary.json", "index.html", "curves.png", "README.md", WEIGHTS, CONFIG, BEST_WEIGHTS,
+    NAME, BEST, RUN_CONFIG, "log.jsonl", "summary.json", "index.html", "curves.png", "README.md", WEIGHTS, CONFIG, BEST_WEIGHTS,
     "backbone-best.json", METADATA_WEIGHTS, "metadata.json", "open_clip_model.safetensors", "open_clip_config.json",
 )  # fmt: skip
 """What a run writes into its folder."""
@@ -49,7 +49,7 @@ def check_folder(run: Path) -> None:
     except OSError as error:
         raise UsageError(f"--out must be a folder or a new path, however: {error}. Pass another --out") from error
     foreign = sorted(name for name in RUN_FILES if (run / name).exists())
-    if foreign and not (run / NAME).exists() and not _is_plan(run / PLAN):
+    if foreign and not (run / NAME).exists() and not _is_run_config(run / RUN_CONFIG):
         raise UsageError(
             f"--out must be new or the folder of a run, however: {run} is none and holds {foreign}, which a run writes over. "
             "Pass another --out"
@@ -89,7 +89,7 @@ def locked(run: Path) -> Iterator[None]:
             (run / _LOCK).unlink(missing_ok=True)
 
 
-def _is_plan(path: Path) -> bool:
+def _is_run_config(path: Path) -> bool:
     try:
         return "settings" in json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):

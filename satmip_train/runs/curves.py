@@ -18,7 +18,9 @@ def charts(lines: list[Line]) -> list[Drawn]:
     def series(name: str, values: list[float], chance: float | None = None) -> Series:
         return Series(name, [line["epoch"] for line in lines], values, chance)
 
-    losses = [series(name, _values(lines, name), last["chance"].get(name)) for name in measured(last) if name.startswith("loss")]
+    # A loss of one part is that part.
+    parts = [name for name in measured(last) if name.startswith("loss") and (name == "loss" or last[name] != last["loss"])]
+    losses = [series(name, _values(lines, name), last["chance"].get(name)) for name in parts]
     others = [Chart(name, "epoch", (series(name, _values(lines, name)),)) for name in measured(last) if not name.startswith("loss")]
     epochs = [line["epoch"] for line in evaluated]
     scores = [Series(_SCORES[name], epochs, [100 * line["knn"][name] for line in evaluated], dots=True) for name in _SCORES]
@@ -26,10 +28,10 @@ def charts(lines: list[Line]) -> list[Drawn]:
     found = [
         Chart("loss", "epoch", tuple(losses)),
         *others,
-        Chart("learning rate", "epoch", (series("lr", _values(lines, "lr")),), low=0),
-        Chart("kNN on val, %", "epoch", tuple(scores), low=0, high=100),
-        Chart("samples a second", "epoch", (series("samples/s", _values(lines, "samples_per_second")),), low=0),
-        Chart("waiting for data, % of the time", "epoch", (series("wait", waits),), low=0),
+        Chart("learning rate", "epoch", (series("lr", _values(lines, "lr")),), from_zero=True),
+        Chart("kNN on val, %", "epoch", tuple(scores), within=(0, 100)),
+        Chart("samples a second", "epoch", (series("samples/s", _values(lines, "samples_per_second")),), from_zero=True),
+        Chart("waiting for data, % of the time", "epoch", (series("wait", waits),), from_zero=True, within=(0, 100)),
     ]
     return [drawn for chart in found if (drawn := draw(chart)) is not None]
 
@@ -45,7 +47,7 @@ def draw_curves(run: Path) -> Path:
 
     lines = read_log(run)
     if not lines:
-        raise UsageError(f"a run must have a log to be drawn, however: there is no line in {run}/log.jsonl. Train first")
+        raise UsageError(f"There is nothing to draw: {run}/log.jsonl has no line. Train first")
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2).ravel()

@@ -6,7 +6,7 @@ from typing import Any
 
 from satmip_data.pages import Grid, render
 from satmip_train.config import Settings, load_recipe, recipe_names
-from satmip_train.files import PLAN, write_atomically
+from satmip_train.files import RUN_CONFIG, write_atomically
 from satmip_train.runs.cost import accounted_steps, read_summary
 from satmip_train.runs.curves import charts, draw_curves
 from satmip_train.runs.log import Line, measured, read_log
@@ -21,7 +21,7 @@ def write_run_page(run: Path) -> Path:
         UsageError: the run has logged nothing.
     """
     draw_curves(run)
-    config = json.loads((run / PLAN).read_text(encoding="utf-8"))
+    config = json.loads((run / RUN_CONFIG).read_text(encoding="utf-8"))
     lines, settings = read_log(run), config["settings"]
     recipe = settings["objective"] if settings["objective"] in recipe_names() else None
     page = render(

@@ -218,9 +218,9 @@ class Fmow(ImageFiles):
             message = f"a TIFF of fMoW must have {', '.join(map(str, BANDS))} bands, however: {header.count}"
             raise chips.ImageError("image_unreadable", message)
         # Pictures of 8 bits are as their makers wanted them.
-        stretch = raster.Stretch("none") if header.dtype == "uint8" else raster.parse_stretch(self.tiff_stretch)
+        stretch = raster.Stretch("none") if set(header.dtypes) == {"uint8"} else raster.parse_stretch(self.tiff_stretch)
         expected = (sample.scene_width, sample.scene_height)
-        layers = raster.read_layers(image.store, sample.path, BANDS[header.count], stretch, window, expected)
+        layers = raster.read_layers(image.store, (sample.path,), BANDS[header.count], stretch, window, expected)
         return raster.compose(layers, size)
 
 

@@ -53,7 +53,7 @@ def test_a_line_keeps_its_extremes_and_its_gaps() -> None:
 
 
 def test_a_single_value_is_a_dot_and_none_is_no_chart() -> None:
-    one = draw(Chart("kNN", "epoch", (Series("top-1", [4.0], [100.0]),), low=0, high=100))
+    one = draw(Chart("kNN", "epoch", (Series("top-1", [4.0], [100.0]),), within=(0, 100)))
     assert one is not None
     assert len(one.lines[0].dots) == 1
     assert [label for _, label in one.rows][-1] == "100"

@@ -77,6 +77,9 @@ def test_a_training_is_its_rows_recipe_unless_one_is_given(shards: Path, tmp_pat
     names = ("simclr", "satmip", "satmip-crop", "satmips", "satmips-decoupled")
     assert recipes() == {f"paper/table6-{name}" for name in names}
     assert recipes(recipe="tiny") == {"tiny"}
+    assert recipes(train_options=("--recipe", "tiny")) == {"tiny"}
+    tiny = commands_of("6", request_for(shards, tmp_path, seeds=(0,), train_options=("--recipe=tiny",))).commands
+    assert {options_of(c).get("coupled") for c in tiny if c.program == "satmip-train"} >= {False}
 
 
 def test_recipes_whose_runs_have_one_name_differ_in_epochs_alone() -> None:
@@ -172,7 +175,7 @@ def test_larger_images_keep_their_size_beside_the_papers_views_alone(shards: Pat
         assert all(words[words.index("--larger-images") + 1] == larger for words in evaluations)
     got = CliRunner().invoke(evaluate.main, ["reproduce", "2", "--shards", str(shards), "--recipe-base", "none"])
     assert got.exit_code == 1
-    assert "--recipe-base and --view-size must say how trainings are made" in got.output
+    assert "--recipe-base or --view-size" in got.output
 
 
 def test_an_evaluation_of_resized_images_is_made_again(shards: Path, tmp_path: Path) -> None:
@@ -210,7 +213,7 @@ def test_a_training_is_done_when_its_last_step_is_exported(shards: Path, tmp_pat
     (command.output / "config.json").write_text(json.dumps({"last_step": 10}))
     assert not is_done(command)
     finish(command, policy="crop")
-    with pytest.raises(UsageError, match=r"however: it has another policy\. Pass another --out"):
+    with pytest.raises(UsageError, match=r"another policy\. Use another --out"):
         is_done(command)
 
 
@@ -225,7 +228,7 @@ def test_a_run_that_started_from_other_weights_is_refused(shards: Path, tmp_path
     assert done.output == other.output
     finish(done, init="slip_25ep.pt")
     assert is_done(done)
-    with pytest.raises(UsageError, match=r"started from 'slip_25ep.pt' and not from 'slip_100ep.pt'. Pass another --out"):
+    with pytest.raises(UsageError, match=r"slip_25ep.pt, and slip_100ep.pt .*--out"):
         is_done(other)
 
 
@@ -255,7 +258,7 @@ def test_a_run_that_learned_from_other_shards_is_refused(shards: Path, tmp_path:
     finish(done)
     assert is_done(done)
     assert again.output == done.output
-    with pytest.raises(UsageError, match=r"learned from other shards, .*Pass another --out"):
+    with pytest.raises(UsageError, match=r"learned from other shards.*--out"):
         is_done(again)
 
 
@@ -302,27 +305,27 @@ def test_an_evaluation_is_done_when_it_is_newer_and_of_all_its_runs(shards: Path
 def test_a_folder_belongs_to_one_reproduction(shards: Path, tmp_path: Path) -> None:
     keep_request(request_for(shards, tmp_path))
     keep_request(request_for(shards, tmp_path, seeds=(7,)))
-    with pytest.raises(UsageError, match=r"however: full_epochs was 200 and is now 8\. Pass another --out"):
+    with pytest.raises(UsageError, match=r'full_epochs was "200" and is now "8".*--out'):
         keep_request(request_for(shards, tmp_path, budget=Budget(8)))
 
 
 @pytest.mark.parametrize(
     ("name", "options", "shown"),
-    [("train_options", ("--batch-size", "64"), "train was '' and is now '--batch-size 64'"),
-     ("eval_options", ("--precision=bf16",), "eval was '' and is now '--precision=bf16'")],
+    [("train_options", ("--batch-size", "64"), 'train was "" and is now "--batch-size 64"'),
+     ("eval_options", ("--precision=bf16",), 'eval was "" and is now "--precision=bf16"')],
 )  # fmt: skip
 def test_other_options_are_another_reproduction(
     shards: Path, tmp_path: Path, name: str, options: tuple[str, ...], shown: str
 ) -> None:
     keep_request(request_for(shards, tmp_path))
-    with pytest.raises(UsageError, match=rf"however: {shown}\. Pass another --out"):
+    with pytest.raises(UsageError, match=rf"{shown}.*--out"):
         check_request(request_for(shards, tmp_path, **{name: options}))
 
 
 @pytest.mark.parametrize("option", ["--init", "--policy=crop", "--no-coupled", "--epochs", "--seed", "--out"])
 def test_what_rows_decide_is_refused_before_anything_is_trained(shards: Path, tmp_path: Path, option: str) -> None:
     """Once the first training was done, and then refused as another run than its name says."""
-    with pytest.raises(UsageError, match=rf"what its rows and --seeds decide, however: it holds {option}\. Leave it out"):
+    with pytest.raises(UsageError, match=rf"--train has {option}, .*Leave it out"):
         check_request(request_for(shards, tmp_path, train_options=("--batch-size", "64", option, "timm")))
 
 
@@ -403,7 +406,7 @@ def test_it_stops_at_the_first_failure_and_shows_the_command(
     monkeypatch.setattr(paper, "_wait", fail)
     got = reproduce(shards, tmp_path, "--run")
     assert (got.exit_code, len(ran)) == (1, 1)
-    assert f"however: {ended}. It was:\n  satmip-train --shards" in got.output
+    assert f"{ended}. It was:\n  satmip-train --shards" in got.output
     assert "goes on from here" in got.output
 
 
@@ -424,11 +427,11 @@ def test_a_program_is_waited_for_and_its_status_told() -> None:
 def test_words_with_an_open_quote_are_refused(shards: Path, option: str) -> None:
     got = CliRunner().invoke(evaluate.main, ["reproduce", "3", "--shards", str(shards), option, "--batch-size '8"])
     assert got.exit_code == 2
-    assert "must be words as a shell splits them, however" in " ".join(got.output.split())
+    assert "--batch-size '8" in " ".join(got.output.split())
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "nan", "inf"])
 def test_a_budget_that_is_none_is_refused(shards: Path, value: str) -> None:
     got = CliRunner().invoke(evaluate.main, ["reproduce", "3", "--shards", str(shards), "--budget", value])
     assert got.exit_code == 2
-    assert "must be a number of epochs or tiny" in got.output
+    assert "epochs above 0" in got.output
