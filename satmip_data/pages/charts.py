@@ -143,7 +143,8 @@ def _thinned(points: Sequence[tuple[float, float]], along: _Scale) -> Iterator[t
 def _path(shown: Sequence[tuple[float, float]], series: Series, along: _Scale, down: _Scale) -> str:
     """Return the line, broken where values in between are not finite."""
     gaps = [x for x, y in zip(series.x, series.y, strict=True) if not math.isfinite(y)]
-    words, before = [], -math.inf
+    words: list[str] = []
+    before = -math.inf
     for x, y in shown:
         broken = not words or bisect_left(gaps, before) < bisect_right(gaps, x)
         words.append(f"{'M' if broken else 'L'}{along(x):g} {down(y):g}")

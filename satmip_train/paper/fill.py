@@ -10,9 +10,9 @@ from typing import Any, Literal
 from satmip_data.metadata.fields import DEFAULT_FIELDS, expand_fields
 from satmip_train.config import FREE_SETTINGS, Settings
 from satmip_train.evaluation_sets import EvaluationSet, evaluation_sets
+from satmip_train.objective_names import terms_of
 from satmip_train.paper.layout import COST_KINDS, FULL_EPOCHS, SHARED, Column, Row, TableLayout, recipe_settings
 from satmip_train.paper.scores import Samples, Score, Training
-from satmip_train.traits import traits_of
 
 Neighbours = Literal["paper", "best"]
 """Which k of kNN is reported: the paper's fixed ones, or the best on the test split."""
@@ -65,7 +65,7 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of the settings of a run tells the rows of the paper's tables apart: "hpt", whether it started from weights of a
     file, and those of `TELLING` that have a bearing on its objective."""
     known = {name: settings.get(name, Settings.model_fields[name].default) for name in (*TELLING, "init")}
-    own = traits_of(known["objective"])
+    own = terms_of(known["objective"])
     left_out = set() if own.learns_from_metadata else {"metadata_encoder", "fields"}
     left_out |= set() if own.learns_from_metadata and own.compares_views else {"coupled", "simclr_weight"}
     known["fields"] = expand_fields(known["fields"] or DEFAULT_FIELDS)

@@ -2,7 +2,7 @@
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Container, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,14 @@ RUN_FILES = (
 Checkpoint = dict[str, Any]
 """model, optimizer and scaler (state dicts), step (steps done), ranks, settings, metadata (what of them is read), dataset (source,
 fingerprint, mean, std), best (kNN so far, or None), versions."""
+_MOVED = (("ssl_head.", "simclr.head."),)
+_MOVED_BY_MOCO = (
+    ("ssl_head.", "moco.head."),
+    ("key_backbone.", "moco.key_backbone."),
+    ("key_head.", "moco.key_head."),
+    ("queue.", "moco.queue."),
+)
+"""How names of weights began in checkpoints from before terms were modules of their own, and how they begin now."""
 _PARTS = ("model", "optimizer", "scaler", "step", "ranks", "settings", "metadata", "dataset", "best", "versions")
 
 
@@ -122,6 +130,20 @@ def _read(path: Path, mmap: bool = False) -> Checkpoint:
         raise UsageError(
             f"{path} must be a checkpoint of satmip-train, however: {error!r}. Delete it, or pass another --out"
         ) from error
+
+
+def todays_name(name: str, saved: Collection[str], known: Container[str]) -> str:
+    """Return what a weight of a checkpoint is called today.
+
+    Args:
+        saved: all names of weights in the checkpoint
+        known: those of the network that they are for; what it knows by its saved name has not moved
+    """
+    if name not in known:
+        for then, now in _MOVED_BY_MOCO if "queue.keys" in saved else _MOVED:
+            if name.startswith(then):
+                return f"{now}{name.removeprefix(then)}"
+    return name
 
 
 def saved_settings(saved: dict[str, Any], where: Path) -> Settings:
