@@ -42,7 +42,7 @@ class _Task:
     root: str
     items: tuple[Item, ...]
     settings: BuildSettings
-    limits: Limits
+    limits: Limits = DEFAULT
 
 
 @contextmanager
