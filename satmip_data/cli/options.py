@@ -111,7 +111,7 @@ def failures() -> Iterator[None]:
     except (BuildError, ShardError, SelectionError, EngineError, TrackingError, DecoderError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except ImportError as error:  # fsspec's, which says which package opens such URLs
-        raise click.ClickException(f"{error}\nFor s3:// type: pip install 'satmip[s3]'") from error
+        raise click.ClickException(f"{error}\nFor s3:// type: pip install 's3fs>=2026.6'") from error
     except Exception as error:
         if not type(error).__module__.startswith("botocore."):
             raise

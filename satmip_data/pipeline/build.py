@@ -29,6 +29,7 @@ from satmip_data.shards.index_table import index_table, rejects_table
 from satmip_data.shards.members import dump_json
 from satmip_data.shards.record import CaptionCount, ChannelSums, ShardRecord
 from satmip_data.sources.base import Source
+from satmip_data.storage.locations import same_place
 from satmip_data.storage.parquet import parquet_bytes, read_parquet
 from satmip_data.storage.store import Store
 
@@ -169,7 +170,7 @@ def _finished(request: BuildRequest, out: Store) -> dict[str, Any] | None:
         return None
     dataset = read_dataset(out)
     built = {"source": dataset["source"], "settings": dataset["settings"]}
-    wanted = _intent(request)
+    wanted = _spelled_as(built, _intent(request))
     # The captions may have been rewritten since: they are no reason to build again.
     for name in ("fields", "style"):
         built["settings"][name] = wanted["settings"][name]
@@ -181,8 +182,9 @@ def _finished(request: BuildRequest, out: Store) -> dict[str, Any] | None:
 
 
 def _begin(request: BuildRequest, plan: Plan, journal: Journal) -> None:
+    intent = _spelled_as(journal.intent(), _intent(request))
     try:
-        journal.begin({**_intent(request), "plan": plan.fingerprint})
+        journal.begin({**intent, "plan": plan.fingerprint})
     except OtherSettingsError as error:
         raise BuildError(
             f"{request.out} holds an unfinished build with other settings:\n{error}\n"
@@ -233,6 +235,18 @@ def _intent(request: BuildRequest) -> dict[str, Any]:
     settings = {**request.settings.to_json(), "limit": request.limit, "selection": request.selection.to_json()}
     root = without_secrets(request.root)
     return {"source": {"name": source.name, "root": root, "options": options, "licence": source.licence}, "settings": settings}
+
+
+def _spelled_as(before: dict[str, Any] | None, intent: dict[str, Any]) -> dict[str, Any]:
+    """Return an intent with the places that it shares with one before in the words of that: `fmow/` and `fmow` are one."""
+    if before is None:
+        return intent
+    source, old = dict(intent["source"]), before["source"]
+    if same_place(source["root"], old["root"]):
+        source["root"] = old["root"]
+    places = {name: old["options"][name] for name in ("metadata", "split_file") if old["options"].get(name)}
+    same = {name: place for name, place in places.items() if same_place(place, source["options"].get(name, ""))}
+    return {**intent, "source": {**source, "options": {**source["options"], **same}}}
 
 
 def _recorded(source: Source, field: Field[Any]) -> bool:

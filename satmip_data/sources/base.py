@@ -214,6 +214,14 @@ def read_json(root: str, path: str) -> Any:
         raise ValueError("nested too deep") from error
 
 
+def whole_numbers(record: dict[str, Any], *names: str) -> None:
+    """Make whole numbers of those that a program wrote as 7.0, as JSON Schema takes them too; others stay for the schema."""
+    for name in names:
+        value = record.get(name)
+        if isinstance(value, float) and value.is_integer():
+            record[name] = int(value)
+
+
 def parse_time(key: str, text: str) -> dt.datetime:
     """Return an ISO 8601 time in UTC; a time without a zone is taken as UTC.
 

@@ -37,6 +37,7 @@ from satmip_data.sources.base import (
     read_json,
     reject,
     unpaired,
+    whole_numbers,
 )
 from satmip_data.storage.locations import list_files
 
@@ -117,6 +118,7 @@ class Xbd(ImageFiles):
             raise InvalidError(f"a name must be <disaster>_<id>_<pre or post>_disaster, however: {key!r}")
         if (error := first_error("xbd", record)) is not None:
             raise InvalidError(f"a label file must fit the schema 'xbd', however: {error}")
+        whole_numbers(record["metadata"], "width", "height")
         pixels, degrees = _corners(record["features"])
         georeference = fit_affine(pixels, degrees, self.max_residual)
         width, height = record["metadata"]["width"], record["metadata"]["height"]

@@ -33,9 +33,10 @@ from satmip_data.sources.base import (
     read_safely,
     reject,
     unpaired,
+    whole_numbers,
 )
 from satmip_data.sources.fmow.names import SPLITS, SUFFIXES, FmowName, parse_name, stem_of
-from satmip_data.sources.fmow.records import aois_of, findings, georeference_of, metadata_of
+from satmip_data.sources.fmow.records import aois_of, boxes_of, findings, georeference_of, metadata_of
 from satmip_data.sources.fmow.truth import read_truth
 from satmip_data.storage.locations import list_files
 from satmip_data.storage.store import Store
@@ -178,6 +179,9 @@ class Fmow(ImageFiles):
         name = parse_name(item.image)
         if (error := first_error("fmow", record)) is not None:
             raise InvalidError(f"a record must fit the schema 'fmow', however: {error}")
+        whole_numbers(record, "img_width", "img_height")
+        for box in boxes_of(record):
+            whole_numbers(box, "ID")
         georeference = georeference_of(record)
         metadata = metadata_of(record, georeference)
         aois = aois_of(record, self.boxes, self.false_detections)
