@@ -25,8 +25,9 @@ demo: $(STAMP)
 	$(BIN)/satmip-eval knn $(OUT)/runs/satmips-seed0 --shards $(OUT)/shards
 	$(BIN)/satmip-eval report --shards $(OUT)/shards --runs $(OUT)/runs/satmips-seed0 --out $(OUT)/report
 
+# Two processes of one thread each: threads of several processes wait for one another by spinning, which takes twice as long.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 # With what is measured beside; real file sizes where SATMIP_REAL_DATA names the data.
 $(VENV)/.bench: $(STAMP)

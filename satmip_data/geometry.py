@@ -14,8 +14,9 @@ from satmip_data.records import Aoi, Georeference, Metadata, Point, Ring, Window
 
 Fit = Literal["stretch", "square"]
 GsdMode = Literal["nominal", "ground"]
-Context = float | Literal["fmow"]
-"""Share of a box's side that its window adds on each of its sides, or the rule of `fmow_context`."""
+FmowContext = Literal["fmow", "fmow-as-run"]
+Context = float | FmowContext
+"""Share of a box's side that its window adds on each of its sides, or the rule of fMoW's baseline, see `fmow_margin`."""
 
 WGS84 = Geod(ellps="WGS84")
 
@@ -55,7 +56,7 @@ def window_from_aoi(aoi: Aoi, width: int, height: int, context: Context = 0.0, f
         aoi: the annotated box; it may cross the border of the scene, and is then clipped to it.
         width: columns of the scene.
         height: rows of the scene.
-        context: share of the box's side added on each of its sides; 0 reads the box itself. "fmow": see `fmow_context`.
+        context: share of the box's side added on each of its sides; 0 reads the box itself. A rule's name: see `fmow_margin`.
             NOTE[DIFF] the paper crops "around" the box by "the standard method" and does not say with how much context.
         fit: "stretch" keeps the box, whose x and y are later scaled apart (the paper). "square" widens the shorter side about the
             box's centre, moving the window back into the scene where it would leave it. Where the scene is too small to hold the
@@ -64,8 +65,12 @@ def window_from_aoi(aoi: Aoi, width: int, height: int, context: Context = 0.0, f
     Raises:
         OutsideError: the box and the scene do not meet.
     """
-    left, right = _span(aoi.x, aoi.width, fmow_context(aoi.width, width) if context == "fmow" else context)
-    top, bottom = _span(aoi.y, aoi.height, fmow_context(aoi.height, height) if context == "fmow" else context)
+    if isinstance(context, str):
+        margins = fmow_margin(aoi.width, width, height, context), fmow_margin(aoi.height, height, width, context)
+    else:
+        margins = context * aoi.width, context * aoi.height
+    left, right = _span(aoi.x, aoi.width, margins[0])
+    top, bottom = _span(aoi.y, aoi.height, margins[1])
     if not (_meets(aoi.x, aoi.width, width) and _meets(aoi.y, aoi.height, height)):
         raise OutsideError(f"a box must share pixels with its scene of {width} x {height}, however: {aoi!r}")
     left, right, top, bottom = max(left, 0), min(right, width), max(top, 0), min(bottom, height)
@@ -76,14 +81,21 @@ def window_from_aoi(aoi: Aoi, width: int, height: int, context: Context = 0.0, f
     return Window(left, top, right - left, bottom - top)
 
 
-def fmow_context(side: float, limit: int) -> float:
-    """Return the context of a box's side in a scene's side of `limit` pixels as the baseline of the fMoW challenge takes it.
+def fmow_margin(length: float, side: int, other_side: int, rule: FmowContext) -> float:
+    """Return the pixels that the baseline of the fMoW challenge adds before and after a box along one axis.
 
-    The smaller the box in its scene, the more of it: a window is 1.15 to 3 times as long as its box. The baseline compares the
-    box's width with the scene's height and its height with the width, a slip that is not repeated here.
+    The smaller the box in its scene, the more: a window is 1.15 to 3 times as long as its box.
+
+    Args:
+        length: the box along the axis
+        side: the scene along the axis
+        other_side: the scene along the other axis
+        rule: "fmow" takes the box's share of `side`. "fmow-as-run" does what the baseline's code does: it takes the share of
+            `other_side`, since it divides the width by the rows and the height by the columns, and whole pixels, rounded down.
     """
-    share = side / limit
-    return next((both / 2 for below, both in _FMOW_CONTEXT if share < below), 0.15 / 2)
+    share = length / (side if rule == "fmow" else other_side)
+    both = next((both for below, both in _FMOW_CONTEXT if share < below), 0.15)
+    return both / 2 * length if rule == "fmow" else float(int(length * both / 2))
 
 
 _FMOW_CONTEXT = ((0.1, 2.0), (0.2, 1.0), (0.3, 0.5), (0.4, 0.3), (0.5, 0.2))
@@ -109,9 +121,8 @@ def _meets(start: float, length: float, limit: int) -> bool:
     return length > 0 and first < limit and stop > 0
 
 
-def _span(start: float, length: float, context: float) -> tuple[int, int]:
-    """Return the whole pixels touched by a span widened by `context` of its length on either side; one at least."""
-    grow = context * length
+def _span(start: float, length: float, grow: float) -> tuple[int, int]:
+    """Return the whole pixels touched by a span widened by `grow` pixels on either side; one at least."""
     # A tenth of a millionth of a pixel is rounding, not a pixel touched.
     first = math.floor(start - grow + 1e-7)
     return first, max(math.ceil(start + length + grow - 1e-7), first + 1)

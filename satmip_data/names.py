@@ -1,33 +1,67 @@
-"""Names of images: the endings that are read, and URLs without what signs them. Pure."""
+"""Names of images: the endings that are read, and text without the secrets that URLs may hold. Pure."""
 
+import hashlib
 import re
 
 RASTERS = (".tif", ".tiff", ".jp2")
 """Endings of the files that `raster` reads."""
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", *RASTERS)
-"""Endings of all files that are read; Pillow reads those that are no `RASTERS`."""
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+"""Endings of the files that Pillow reads."""
+
+IMAGES = (*PICTURES, *RASTERS)
+"""Endings of the files that a listing takes for images; how one is read, its first bytes tell."""
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
 """Pillow's names of what the content of an image may be, whatever its name says; for some others (EPS) Pillow runs programs."""
 
-_QUERY = re.compile(rf"((?:{'|'.join(map(re.escape, IMAGES))})\?)[^\s'\"]+", re.IGNORECASE)
+_END = r"\s'\"<>`"
+"""Characters that end a URL in a message."""
+
+_QUERY = re.compile(rf"((?:{'|'.join(map(re.escape, IMAGES))})\?)[^{_END}]+", re.IGNORECASE)
+
+# Up to the last @ before the first slash, as an authority is read; or, where what follows the colon is no port, to the next @: a
+# password that holds a slash makes no valid URL, and stands in the message that says so.
+_USER = re.compile(rf"(https?://)(?:[^/?#{_END}]*|[^/@?#\[{_END}]*:(?!:|\d*[/?#])[^@{_END}]*)@", re.IGNORECASE)
+_PASSWORD = re.compile(rf"([a-z][a-z0-9+.-]*://[^/:@?#\[{_END}]*):(?!:)(?:[^/?#{_END}]*|(?!\d*[/?#])[^@{_END}]*)@", re.IGNORECASE)
+_PARAMETER = re.compile(
+    r"((?:[?&;#]|%3F|%26)[a-z0-9_.~-]*"
+    r"(?:sig|signature|token|secret|passw(?:or)?d|passwd|pwd|key|api-?key|apikey|keyid|credential|credentials|auth|authorization|"
+    r"policy|session|jwt|code)"
+    rf"(?:=|%3D))[^&;{_END}]+",
+    re.IGNORECASE,
+)
 
 
 def ends_with(path: str, suffixes: tuple[str, ...]) -> bool:
     """Tell whether a path, or a URL that may be signed, names a file with one of the endings, some of `IMAGES`."""
-    return unsigned(path).lower().endswith(suffixes)
+    bare = path.partition("?")[0] if "://" in path else path
+    return bare.lower().endswith(suffixes)
 
 
 def unsigned(path: str) -> str:
-    """Return a path, or the URL of an image without what signs it (`.../a.tif?token=...`), which is secret and expires.
+    """Return a path, or a URL without its secrets; that of an image is written without its whole query (`.../a.tif?token=...`).
 
-    A query that names the image, as `.../get?id=5`, stays.
+    What signs a URL is secret and expires. A query that names the image, as `.../get?id=5`, stays.
     """
+    if "://" not in path:
+        return without_secrets(path, queries=False)
     bare = path.partition("?")[0]
-    return bare if "://" in path and bare.lower().endswith(IMAGES) else path
+    return without_secrets(bare if bare.lower().endswith(IMAGES) else path)
 
 
-def without_signatures(text: str) -> str:
-    """Return a message with "..." for what signs the URLs of images in it."""
-    return _QUERY.sub(r"\1...", text)
+def without_secrets(text: str, queries: bool = True) -> str:
+    """Return a URL or a message with "..." for what is secret in its URLs: passwords, signatures, tokens.
+
+    Of a URL of http(s), whose user may be a token, the user goes with the password; of that of an image, with `queries`, the whole
+    query.
+    """
+    if "://" not in text and "?" not in text:
+        return text
+    text = _PASSWORD.sub(r"\1@", _USER.sub(r"\1", text))
+    return _PARAMETER.sub(r"\1...", _QUERY.sub(r"\1...", text) if queries else text)
+
+
+def secret_digest(url: str) -> str:
+    """Return what tells URLs apart that differ in their signatures alone; it follows from no password."""
+    return hashlib.blake2b(_PASSWORD.sub(r"\1@", _USER.sub(r"\1", url)).encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()

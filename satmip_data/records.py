@@ -4,13 +4,14 @@
 """
 
 import datetime as dt
+import hashlib
 import math
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 from operator import attrgetter
 from typing import Any, get_args, get_origin
 
-from satmip_data.names import unsigned, without_signatures
+from satmip_data.names import unsigned, without_secrets
 
 Point = tuple[float, float]
 Ring = tuple[Point, ...]
@@ -166,8 +167,8 @@ class Reject:
     key: str = ""
 
     def unsigned(self) -> "Reject":
-        """Return the same without what signs the URL of its image, to be written down."""
-        return replace(self, path=unsigned(self.path), message=without_signatures(self.message))
+        """Return the same without the secrets of URLs, to be written down."""
+        return replace(self, path=unsigned(self.path), message=without_secrets(self.message))
 
 
 REASONS = {
@@ -184,11 +185,18 @@ REASONS = {
     "unscaled": "the pixels cannot become 8-bit RGB without --bands or --stretch",
     "duplicate_key": "another scene has the same key",
     "image_unreadable": "the image cannot be decoded",
+    "image_outside": "the data name a place outside the source that needs --allow-outside, or that no data may name",
     "image_too_large": "the image has more pixels than --max-pixels",
     "size_mismatch": "the image's size is not what its metadata says",
     "image_empty": "the window holds no data (every pixel black)",
 }
 """Every reason code with its meaning."""
+
+
+def with_digest(key: str, name: str, longest: int) -> str:
+    """Return a key, cut to make room, with a hash of a name behind it, at most `longest` characters in all."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+    return f"{key[: longest - len(digest) - 1]}_{digest}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, cast, get_args
 
 import click
 from rich.console import Console
@@ -22,13 +22,14 @@ from satmip_data.cli.options import (
     workers_option,
 )
 from satmip_data.demo import write_demo
-from satmip_data.demo.world import CLASSES
+from satmip_data.demo.world import CLASSES, PLACES
 from satmip_data.execution import tracking
 from satmip_data.execution.engines import EngineError
 from satmip_data.execution.interrupt import Commands, kept
-from satmip_data.geometry import Context
+from satmip_data.geometry import Context, FmowContext
 from satmip_data.imagery import decoders
 from satmip_data.imagery.decoders import DECODERS
+from satmip_data.names import without_secrets
 from satmip_data.pipeline import build, estimate, recaption
 from satmip_data.pipeline import request as request_module
 from satmip_data.pipeline.recaption import CaptionRewrite
@@ -68,10 +69,11 @@ def main() -> None:
 )
 @click.option(
     "--context",
-    metavar="SHARE|fmow",
+    metavar="SHARE|fmow|fmow-as-run",
     default="0",
     show_default=True,
-    help="Share of the box's side added on each of its sides; fmow: as the challenge's baseline, more for small boxes.",
+    help="Share of the box's side added on each of its sides; fmow: the rule of the challenge's baseline, more for small boxes; "
+    "fmow-as-run: that rule as its code ran, which compares widths with heights.",
 )
 @click.option(
     "--fit",
@@ -135,13 +137,19 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
             return
         dataset = build.standing(request)
         if dataset is not None:
-            click.echo(f"{out} was already built, and {root} was not read again. To read it again, name another folder.")
+            told = f"{out} was already built, and {root} was not read again. To read it again, name another folder."
+            click.echo(without_secrets(told))
         else:
-            config = {"root": root, "out": out, "source": source_name, **request.settings.to_json()}
+            config = {
+                "root": without_secrets(root),
+                "out": without_secrets(out),
+                "source": source_name,
+                **request.settings.to_json(),
+            }
             with tracking.progress_bar() as bar, tracking.wandb_run(options["wandb_project"], config, bar) as show, kept():
                 dataset = build.build(request, show)
-    display.show_dataset(console, out, dataset)
-    folder = quote(out)
+    folder = quote(without_secrets(out))
+    display.show_dataset(console, without_secrets(out), dataset)
     click.echo(f"Next: satmip-data caption {folder} --fields gsd,time,loc   or   satmip-train --shards {folder}")
 
 
@@ -175,12 +183,14 @@ def _chip_size(text: str | None, source: Source) -> int | None:
 
 
 def _context(text: str) -> Context:
-    if text == "fmow":
-        return "fmow"
+    if text in get_args(FmowContext):
+        return cast(FmowContext, text)
     try:
         return float(text)
     except ValueError as error:
-        raise click.BadParameter(f"must be a share such as 0.1, or fmow, however: {text!r}", param_hint="--context") from error
+        raise click.BadParameter(
+            f"{text} is no share. Use a number such as 0.1, fmow or fmow-as-run.", param_hint="--context"
+        ) from error
 
 
 @main.command("caption")
@@ -224,26 +234,28 @@ def validate_command(shard_directory: str, workers: int) -> None:
 
 @main.command("inspect")
 @shards_argument
+@click.option("--split", help="Show the fields and samples of this split alone.")
 @click.option("--samples", type=click.IntRange(0), default=3, show_default=True, help="Samples to print.")
 @click.option(
     "--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Also draw a contact sheet of chips with captions, as PNG."
 )
 @click.option("--chips", type=click.IntRange(1), default=24, show_default=True, help="Chips on the sheet.")
-def inspect_command(shard_directory: str, samples: int, sheet: Path | None, chips: int) -> None:
+def inspect_command(shard_directory: str, split: str | None, samples: int, sheet: Path | None, chips: int) -> None:
     """Print what SHARDS (default out/shards) hold: counts, ranges, missing fields, rejects, samples.
 
     \b
     Example:
       satmip-data inspect out/shards --sheet out/sheet.png
+      satmip-data inspect out/shards --split train
     """
     console = Console()
     with failures():
         dataset = dataset_module.read_dataset(Store(shard_directory))
-        display.show_dataset(console, shard_directory, dataset)
-        display.show_fields(console, shard_directory)
-        display.show_samples(console, shard_directory, dataset, samples)
+        display.show_dataset(console, without_secrets(shard_directory), dataset)
+        display.show_fields(console, shard_directory, split)
+        display.show_samples(console, shard_directory, dataset, samples, split)
         if sheet is not None:
-            display.write_sheet(shard_directory, dataset, sheet, chips)
+            display.write_sheet(shard_directory, dataset, sheet, chips, split)
             click.echo(f"Contact sheet: {sheet}")
 
 
@@ -264,9 +276,9 @@ def fields_command() -> None:
 @click.option(
     "--places",
     type=click.IntRange(2 * len(CLASSES)),
-    default=320,
+    default=PLACES,
     show_default=True,
-    help="Places on Earth, each seen several times.",
+    help="Places on Earth, each seen one to three times.",
 )
 @workers_option
 def demo_command(out: Path, seed: int, places: int, workers: int) -> None:

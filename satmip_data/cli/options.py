@@ -70,7 +70,8 @@ def source_options(command: Command) -> Command:
             owners.setdefault(field.name, []).append((name, field))
     for name, uses in reversed(owners.items()):
         kind = _option_type(typing.get_type_hints(SOURCES[uses[0][0]])[name])
-        command = click.option(f"--{name.replace('_', '-')}", name, type=kind, default=None, help=_option_help(uses))(command)
+        form: dict[str, Any] = {"is_flag": True} if kind is bool else {"type": kind}
+        command = click.option(f"--{name.replace('_', '-')}", name, default=None, help=_option_help(uses), **form)(command)
     return command
 
 
@@ -78,7 +79,7 @@ def _option_help(uses: list[tuple[str, dataclasses.Field[Any]]]) -> str:
     """Return one text for an option of several sources: those that mean the same by it are named together."""
     owners: dict[str, list[str]] = {}
     for owner, field in uses:
-        default = "none" if field.default == "" else field.default
+        default = {"": "none", False: "off"}.get(field.default, field.default)
         owners.setdefault(f"default {default}] {field.metadata['help']}", []).append(owner)
     return "; ".join(f"[{', '.join(names)}, {text}" for text, names in owners.items())
 

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from satmip_data.demo.ground import CELL, SNOW, TILE, Array, Colours, canopy_tile, colours, grain_tile, smooth_field
-from satmip_data.demo.physics import Season, metres_per_degree, season
+from satmip_data.demo.physics import Season, Sunlight, metres_per_degree, season, sunlight
 from satmip_data.demo.plan import Plan, Shape
 from satmip_data.demo.world import Acquisition, Box, Place
 
-AMBIENT = 0.34  # share of the light that comes from the sky and not from the sun
 BRIGHTEST = 1.5  # light that the 8 bits of the lamp can hold
 
 
@@ -34,6 +33,11 @@ class View:
     """Azimuth and elevation, degrees."""
     lean: tuple[float, float]
     """Metres east and north by which a point one metre above the ground is displaced."""
+
+    @property
+    def light(self) -> Sunlight:
+        """The light of this sun."""
+        return sunlight(self.sun[1])
 
 
 def make_view(place: Place, shot: Acquisition) -> View:
@@ -204,7 +208,8 @@ class _Brush:
             return 1.0
         elevation, turn = math.radians(self.view.sun[1]), math.radians(self.view.sun[0] - shape.facing)
         direct = math.cos(0.436) + math.sin(0.436) / math.tan(elevation) * math.cos(turn)
-        return AMBIENT + (1 - AMBIENT) * min(max(direct, 0.1), 1.7)
+        ambient = self.view.light.ambient
+        return ambient + (1 - ambient) * min(max(direct, 0.1), 1.7)
 
     def _walls(self, shape: Shape, points: NDArray[np.float64], lifted: NDArray[np.float64]) -> None:
         """Draw the walls that the satellite sees: those whose outside looks towards it."""
@@ -232,7 +237,7 @@ class _Brush:
 
 
 def _light(view: View, heights: Array, tops: Array, veil: NDArray[np.uint8], woods: Array) -> Array:
-    """Return the light on each pixel, (H, W): AMBIENT in shadow, 1 on level ground in the sun."""
+    """Return the light on each pixel, (H, W): the sky's in shadow, 1 on level ground in the sun."""
     ground = shadow_heights(heights, view)
     over = ground.copy()
     rows, columns = np.nonzero((tops > 1.6) & (tops != woods))  # roofs: what is seen here stands a lean away
@@ -242,7 +247,7 @@ def _light(view: View, heights: Array, tops: Array, veil: NDArray[np.uint8], woo
     over[rows, columns] = ground[down.clip(0, tops.shape[0] - 1), right.clip(0, tops.shape[1] - 1)]
     dark = np.clip((over - tops) * 2.0 - 0.3, 0, 1)
     dark = np.maximum(dark, (veil > 0) & (tops < 1.0))
-    return np.asarray(1.0 - (1.0 - AMBIENT) * dark, np.float32)
+    return np.asarray(1.0 - (1.0 - view.light.ambient) * dark, np.float32)
 
 
 def shadow_heights(heights: Array, view: View) -> Array:
@@ -279,8 +284,8 @@ def _air(shot: Acquisition, view: View, painted: Image.Image, light: Array) -> N
     """Look at the land through optics, haze and clouds: less contrast and colder the longer the light's way, warmer in low sun."""
     rng = np.random.default_rng([*shot.seed, 9])
     sine = math.sin(math.radians(shot.sun[1]))
-    low = (1.0 - sine) ** 2
-    gain = (0.80 + 0.28 * sine) * float(rng.uniform(0.94, 1.06))
+    warm = view.light.warm
+    gain = view.light.bright * float(rng.uniform(0.94, 1.06))
     way = 1.0 / max(sine, 0.2) + 1.0 / math.cos(math.radians(shot.off_nadir[0])) - 2.0
     haze = min(0.03 + 0.05 * way + float(rng.uniform(0, 0.05)) + 0.001 * shot.cloud_cover, 0.4)
     cover, shade = _clouds(rng, shot, view) if shot.cloud_cover else (None, np.float32(1.0))
@@ -288,7 +293,7 @@ def _air(shot: Acquisition, view: View, painted: Image.Image, light: Array) -> N
     noise = 1.0 + 0.012 * _noise()[row : row + view.size[1], column : column + view.size[0]]
     lamp = Image.fromarray(np.clip(light * (255 / BRIGHTEST) * noise * shade, 0, 255).astype(np.uint8))
     image = ImageChops.multiply(painted, Image.merge("RGB", (lamp, lamp, lamp)))
-    levels = np.arange(256)[None] * np.array((1 + 0.07 * low, 1.0, 1 - 0.10 * low))[:, None] * BRIGHTEST * gain
+    levels = np.arange(256)[None] * np.array((1 + 0.7 * warm, 1.0, 1 - warm))[:, None] * BRIGHTEST * gain
     hazy = levels * (1 - haze) + haze * np.array((150, 162, 178))[:, None]
     image = image.point(np.clip(hazy, 0, 255).astype(int).ravel().tolist())
     if cover is not None:

@@ -83,7 +83,7 @@ def _plants(place: Place, season: Season, rng: np.random.Generator) -> Colours:
     """Return soil and everything that grows, before snow."""
     lat, wet, green = abs(place.location[1]), place.wet, season.green
     hot = min(max((38.0 - lat) / 20.0, 0.0), 1.0)
-    red = hot * (0.25 + 0.75 * math.sin(math.radians(4 * place.location[0])) ** 2) * min(2.2 * wet, 1.0)
+    red = hot * float(rng.uniform(0.25, 1.0)) * min(2.2 * wet, 1.0)  # laterite
     soil = _mix(_mix((198, 172, 134), (120, 98, 76), min(1.6 * wet, 1.0)), (164, 96, 62), 0.75 * red)
     lush = _mix((88, 108, 58), (62, 98, 44), hot)
     grass = _mix(_mix((164, 148, 108), soil, 0.3), lush, green)
@@ -92,6 +92,7 @@ def _plants(place: Place, season: Season, rng: np.random.Generator) -> Colours:
     needles = min(max((lat - 42.0) / 18.0, 0.15), 0.9)
     bare = _mix((104, 92, 76), (46, 62, 44), needles)
     leaf = _mix(bare, _mix((58, 82, 42), (44, 74, 36), hot), min(1.0, green + min(max((45.0 - lat) / 18.0, 0.0), 0.8)))
+    leaf = _mix(leaf, (158, 108, 48), 0.75 * season.autumn * (1.0 - 0.7 * needles) * (1.0 - hot))
     crops = {f"crop{k}": _crop(k, place, season, soil) for k in range(5)}
     return {
         "soil": soil,

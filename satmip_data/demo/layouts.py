@@ -16,7 +16,7 @@ def make_plan(place: Place) -> Plan:
     rng = np.random.default_rng([*place.seed, 5])
     reach = place.side * 0.71 + math.hypot(*place.offset) + 10.0
     region = style(place.location, place.wet)
-    angle = region.street_angle + float(rng.normal(0, 14)) + 90.0 * int(rng.integers(4))
+    angle = float(rng.uniform(0, 360))
     treeline = min(max((72.0 - abs(place.location[1])) / 8.0, 0.0), 1.0)
     trees = min(max(place.wet * float(rng.uniform(0.1, 1.0)) - 0.08, 0.0), 0.85) * treeline
     plan = Plan(rng, region, reach, place.wet, angle, trees=trees)

@@ -1,10 +1,11 @@
-"""Seasons and regional style of the small world: what the land is like at a place and a time. Pure."""
+"""Climate, seasons, sunlight and regional style of the small world: what the land is like at a place and a time. Pure."""
 
 import datetime as dt
 import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from satmip_data.records import Point
 
@@ -30,6 +31,13 @@ class Season:
     """How green the grass is, 0 to 1."""
     snow: float
     """Share of the ground under snow, 0 to 1."""
+    autumn: float
+    """How far leaves have turned yellow and red, 0 to 1, where there is a winter."""
+
+
+def mean_temperature(lat: float) -> float:
+    """Return the mean temperature of a year at a latitude, degrees Celsius."""
+    return 27.0 - 34.0 * (abs(lat) / 70.0) ** 1.7
 
 
 def season(time: dt.datetime, lat: float, wet: float) -> Season:
@@ -42,7 +50,7 @@ def season(time: dt.datetime, lat: float, wet: float) -> Season:
     summer = -math.cos(2 * math.pi * year)
     high = abs(lat)
     swing = 1.0 + 0.29 * high * (1.25 - 0.6 * wet) * (0.6 if lat < 0 else 1.0)
-    temperature = 27.0 - 34.0 * (high / 70.0) ** 1.7 + swing * summer
+    temperature = mean_temperature(lat) + swing * summer
     rain = wet
     if high < 27.0:
         rain += 0.45 * summer * (1.0 - wet) * min(1.0, 3 * wet)
@@ -50,7 +58,33 @@ def season(time: dt.datetime, lat: float, wet: float) -> Season:
         rain -= 0.45 * summer * (1.0 - wet) * min(1.0, 3 * wet)
     green = _rise(temperature, 2.0, 12.0) * _rise(rain, 0.12, 0.62)
     snow = _rise(-temperature, 0.0, 5.0) * _rise(wet, 0.1, 0.4)
-    return Season(year, temperature, green, snow)
+    falling = year > 0.5 and swing > 6.0
+    autumn = _rise(16.0 - temperature, 0.0, 8.0) * _rise(temperature + 3.0, 0.0, 5.0) if falling else 0.0
+    return Season(year, temperature, green, snow, autumn)
+
+
+@dataclass(frozen=True, slots=True)
+class Sunlight:
+    """What the sun's elevation makes of the light under a clear sky."""
+
+    ambient: float
+    """How bright shadows are against level ground in the sun, in the values of a picture."""
+    bright: float
+    """How bright level ground is against that under a sun at 60 degrees, in the values of a picture."""
+    warm: float
+    """How much bluer light is lost than red, 0 at the zenith."""
+
+
+def sunlight(elevation: float) -> Sunlight:
+    """Return the light under a sun `elevation` degrees high.
+
+    The beam is weakened by the air as Meinel and Meinel (1976) measured, 0.7 ** (air mass ** 0.678), and the sky adds a tenth of
+    it. Pictures hold light to the power 1 / 2.2, and who prepared them has made up for half of the difference between suns.
+    """
+    sine, high = math.sin(math.radians(elevation)), math.sin(math.radians(60.0))
+    light = (sine + 0.1) * 0.7 ** (sine**-0.678)
+    usual = (high + 0.1) * 0.7 ** (high**-0.678)
+    return Sunlight((0.1 / (sine + 0.1)) ** (1 / 2.2), (light / usual) ** (0.5 / 2.2), 0.035 * (1.0 / sine - 1.0))
 
 
 def _rise(value: float, low: float, high: float) -> float:
@@ -65,8 +99,6 @@ class Style:
 
     roofs: tuple[str, ...]
     """Materials of roofs, one entry of each for every thousandth of its share."""
-    street_angle: float
-    """Direction of the streets, degrees counter-clockwise from east."""
     lot: float
     """Width of a house's lot, metres."""
     field: float
@@ -100,18 +132,16 @@ _ROOFS = (  # (latitude, longitude, materials)
 
 def style(location: Point, wet: float) -> Style:
     """Return the regional style at (longitude, latitude) of a place as wet as `wet`."""
-    lon, lat = location
-    weights = np.array([1.0 / (_angle(lat, lon, a, b) ** 2 + 16.0) ** 2 for a, b, _ in _ROOFS])
+    weights = 1.0 / (arcs(location, np.array([(b, a) for a, b, _ in _ROOFS])) ** 2 + 16.0) ** 2
     shares = np.round(weights / weights.sum() * 250).astype(int)
     roofs = tuple(m for share, (_, _, names) in zip(shares, _ROOFS, strict=True) for m in names.split() for _ in range(share))
-    angle = 35.0 * math.sin(math.radians(3.1 * lat + 40)) + 35.0 * math.cos(math.radians(2.3 * lon))
-    west = 0.5 + 0.5 * math.cos(math.radians(lon + 100))  # wide lots and fields of the Americas
+    west = 0.5 + 0.5 * math.cos(math.radians(location[0] + 100))  # wide lots and fields of the Americas
     flat = roofs.count("beige") + roofs.count("white") > 0.4 * len(roofs)
-    return Style(roofs, angle, 13.0 + 9.0 * west, 45.0 + 90.0 * west + 30.0 * (1 - wet), flat)
+    return Style(roofs, 13.0 + 9.0 * west, 45.0 + 90.0 * west + 30.0 * (1 - wet), flat)
 
 
-def _angle(lat: float, lon: float, other_lat: float, other_lon: float) -> float:
-    """Return the degrees of arc between two points."""
-    a, b, turn = math.radians(lat), math.radians(other_lat), math.radians(lon - other_lon)
-    cosine = math.sin(a) * math.sin(b) + math.cos(a) * math.cos(b) * math.cos(turn)
-    return math.degrees(math.acos(min(max(cosine, -1.0), 1.0)))
+def arcs(location: Point, others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the degrees of arc from a longitude and latitude to others, (n, 2) -> (n,)."""
+    (lon, lat), (lons, lats) = np.radians(location), np.radians(others).T
+    cosine = np.sin(lat) * np.sin(lats) + np.cos(lat) * np.cos(lats) * np.cos(lon - lons)
+    return np.asarray(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))), np.float64)

@@ -1,6 +1,12 @@
-"""Towns of every inhabited continent: where the places of the small world stand."""
+"""Towns of every inhabited continent, near which the places of the small world lie, and how wet the land is. Pure."""
 
+from functools import cache
 from typing import NamedTuple
+
+import numpy as np
+
+from satmip_data.demo.physics import arcs
+from satmip_data.records import Point
 
 
 class Town(NamedTuple):
@@ -54,7 +60,16 @@ OC Noumea -22.3 166.4 NCL 6; OC Apia -13.8 -171.8 WSM 9; OC Papeete -17.6 -149.5
 """
 
 
+@cache
 def towns() -> tuple[Town, ...]:
     """Return every town of the table, in its order."""
     rows = [row.split() for line in _TABLE.strip().splitlines() for row in line.split(";")]
     return tuple(Town(c, name, float(lat), float(lon), code, int(wet) / 9) for c, name, lat, lon, code, wet in rows)
+
+
+def wetness(location: Point) -> float:
+    """Return how wet the land is at (longitude, latitude), 0 desert to 1 rain forest: of the towns around, the nearer the more."""
+    table = towns()
+    away = arcs(location, np.array([(t.lon, t.lat) for t in table]))
+    weights = 1.0 / (away + 1.0) ** 4
+    return float(weights @ np.array([t.wet for t in table]) / weights.sum())

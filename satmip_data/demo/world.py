@@ -1,5 +1,6 @@
 """The small world before a pixel is drawn: its places, when and how satellites saw them, and the records that say so. Pure.
 
+Where a class is met follows from the climate (`HABITATS`), as where fields, golf courses and solar farms are met on Earth does.
 The records are fMoW's in ground-truth form, with its conventions: pixels square in degrees, `gsd` the sensor's nominal
 resolution, names of `.tif` files, `visible` a string.
 """
@@ -10,32 +11,65 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from satmip_data.demo.physics import metres_per_degree
-from satmip_data.demo.towns import Town, towns
+from satmip_data.demo.physics import mean_temperature, metres_per_degree
+from satmip_data.demo.towns import Town, towns, wetness
 from satmip_data.geometry import utm_zone
+from satmip_data.land import on_land
 from satmip_data.metadata.sun import sun_position
 from satmip_data.records import Point
 
+PLACES = 2400
+"""How many places a world has: many, each seen a few times, so that to learn them by heart teaches little."""
+
 CLASSES: dict[str, tuple[float, float]] = {
-    "crop_field": (80.0, 140.0),
-    "golf_course": (100.0, 160.0),
-    "lake_or_pond": (50.0, 130.0),
-    "multi-unit_residential": (60.0, 125.0),
-    "parking_lot_or_garage": (60.0, 130.0),
-    "road_bridge": (50.0, 130.0),
-    "runway": (110.0, 180.0),
-    "solar_farm": (60.0, 135.0),
-    "stadium": (95.0, 150.0),
-    "storage_tank": (50.0, 120.0),
-    "water_treatment_facility": (70.0, 130.0),
-    "wind_farm": (60.0, 130.0),
+    "crop_field": (70.0, 150.0),
+    "golf_course": (95.0, 160.0),
+    "lake_or_pond": (30.0, 130.0),
+    "multi-unit_residential": (45.0, 110.0),
+    "parking_lot_or_garage": (30.0, 90.0),
+    "road_bridge": (25.0, 80.0),
+    "runway": (100.0, 170.0),
+    "solar_farm": (50.0, 140.0),
+    "stadium": (85.0, 150.0),
+    "storage_tank": (20.0, 70.0),
+    "water_treatment_facility": (40.0, 100.0),
+    "wind_farm": (45.0, 110.0),
 }
 """The classes, each with the smallest and largest side of its objects in metres."""
 
-FAR_NORTH = {"lake_or_pond", "multi-unit_residential", "road_bridge", "runway", "storage_tank", "wind_farm"}
-"""The classes that are met beyond 62 degrees of latitude."""
 
-BUCKETS = (150.0, 225.0, 300.0, 450.0)
+@dataclass(frozen=True, slots=True)
+class Habitat:
+    """The climate in which a class is common; outside it grows rare over 0.15 of wetness and 5 degrees."""
+
+    wet: Point
+    """Lowest and highest wetness, 0 desert to 1 rain forest."""
+    warm: Point
+    """Lowest and highest mean temperature of the year, degrees Celsius."""
+
+    def suits(self, wet: float, warm: float) -> float:
+        """Return how common the class is in a climate against its best, 0 to 1."""
+        dry = max(self.wet[0] - wet, wet - self.wet[1], 0.0) / 0.15
+        cold = max(self.warm[0] - warm, warm - self.warm[1], 0.0) / 5.0
+        return math.exp(-(dry * dry + cold * cold) / 2.0)
+
+
+HABITATS = {
+    "crop_field": Habitat((0.25, 0.8), (5.0, 25.0)),
+    "golf_course": Habitat((0.3, 0.85), (6.0, 22.0)),
+    "lake_or_pond": Habitat((0.5, 1.0), (-12.0, 16.0)),
+    "multi-unit_residential": Habitat((0.2, 0.8), (-10.0, 18.0)),
+    "parking_lot_or_garage": Habitat((0.1, 0.8), (4.0, 22.0)),
+    "road_bridge": Habitat((0.6, 1.0), (-2.0, 27.0)),
+    "runway": Habitat((0.0, 0.6), (-15.0, 27.0)),
+    "solar_farm": Habitat((0.0, 0.4), (12.0, 26.0)),
+    "stadium": Habitat((0.15, 0.9), (4.0, 27.0)),
+    "storage_tank": Habitat((0.0, 0.4), (-12.0, 27.0)),
+    "water_treatment_facility": Habitat((0.3, 0.8), (4.0, 18.0)),
+    "wind_farm": Habitat((0.3, 0.8), (2.0, 13.0)),
+}
+
+BUCKETS = (50.0, 75.0, 110.0, 150.0, 225.0, 300.0, 450.0, 900.0)
 """Widths of a footprint in metres at the equator; fMoW's are 500, 1500 and 5000."""
 
 DEGREE = 111319.49079327358  # metres of a degree of longitude at the equator
@@ -72,6 +106,7 @@ class Place:
     location: Point
     """Longitude and latitude of the object's centre, degrees."""
     town: Town
+    """The town near by, whose country the record names."""
     wet: float
     """0 desert, 1 rain forest."""
     size: float
@@ -91,50 +126,51 @@ class Place:
 def make_places(seed: int, count: int) -> tuple[Place, ...]:
     """Return `count` places over all inhabited continents: every class in both splits, about one place in five for val.
 
+    All classes are met alike often; where each lies follows from the climate, see `HABITATS`.
+
     Raises:
         ValueError: `count` is too small for two places of every class.
     """
     if count < 2 * len(CLASSES):
         raise ValueError(f"a world needs two places of every class, {2 * len(CLASSES)}; however: {count=}")
     rng = np.random.default_rng([seed, 1])
-    order, seen, numbers = _town_order(rng, count), dict.fromkeys(CLASSES, 0), dict[tuple[str, str], int]()
+    numbers = dict[tuple[str, str], int]()
     block: list[str] = []
     places = []
-    for index, town in enumerate(order):
+    for index in range(count):
         block = block or [str(name) for name in rng.permutation(list(CLASSES))]
-        category = next((c for c in block if abs(town.lat) < 62.0 or c in FAR_NORTH), None)
-        if category is None:  # the block holds nothing for the far north: go on with a mild place
-            town = order[int(np.argmin([abs(t.lat) for t in order]))]
-            category = block[0]
-        block.remove(category)
-        split = "val" if seen[category] % 5 == 1 else "train"
-        seen[category] += 1
+        category = block.pop()
+        split = "val" if index // len(CLASSES) % 5 == 1 else "train"
         number = numbers[split, category] = numbers.get((split, category), -1) + 1
-        places.append(_place(rng, town, (split, category, number), (seed, index)))
+        places.append(_place(rng, (split, category, number), (seed, index)))
     return tuple(places)
 
 
-def _town_order(rng: np.random.Generator, count: int) -> list[Town]:
-    """Return `count` towns, continents taking turns and every town of one used before any is used again."""
-    pools: dict[str, list[Town]] = {}
-    for town in towns():
-        pools.setdefault(town.continent, []).append(town)
-    queues: dict[str, list[Town]] = {name: [] for name in pools}
-    order = []
-    for index in range(count):
-        continent = ("EU", "AS", "NA", "AF", "SA", "OC", "EU", "AS", "NA")[index % 9]
-        if not queues[continent]:
-            queues[continent] = [pools[continent][i] for i in rng.permutation(len(pools[continent]))]
-        order.append(queues[continent].pop())
-    return order
+def _site(rng: np.random.Generator, category: str) -> tuple[Town, Point, float]:
+    """Draw where a place of a class lies: within 300 km of a town, ashore, in a climate that suits the class.
+
+    Returns:
+        the town, longitude and latitude, and how wet the land is there.
+    """
+    while True:
+        town = towns()[int(rng.integers(len(towns())))]
+        away, turn = 2.7 * math.sqrt(float(rng.random())), float(rng.uniform(0, 2 * math.pi))
+        lat = town.lat + away * math.sin(turn)
+        lon = town.lon + away * math.cos(turn) / math.cos(math.radians(lat))
+        lon = (lon + 180.0) % 360.0 - 180.0
+        if not on_land((lon, lat)):  # an islet, which the coarse coastlines lack, or the sea
+            lon, lat = town.lon + float(rng.uniform(-0.06, 0.06)), town.lat + float(rng.uniform(-0.06, 0.06))
+        wet = min(max(wetness((lon, lat)) + float(rng.normal(0, 0.06)), 0.0), 1.0)
+        if rng.random() < HABITATS[category].suits(wet, mean_temperature(lat)):
+            return town, (lon, lat), wet
 
 
-def _place(rng: np.random.Generator, town: Town, name: tuple[str, str, int], seed: tuple[int, int]) -> Place:
-    """Return a place within some kilometres of a town, with the smallest footprint that holds its object with air around it."""
-    lat = town.lat + float(rng.uniform(-0.06, 0.06))
-    lon = town.lon + float(rng.uniform(-0.06, 0.06))
-    size = float(rng.uniform(*CLASSES[name[1]]))
-    narrow = metres_per_degree(lat)[0] / DEGREE
+def _place(rng: np.random.Generator, name: tuple[str, str, int], seed: tuple[int, int]) -> Place:
+    """Return a place with the smallest footprint that holds its object with air around it."""
+    town, location, wet = _site(rng, name[1])
+    smallest, largest = CLASSES[name[1]]
+    size = smallest * (largest / smallest) ** float(rng.random())
+    narrow = metres_per_degree(location[1])[0] / DEGREE
     air = float(rng.uniform(1.25, 1.9))
     bucket = next((b for b in BUCKETS if b * narrow >= air * size), BUCKETS[-1])
     size = min(size, 0.75 * bucket * narrow)
@@ -142,8 +178,7 @@ def _place(rng: np.random.Generator, town: Town, name: tuple[str, str, int], see
     offset = (float(rng.uniform(-0.3, 0.3)) * slack, float(rng.uniform(-0.3, 0.3)) * slack)
     if rng.random() < 0.06:  # the object lies at the border, or a little across it
         offset = (offset[0] + math.copysign(0.28, offset[0]) * slack, offset[1])
-    wet = min(max(town.wet + float(rng.normal(0, 0.06)), 0.0), 1.0)
-    return Place(*name, (lon, lat), town, wet, size, bucket, offset, seed)
+    return Place(*name, location, town, wet, size, bucket, offset, seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +220,9 @@ class Acquisition:
 
 
 def make_acquisitions(place: Place) -> tuple[Acquisition, ...]:
-    """Return the two to eight acquisitions of a place, each by daylight, at about 10:30 local solar time."""
+    """Return the one to three acquisitions of a place, each by daylight, at about 10:30 local solar time."""
     rng = np.random.default_rng([*place.seed, 2])
-    count = int(rng.integers(2, 9))
+    count = int(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2]))
     indices = rng.permutation(count + int(rng.choice([0, 0, 1, 4, 20])))[:count]
     return tuple(_acquisition(rng, place, int(index)) for index in indices)
 
@@ -249,7 +284,7 @@ def _grid(rng: np.random.Generator, place: Place, resolution: float) -> Grid:
     width_degrees = place.bucket / DEGREE
     height_degrees = width_degrees * per_lon / per_lat
     width = round(place.bucket / (resolution * float(rng.uniform(1.02, 1.1))))
-    width = min(max(width, 200), 900)
+    width = min(max(width, 96), 1000)
     west, south = lon - width_degrees / 2, lat - height_degrees / 2
     return Grid(west, south, west + width_degrees, south + height_degrees, width, round(width * height_degrees / width_degrees))
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from satmip_data.demo.draw import boxes_in_pixels, draw, make_view
 from satmip_data.demo.layouts import make_plan
-from satmip_data.demo.world import CLASSES, Place, image_name, make_acquisitions, make_places, record
+from satmip_data.demo.world import CLASSES, PLACES, Place, image_name, make_acquisitions, make_places, record
 from satmip_data.execution.engines import Local
 
 MARKER = "world.json"
@@ -34,7 +34,7 @@ class DemoSummary:
         return {name: getattr(self, name) for name in ("classes", "places", "images", "boxes")}
 
 
-def write_demo(out: Path, seed: int = 0, places: int = 320, workers: int = 2) -> DemoSummary:
+def write_demo(out: Path, seed: int = 0, places: int = PLACES, workers: int = 2) -> DemoSummary:
     """Write a small world under `out` as a fMoW tree in ground-truth form: `<split>/<category>/<category>_<n>/*_rgb.{jpg,json}`.
 
     The same seed gives the same bytes, whatever the number of workers. The world stands under its name only when it is whole;
@@ -43,7 +43,7 @@ def write_demo(out: Path, seed: int = 0, places: int = 320, workers: int = 2) ->
     Args:
         out: directory of the world; it is created, and must hold nothing yet but this very world.
         seed: chooses the world.
-        places: number of places; each is seen two to eight times.
+        places: number of places; each is seen one to three times.
         workers: number of processes.
 
     Raises:

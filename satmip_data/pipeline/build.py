@@ -1,10 +1,9 @@
 """The whole story of a build: scan -> index -> plan -> pack -> seal."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import Field, dataclass, fields, replace
 from importlib.metadata import version
 from shlex import quote
 from typing import Any
@@ -16,6 +15,7 @@ from satmip_data.execution.progress import Progress, Show, no_show
 from satmip_data.imagery import decoders
 from satmip_data.metadata import tabular
 from satmip_data.metadata.serialize import sample_to_json
+from satmip_data.names import without_secrets
 from satmip_data.pipeline.index import Index, build_index, collector_paused
 from satmip_data.pipeline.journal import Journal, OtherSettingsError, differences
 from satmip_data.pipeline.pack import PackTask, pack_shard
@@ -28,6 +28,7 @@ from satmip_data.shards.dataset import CAPTION_JOURNAL, JOURNAL, TRAIN, read_dat
 from satmip_data.shards.index_table import index_table, rejects_table
 from satmip_data.shards.members import dump_json
 from satmip_data.shards.record import CaptionCount, ChannelSums, ShardRecord
+from satmip_data.sources.base import Source
 from satmip_data.storage.parquet import parquet_bytes, read_parquet
 from satmip_data.storage.store import Store
 
@@ -147,8 +148,8 @@ def _finish(request: BuildRequest, plan: Plan, out: Store, journal: Journal, sho
     if request.max_rejects is not None and len(rejects) > request.max_rejects:
         out.write("rejects.parquet", parquet_bytes(rejects_table(rejects)))
         raise BuildError(
-            f"at most {request.max_rejects} rejects were allowed, however: {len(rejects)}. They are listed in "
-            f"{out.path('rejects.parquet')}; mend the input and build with --retry-rejects, or with a larger --max-rejects."
+            f"{len(rejects)} rejects are more than the {request.max_rejects} that --max-rejects allows. They are listed in "
+            f"{request.out.rstrip('/')}/rejects.parquet. Mend the input and add --retry-rejects, or allow more."
         )
     if not any(record.samples for record in records):
         out.write("rejects.parquet", parquet_bytes(rejects_table(rejects)))
@@ -226,12 +227,17 @@ def _reopen(request: BuildRequest, plan: Plan, finished: dict[str, Any], out: St
 
 
 def _intent(request: BuildRequest) -> dict[str, Any]:
-    options: dict[str, Any] = json.loads(dump_json(asdict(request.source)))
+    source = request.source
+    given = {field.name: getattr(source, field.name) for field in fields(source) if _recorded(source, field)}
+    options = {name: without_secrets(value) if isinstance(value, str) else value for name, value in given.items()}
     settings = {**request.settings.to_json(), "limit": request.limit, "selection": request.selection.to_json()}
-    return {
-        "source": {"name": request.source.name, "root": request.root, "options": options, "licence": request.source.licence},
-        "settings": settings,
-    }
+    root = without_secrets(request.root)
+    return {"source": {"name": source.name, "root": root, "options": options, "licence": source.licence}, "settings": settings}
+
+
+def _recorded(source: Source, field: Field[Any]) -> bool:
+    """Tell whether an option is written down: one that earlier versions did not have is where it was given."""
+    return field.metadata.get("recorded") != "if given" or getattr(source, field.name) != field.default
 
 
 def _fingerprint(shards: tuple[ShardPlan, ...]) -> str:

@@ -5,14 +5,14 @@ import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from satmip_data import geometry
 from satmip_data.execution.engines import Engine
 from satmip_data.execution.progress import Progress, Show, no_show
 from satmip_data.pipeline.settings import BuildSettings
-from satmip_data.records import Aoi, Reject, Sample, Scene, Window
+from satmip_data.records import Aoi, Reject, Sample, Scene, Window, with_digest
 from satmip_data.sources.base import Found, Item, LayoutError, LocatedElsewhere, Source
 from satmip_data.storage.store import IN_FLIGHT, Store
 
@@ -20,6 +20,9 @@ ITEMS_A_TASK = 64
 MAX_KEY = 80
 """Longest sample key: with its suffix it must fit the 100 bytes of a plain tar name."""
 
+
+_KEY = re.compile("[^./A-Z]+")
+"""Of keys, as the schema has it: what follows the first dot of a member's name tells its kind."""
 
 _UNWRITABLE = re.compile("[\\0\ud800-\udfff]")
 
@@ -143,6 +146,8 @@ def _unwritable(scene: Scene) -> tuple[str, str] | None:
 
 
 def _refusal(aoi: Aoi, key: str, settings: BuildSettings) -> tuple[str, str] | None:
+    if not _KEY.fullmatch(key):
+        return "metadata_invalid", f"The key {key} holds capital letters, a dot or a slash. Rename the image."
     if len(key) > MAX_KEY:
         return "metadata_invalid", f"a key must have at most {MAX_KEY} characters, however: {len(key)} in {key!r}"
     if min(aoi.width, aoi.height) < settings.min_side:
@@ -170,12 +175,19 @@ def _sample(scene: Scene, aoi: Aoi, key: str, window: Window, settings: BuildSet
     )
 
 
+def _other_key(sample: Sample) -> str:
+    """Return the key of a sample whose own is that of another image: different images are different samples."""
+    return with_digest(sample.key, sample.path, MAX_KEY)
+
+
 def _without_duplicates(found: Iterable[Sample | Reject]) -> Index:
     samples: dict[str, Sample] = {}
     rejects: list[Reject] = []
     for item in found:
         if isinstance(item, Reject):
             rejects.append(item.unsigned())
+        elif item.key in samples and samples[item.key].path != item.path and (key := _other_key(item)) not in samples:
+            samples[key] = replace(item, key=key, place=key if item.place == item.key else item.place)
         elif item.key in samples:
             message = f"keys must be unique, however: {item.key!r} is also {samples[item.key].path}"
             rejects.append(Reject(item.path, "index", "duplicate_key", message, key=item.key).unsigned())

@@ -2,9 +2,9 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
-from satmip_data.geometry import Context, Fit, GsdMode
+from satmip_data.geometry import Context, Fit, FmowContext, GsdMode
 from satmip_data.metadata.captions import STYLES
 from satmip_data.metadata.fields import BY_NAME, DEFAULT_FIELDS
 
@@ -22,7 +22,7 @@ class BuildSettings:
     size: int | None = 224
     """Side of a chip in pixels; None keeps each window's own size."""
     context: Context = 0.0
-    """Share of the AOI's side that the window adds on each of its sides; "fmow": as the challenge's baseline."""
+    """Share of the AOI's side that the window adds on each of its sides; "fmow", "fmow-as-run": as the challenge's baseline."""
     fit: Fit = "stretch"
     """"stretch" scales x and y apart (the paper); "square" widens the window instead."""
     gsd: GsdMode = "nominal"
@@ -45,7 +45,9 @@ class BuildSettings:
     def __post_init__(self) -> None:
         checks = {
             "size >= 8": self.size is None or self.size >= 8,
-            "0 <= context < infinity, or fmow": self.context == "fmow" or 0 <= self.context < math.inf,
+            "0 <= context < infinity, fmow or fmow-as-run": (
+                self.context in get_args(FmowContext) if isinstance(self.context, str) else 0 <= self.context < math.inf
+            ),
             "fit in stretch, square": self.fit in ("stretch", "square"),
             "gsd in nominal, ground": self.gsd in ("nominal", "ground"),
             "min_side >= 1": self.min_side >= 1,

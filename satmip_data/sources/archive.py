@@ -1,6 +1,5 @@
 """What every source of images in the user's own layout shares: the reading of any image, and the dealing of splits."""
 
-import hashlib
 import json
 import logging
 import re
@@ -15,10 +14,12 @@ from PIL import Image
 
 from satmip_data import geometry
 from satmip_data.imagery import chips, raster
-from satmip_data.names import RASTERS, ends_with
-from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scene, Window
+from satmip_data.imagery.raster_file import driver_of, is_raster
+from satmip_data.names import PICTURES, ends_with
+from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scene, Window, with_digest
 from satmip_data.sources import splits
 from satmip_data.sources.base import Found, ImageFiles, InvalidError, Item, reject
+from satmip_data.storage.locations import REMOTE, OutsideError, archive_url, hidden, locate
 from satmip_data.storage.store import Store
 
 MAX_KEY = 64
@@ -101,44 +102,82 @@ class Archive(DealtSplits, ImageFiles):
         raster.parse_bands(self.bands)
         raster.parse_stretch(self.stretch)
 
+    def locate(self, root: str, path: str) -> tuple[Store, str]:
+        """Return where an image lies that a listing names. See `locations`."""
+        return Store(archive_url(root)), path
+
     def read_image(self, root: str, path: str) -> "ImageHead":
         """Return size and georeference of an image from its header.
 
         Raises:
             imagery.ImageError: the header cannot be read.
+            OutsideError: data name a place that they may not name.
             raster.ScaleError: the image is a raster that needs `bands` or `stretch`.
         """
-        store, name = locate(root, path)
-        if not ends_with(path, RASTERS):
-            width, height = chips.image_size(store.path(name) if store.local else store.read(name))
-            return ImageHead(width, height, None, {}, None)
+        store, name = self.locate(root, path)
+        picture = _picture(store, name) if not store.local else None if is_raster(store, name) else store.path(name)
+        if picture is not None:
+            width, height = chips.image_size(picture)
+            return ImageHead(width, height)
         header = raster.read_header(store, name)
-        raster.check_scale(header, raster.parse_stretch(self.stretch))
-        bands = raster.choose_bands(header, raster.parse_bands(self.bands))
-        return ImageHead(header.width, header.height, header.georeference, header.tags, bands)
+        bands = raster.choose_bands(header, raster.parse_bands(self.bands), raster.parse_stretch(self.stretch))
+        return ImageHead(header.width, header.height, header.georeference, header.unplaced, header.tags, bands)
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
         """Read the window of a raster alone, and of any other image the whole. See `Source.read_chip`."""
-        store, name = locate(root, sample.path)
+        store, name = self.locate(root, sample.path)
         expected, window = (sample.scene_width, sample.scene_height), sample.window
-        if not ends_with(sample.path, RASTERS):
-            return chips.read_chip(_read(store, name), window, size, expected, max_pixels)
+        if (picture := _picture(store, name)) is not None:
+            return chips.read_chip(picture, window, size, expected, max_pixels)
         if window.width * window.height > max_pixels:
             message = f"a window must have at most {max_pixels} pixels, however: {window!r}"
             raise chips.ImageError("image_too_large", message)
         bands, stretch = raster.parse_bands(self.bands), raster.parse_stretch(self.stretch)
-        return raster.compose(raster.read_layers(store, name, bands, stretch, window, expected), size)
+        return raster.compose(raster.read_layers(store, (name,), bands, stretch, window, expected), size)
+
+
+@dataclass(frozen=True)
+class NamedImages(Archive):
+    """Images that data name: a table, or items."""
+
+    allow_outside: bool = field(
+        default=False,
+        metadata={
+            "help": "read images at absolute paths, .. and file:// that lead out of SOURCE; without it, what data name lies below "
+            f"SOURCE or at a URL of {', '.join(REMOTE)}",
+            "recorded": "if given",
+        },
+    )
+
+    def locate(self, root: str, path: str) -> tuple[Store, str]:
+        """Return where an image lies that data name. See `locations`.
+
+        Raises:
+            OutsideError: they may not name it.
+        """
+        return locate(root, path, self.allow_outside)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageHead:
-    """What the head of an image tells: size in pixels, and of a raster its georeference, tags and bands for red, green, blue."""
+    """What the head of an image tells; of a picture, its size in pixels alone."""
 
     width: int
     height: int
-    georeference: Georeference | None
-    tags: dict[str, str]
-    bands: tuple[int, int, int] | None
+    georeference: Georeference | None = None
+    unplaced: str = ""
+    """Why control points give no georeference; see `raster.Header`."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    bands: tuple[int, int, int] | None = None
+    """Of a raster, those for red, green and blue."""
+
+
+def _picture(store: Store, name: str) -> bytes | None:
+    """Return the bytes of an image that Pillow reads; None where its first bytes are those of a raster."""
+    if store.remote and ends_with(name, PICTURES):  # one request instead of two
+        data = _read(store, name)
+        return None if driver_of(data) else data
+    return None if is_raster(store, name) else _read(store, name)
 
 
 def _read(store: Store, name: str) -> bytes:
@@ -156,35 +195,14 @@ def note_others(paths: Iterable[str]) -> None:
         _log.warning("Files that this source does not read: %s", ", ".join(f"{-count:,} {ending}" for count, ending in counts))
 
 
-def hidden(path: str) -> bool:
-    """Tell whether a system or an archiver put a file beside the user's own, as .DS_Store."""
-    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(path).parts)
-
-
-def archive_url(root: str) -> str:
-    """Return the URL below which the files of `root` lie: a zip file is read as the folder that it holds, and never unpacked."""
-    return f"zip://::{root}" if root.lower().endswith(".zip") and not root.startswith("zip:") else root
-
-
-def locate(root: str, path: str) -> tuple[Store, str]:
-    """Return where an image lies: below `root`, or at an absolute path or a URL of its own."""
-    path = path.removeprefix("file://")
-    if "://" in path:
-        protocol, _, rest = path.partition("://")
-        bucket, _, name = rest.partition("/")
-        return Store(f"{protocol}://{bucket}"), name
-    if path.startswith("/"):
-        folder, _, name = path.rpartition("/")
-        return Store(folder), name
-    return Store(archive_url(root)), path
-
-
 def failure(item: Item, error: Exception, key: str) -> Reject:
     """Return the reject of an item whose image or record is not as it must be."""
     if isinstance(error, chips.ImageError):
         return reject(item, error.reason, str(error), key)
     if isinstance(error, OSError):
         return reject(item, "image_unreadable", f"an image must be readable, however: {error}", key)
+    if isinstance(error, OutsideError):
+        return reject(item, "image_outside", str(error), key)
     if isinstance(error, raster.ScaleError):
         return reject(item, "unscaled", str(error), key)
     return reject(item, "metadata_invalid", str(error) or type(error).__name__, key)
@@ -198,17 +216,25 @@ def left_out(item: Item, key: str) -> Reject:
 def make_key(*parts: str) -> str:
     """Return a scene's key from parts of its path: lower case, of a to z, digits, "_" and "-".
 
-    Two names that differ in other ASCII signs only have one key, and the second becomes a `duplicate_key`. The key of a name with
-    letters of other scripts, of which nothing else is left, ends with a hash of that name, and a key longer than `MAX_KEY` with one
-    of the whole.
+    The key of a name with letters of other scripts, of which nothing else is left, ends with a hash of that name, and a key longer
+    than `MAX_KEY` with one of the whole. Two names that differ in other ASCII signs only have one key; see `unique_keys`.
     """
     # One form of each letter: file systems write an accent as part of its letter or after it.
     name = unicodedata.normalize("NFC", "_".join(parts))
     text = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_") or "_"
     if name.isascii() and len(text) <= MAX_KEY:
         return text
-    digest = hashlib.blake2b((text if name.isascii() else name).encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
-    return f"{text[: MAX_KEY - len(digest) - 1]}_{digest}"
+    return with_digest(text, text if name.isascii() else name, MAX_KEY)
+
+
+def unique_keys(keys: Mapping[str, str]) -> dict[str, str]:
+    """Return path -> key: the first to have a key keeps it, and each other one gets a hash of its path behind it."""
+    taken = set[str]()
+    unique = {}
+    for path, key in keys.items():
+        unique[path] = with_digest(key, path, MAX_KEY) if key in taken else key
+        taken.add(unique[path])
+    return unique
 
 
 def dump(record: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@ import bz2
 import datetime as dt
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -15,6 +14,7 @@ from shapely import GEOSException, from_wkt
 from satmip_data.imagery import chips
 from satmip_data.imagery.fetch import ImageFile, fetch_image
 from satmip_data.records import Reject, Ring, Sample, Scene
+from satmip_data.storage.locations import hidden
 from satmip_data.storage.store import Store
 
 Found = Scene | Reject
@@ -153,20 +153,8 @@ def pair(metadata: Mapping[str, str], images: Mapping[str, str]) -> list[Item]:
     return [Item(metadata.get(name, ""), images.get(name, "")) for name in sorted({*metadata, *images})]
 
 
-def list_files(root: str, folder: str = "") -> list[str]:
-    """Return the paths of all files below `folder` of `root`, relative to `root`, with "/" between parts; unsorted.
-
-    The list is empty where there is no such folder. Symbolic links are followed, but for those that lead back.
-
-    Raises:
-        OSError: a folder cannot be read.
-    """
-    store = Store(root)
-    return _list_local(store.path(), folder) if store.local else store.names(folder)
-
-
 def list_manifest(root: str) -> list[str]:
-    """Return what `list_files` would, from the list that an archive carries: `manifest.json.bz2` below `root`.
+    """Return what `locations.list_files` would, from the list that an archive carries: `manifest.json.bz2` below `root`.
 
     fMoW's buckets have one, a JSON list of paths or, in an older form, of `{"key": path}`.
 
@@ -176,39 +164,10 @@ def list_manifest(root: str) -> list[str]:
     """
     data = Store(root).read(MANIFEST)
     try:
-        return [entry if isinstance(entry, str) else str(entry["key"]) for entry in json.loads(bz2.decompress(data))]
+        paths = [entry if isinstance(entry, str) else str(entry["key"]) for entry in json.loads(bz2.decompress(data))]
     except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
         raise InvalidError(f"a manifest must be a list of paths, compressed by bzip2, however: {error!r}") from error
-
-
-def _list_local(base: str, folder: str) -> list[str]:
-    """The same by `os.walk`, which asks the system once a folder and not once a file."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    top = os.path.join(base, folder) if folder else base
-    if not os.path.isdir(top):
-        return []
-    paths = []
-    for parent, folders, names in os.walk(top, onerror=refuse, followlinks=True):
-        folders[:] = [name for name in folders if not _leads_back(top, os.path.join(parent, name))]
-        inner = os.path.relpath(parent, base).replace(os.sep, "/")
-        paths += names if inner == "." else [f"{inner}/{name}" for name in names]
-    return paths
-
-
-def _leads_back(top: str, folder: str) -> bool:
-    """Tell whether a folder below `top` is a link to one that it lies in: it would give all files of that once more, and so on."""
-    if not os.path.islink(folder):
-        return False
-    target, parent = os.path.realpath(folder), os.path.dirname(folder)
-    while True:
-        if os.path.join(os.path.realpath(parent), "").startswith(os.path.join(target, "")):
-            return True
-        if len(parent) <= len(top):
-            return False
-        parent = os.path.dirname(parent)
+    return [path for path in paths if not hidden(path)]
 
 
 def read_json(root: str, path: str) -> Any:

@@ -18,7 +18,13 @@ from PIL import Image
 from satmip_data.imagery import raster
 from satmip_data.imagery.chips import ImageError
 from satmip_data.records import Aoi, Metadata, Sample, Scene
-from satmip_data.sources.base import Found, Item, LayoutError, list_files, reject
+from satmip_data.sources.base import (
+    Found,
+    Item,
+    LayoutError,
+    reject,
+)
+from satmip_data.storage.locations import list_files
 from satmip_data.storage.store import Store, check_regular
 
 SPLITS = {"training": "train", "validation": "test", "testing": "test"}

@@ -10,7 +10,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, ClassVar, Literal
@@ -25,22 +25,28 @@ from shapely import GEOSException, from_wkb
 
 from satmip_data.geometry import WGS84, distance, wrap_longitude
 from satmip_data.imagery.chips import ImageError
-from satmip_data.names import RASTERS, ends_with, unsigned
+from satmip_data.names import PICTURES, ends_with, secret_digest, unsigned, without_secrets
 from satmip_data.records import Aoi, Georeference, Metadata, Sample, Scene, Window
 from satmip_data.sources.archive import (
-    Archive,
     ImageHead,
-    archive_url,
+    NamedImages,
     dump,
     failure,
     left_out,
     make_key,
     placed,
     stem,
+    unique_keys,
 )
-from satmip_data.sources.base import Found, InvalidError, Item, LayoutError
+from satmip_data.sources.base import (
+    Found,
+    InvalidError,
+    Item,
+    LayoutError,
+)
 from satmip_data.sources.columns import ALIASES, COLUMNS, fills, from_bounds
 from satmip_data.sources.splits import name_split
+from satmip_data.storage.locations import archive_url
 from satmip_data.storage.parquet import read_parquet
 from satmip_data.storage.store import Store
 
@@ -58,7 +64,7 @@ MOST_SHIFT = 5.0
 
 
 @dataclass(frozen=True)
-class Table(Archive):
+class Table(NamedImages):
     """The user's own archive, described by one table.
 
     The key of a sample is its column `key`, else the image's path, with the number of the row where rows share an image.
@@ -94,19 +100,23 @@ class Table(Archive):
         folder, name = self._split_root(root)
         rows = self._named(name, _read_rows(Store(archive_url(folder)), name))
         images = [_cell(row, "image", "") for row in rows]
-        called = _without_signatures(images)
-        shared = {image for image, count in Counter(images).items() if count > 1}
+        called = _without_secrets(images)
+        shared = {name for name, count in Counter(called[image] for image in images).items() if count > 1}
         # A user's lists name images; else a place stays in one split.
         places = [_cell(row, "place", called[image]) for row, image in zip(rows, images, strict=True)]
         names = images if self.split_file else places
         strata = {name: _cell(row, "category", "") for name, row in zip(names, rows, strict=True)}
         split = self.deal_splits(strata, {} if self.split_file else _named_splits(names, rows))
+        stems = {name: stem(name or "row") for name in called.values()}
+        keys = unique_keys({name: make_key(_bare(path)) for name, path in stems.items()})
+        own = unique_keys({name: make_key(path) for name, path in stems.items()})
         items = []
         for number, (row, image, name) in enumerate(zip(rows, images, names, strict=True)):
-            path = stem(called[image] or "row")
-            key = _key(row, path, number if image in shared else None)
+            alias = called[image]
+            key = make_key(_bare(stems[alias]), f"{number:06d}") if alias in shared else keys[alias]
+            key = key if row.get("key") is None else make_key(str(row["key"]))
             # As the user writes it: in a key's letters two places could become one.
-            place = _cell(row, "place", make_key(path))
+            place = _cell(row, "place", own[alias])
             items.append(Item("", image, dump({**row, "split": split[name], "key": key, "place": place})))
         return items
 
@@ -162,9 +172,9 @@ class Table(Archive):
             return [failure(item, error, key)]
 
     def _head(self, folder: str, image: str, cells: Mapping[str, Any]) -> ImageHead:
-        # A raster may place itself, and must say whether its values fit.
-        if {"image_width", "image_height"} <= cells.keys() and not ends_with(image, RASTERS):
-            return ImageHead(cells["image_width"], cells["image_height"], None, {}, None)
+        # A raster may place itself, and must say whether its values fit; a name without an ending tells nothing.
+        if {"image_width", "image_height"} <= cells.keys() and ends_with(image, PICTURES):
+            return ImageHead(cells["image_width"], cells["image_height"])
         return self.read_image(folder, image)
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
@@ -197,17 +207,25 @@ def _named_splits(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> di
     return splits
 
 
-def _without_signatures(images: Iterable[str]) -> dict[str, str]:
-    """Return what keys, places and splits call each image: a URL without what signs it, unless only that tells it from another."""
-    bare = {image: unsigned(image) for image in images}
-    counts = Counter(bare.values())
-    return {image: name if counts[name] == 1 else image for image, name in bare.items()}
+def _without_secrets(images: Sequence[str]) -> dict[str, str]:
+    """Return what keys, places and splits call each image: a URL without its secrets.
+
+    Where these alone tell it from another, its query joins what is no secret, and a hash what is one.
+    """
+    called: dict[str, str] = {}
+    for form in (unsigned, _with_query, lambda image: f"{_with_query(image)}#{secret_digest(image)}"):
+        names = {image: form(image) for image in images if image not in called}
+        counts = Counter(names.values())
+        called |= {image: name for image, name in names.items() if counts[name] == 1}
+    return names | called
 
 
-def _key(row: Mapping[str, Any], path: str, number: int | None) -> str:
-    if row.get("key") is not None:
-        return make_key(str(row["key"]))
-    return make_key(path.partition("://")[2] or path, *([] if number is None else [f"{number:06d}"]))
+def _with_query(image: str) -> str:
+    return without_secrets(image, queries=False)
+
+
+def _bare(path: str) -> str:
+    return path.partition("://")[2] or path
 
 
 def _scene(image: str, cells: Mapping[str, Any], head: ImageHead) -> Scene:

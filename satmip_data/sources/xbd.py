@@ -28,7 +28,6 @@ from satmip_data.sources.base import (
     Item,
     LayoutError,
     azimuth,
-    list_files,
     pair,
     parse_lonlat_ring,
     parse_ring,
@@ -37,6 +36,7 @@ from satmip_data.sources.base import (
     reject,
     unpaired,
 )
+from satmip_data.storage.locations import list_files
 
 SPLITS = ("train", "tier3", "hold", "test")
 NAME = re.compile(r"(?P<tile>[^.]+_\d+)_(pre|post)_disaster")
@@ -83,10 +83,10 @@ class Xbd(ImageFiles):
         Raises:
             LayoutError: there are neither `images` and `labels` nor folders of splits that hold them.
         """
-        items = []
-        for folder in ("", *(f"{split}/" for split in SPLITS)):
-            labels = {PurePosixPath(path).stem: path for path in list_files(root, f"{folder}labels") if path.endswith(".json")}
-            images = {PurePosixPath(path).stem: path for path in list_files(root, f"{folder}images") if path.endswith(".png")}
+        items, folders = [], ("", *(f"{split}/" for split in SPLITS))
+        paths = list_files(root, *(f"{folder}{kind}" for folder in folders for kind in ("labels", "images")))
+        for folder in folders:
+            labels, images = _named(paths, f"{folder}labels/", ".json"), _named(paths, f"{folder}images/", ".png")
             items += pair(labels, images)
         if not items:
             raise LayoutError(f"xBD needs images/*.png and labels/*.json (or train/images ...) below its root, however: {root!r}")
@@ -149,6 +149,10 @@ class Xbd(ImageFiles):
         right, bottom = box.x + box.width, box.y + box.height
         count = sum(box.x <= x < right and box.y <= y < bottom for x, y in buildings)
         return "none" if count == 0 else "few" if count < MANY_BUILDINGS else "many"
+
+
+def _named(paths: list[str], folder: str, suffix: str) -> dict[str, str]:
+    return {PurePosixPath(path).stem: path for path in paths if path.startswith(folder) and path.endswith(suffix)}
 
 
 def _rings(shapes: list[dict[str, Any]], parse: Callable[[str, str], Ring]) -> dict[str, Ring]:

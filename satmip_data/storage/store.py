@@ -7,6 +7,8 @@ import re
 import shutil
 import stat
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.zip import ZipFileSystem
 from fsspec.utils import get_protocol
 
 PARTIAL = ".part"
@@ -41,19 +44,32 @@ IN_FLIGHT = 32
 _OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"max_pool_connections": IN_FLIGHT}, "max_concurrency": 1}}
 
 
+_ZIP = "zip://::"
+
+
 def _filesystem(url: str) -> tuple[Any, str]:
     # A relative path follows the working directory, which may change.
-    return _connect(url if url.startswith("/") or "://" in url or "::" in url else os.path.abspath(url))
+    start, path = (_ZIP, url[len(_ZIP) :]) if url.startswith(_ZIP) else ("", url)
+    local = path.startswith("/") or ("://" not in path and ("::" not in path or os.path.exists(path)))
+    return _connect(start + (os.path.abspath(path) if local else path))
 
 
 @cache
 def _connect(url: str) -> tuple[Any, str]:
+    if url.startswith("/"):  # whatever is in its name: "::" makes no chain of a folder
+        return LocalFileSystem(use_listings_cache=False), url.rstrip("/")
     # Listings are not kept: other processes write while this one looks.
     options = {"use_listings_cache": False, **_OPTIONS.get(get_protocol(url), {})}
     try:
+        if url.startswith(f"{_ZIP}/"):
+            return ZipFileSystem(open(url[len(_ZIP) :], "rb")), ""
         filesystem, root = fsspec.core.url_to_fs(url, **options)
+    except zipfile.BadZipFile as error:
+        raise OSError(f"{url.removeprefix(_ZIP)} is no whole zip file: {error}. Copy or download it again.") from error
     except ValueError as error:
-        raise OSError(f"a place must be a folder or a URL that fsspec knows, however: {url!r}: {error}") from error
+        raise OSError(
+            f"{url} is no folder of this machine and no URL that fsspec opens: {error}. Check how it is written."
+        ) from error
     return filesystem, root.rstrip("/")
 
 
@@ -75,7 +91,10 @@ def check_regular(path: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Files below `url`, named by relative paths with slashes. A small value: every process opens its own connection."""
+    """Files below `url`, named by relative paths with slashes. A small value: every process opens its own connection.
+
+    A name is one of a listing and nothing else, whatever it looks like: none leads out of a folder, and none is read as a URL.
+    """
 
     url: str
 
@@ -90,8 +109,16 @@ class Store:
         return bool(_filesystem(self.url)[0].async_impl)
 
     def path(self, name: str = "") -> str:
-        """Return the file system's own path of `name`."""
-        root = _filesystem(self.url)[1]
+        """Return the file system's own path of `name`.
+
+        Raises:
+            OSError: the name leads out of the folder.
+        """
+        filesystem, root = _filesystem(self.url)
+        if ".." in name and isinstance(filesystem, LocalFileSystem) and ".." in name.split("/"):
+            raise OSError(f"{name} leads out of {self.url}. Name a file in it.")
+        if isinstance(filesystem, LocalFileSystem):
+            return f"{root}/{name}" if name else root or "/"
         return f"{root}/{name}" if name and root else name or root
 
     def read(self, name: str) -> bytes:
@@ -101,12 +128,15 @@ class Store:
             FileNotFoundError: there is none.
             OSError: it cannot be read, or is no regular file.
         """
-        filesystem, root = _filesystem(self.url)
+        filesystem, path = _filesystem(self.url)[0], self.path(name)
         if isinstance(filesystem, LocalFileSystem):
-            check_regular(f"{root}/{name}")
-            with open(f"{root}/{name}", "rb", buffering=0) as stream:
+            check_regular(path)
+            with open(path, "rb", buffering=0) as stream:
                 return stream.readall()
-        data: bytes = filesystem.cat_file(self.path(name))
+        if isinstance(filesystem, ZipFileSystem):
+            return _read_member(filesystem.zip, path)
+        with _web_errors():
+            data: bytes = filesystem.cat_file(path)
         return data
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
@@ -115,7 +145,8 @@ class Store:
         Raises:
             FileNotFoundError: there is no such file.
         """
-        data: bytes = _filesystem(self.url)[0].cat_file(self.path(name), start=start, end=end)
+        with _web_errors():
+            data: bytes = _filesystem(self.url)[0].cat_file(self.path(name), start=start, end=end)
         return data
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
@@ -129,7 +160,8 @@ class Store:
 
     def size(self, name: str) -> int:
         """Return the size of a file in bytes."""
-        return int(_filesystem(self.url)[0].size(self.path(name)))
+        with _web_errors():
+            return int(_filesystem(self.url)[0].size(self.path(name)))
 
     def names(self, folder: str = "") -> list[str]:
         """Return the sorted names, relative to the root, of all files in `folder` and below; none where there is no such folder."""
@@ -140,9 +172,10 @@ class Store:
         filesystem, root = _filesystem(self.url)
         if not filesystem.exists(self.path(folder)):
             return {}
-        skip = len(root) + 1 if root else 0
+        base = f"{root}/" if root or isinstance(filesystem, LocalFileSystem) else ""
         found = filesystem.find(self.path(folder), detail=True)
-        return {str(path)[skip:]: int(entry["size"]) for path, entry in found.items()}
+        # A web page may link to what does not lie below it, and tells no sizes.
+        return {path[len(base) :]: int(entry["size"] or 0) for path, entry in found.items() if path.startswith(base)}
 
     def remove(self, name: str) -> None:
         """Delete a file or a whole folder, if there is one."""
@@ -222,6 +255,36 @@ class Store:
                 _filesystem(self.url)[0].put_file(str(folder / "staged"), self.path(name))
             finally:
                 shutil.rmtree(folder)
+
+
+@contextmanager
+def _web_errors() -> Iterator[None]:
+    """Make errors of aiohttp, some of which are of no common kind, those of a file."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(("aiohttp.", "yarl.")) or isinstance(error, OSError):
+            raise
+        raise OSError(f"The web server did not give the file: {type(error).__name__}: {error}") from error
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return the bytes of the member of exactly this name.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+    """
+    try:
+        return archive.read(name)
+    except KeyError as error:
+        raise FileNotFoundError(f"There is no {name} in the zip file.") from error
+    except NotImplementedError as error:
+        raise OSError(f"{name} is packed by a method other than Deflate, as Deflate64. Unpack the zip file first.") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise OSError(f"{name} is damaged in the zip file: {error}. Copy the zip file again.") from error
+    except RuntimeError as error:  # zipfile's, of members with a password
+        raise OSError(f"{name} is encrypted. Unpack the zip file with its password.") from error
 
 
 @contextmanager

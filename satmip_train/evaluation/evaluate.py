@@ -12,15 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
+from satmip_data.names import without_secrets
 from satmip_train.choices import Larger, Modality, Precision
 from satmip_train.config import FREE_SETTINGS
 from satmip_train.data.dataset import Dataset
 from satmip_train.errors import UsageError
 from satmip_train.evaluation import features
-from satmip_train.evaluation.classifiers import Probe, Result, primary_metric
+from satmip_train.evaluation.classifiers import Probe, primary_metric
 from satmip_train.evaluation.features import Features
 from satmip_train.evaluation.metadata_features import Running
 from satmip_train.evaluation.models import Model, image_features, metadata_features_of, models
+from satmip_train.evaluation.tables import Result
 from satmip_train.files import result_path, write_atomically
 from satmip_train.runs import checkpoint
 
@@ -232,7 +234,7 @@ def describe_model(model: Model) -> Result:
 def describe_split(dataset: Dataset, split: str) -> Result:
     """Return what says which samples were evaluated."""
     return {
-        "shards": dataset.root,
+        "shards": without_secrets(dataset.root),
         "source": dataset.source,
         "split": split,
         "samples": dataset.splits[split],

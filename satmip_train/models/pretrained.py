@@ -4,8 +4,9 @@ import argparse
 import hashlib
 import json
 import pickle
+import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
@@ -21,6 +22,13 @@ _PREFIXES = ("visual.trunk.", _SLIP, _OURS, "base_encoder.")
 """What stands before timm's names in files of open_clip, SLIP (also its CLIP and SimCLR), satmip-train and MoCo v3."""
 _TWELVE_HEADS = (_SLIP, "base_encoder.")
 """Files of code whose ViT-S and ViT-B have 12 heads both."""
+_PATHS: dict[str, type[PurePath]] = {
+    f"{module}.{pure}{kind}": path
+    for module in ("pathlib", "pathlib._local")  # Python 3.13 wrote the second
+    for kind, path in (("PosixPath", PurePosixPath), ("WindowsPath", PureWindowsPath))
+    for pure in ("", "Pure")
+}
+"""How a file names a path among a run's arguments, and what it is read as: text alone, on every system."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,8 @@ def start_backbone(settings: Settings) -> tuple[nn.Module, str]:
 def read_weights(path: Path) -> Weights:
     """Read the backbone's weights out of a file or a run's folder, without running code from it.
 
-    Known are safetensors, checkpoints of a run, SLIP's (its saver puts an `argparse.Namespace` beside the weights), MoCo v3's,
-    and plain state dicts by timm's names, also below "state_dict" or "model".
+    Known are safetensors, checkpoints of a run, SLIP's (its saver puts an `argparse.Namespace` beside the weights, with a path in
+    it if submitit started the run), MoCo v3's, and plain state dicts by timm's names, also below "state_dict" or "model".
 
     Raises:
         ValueError: there is no such file, or it holds no weights.
@@ -65,19 +73,17 @@ def read_weights(path: Path) -> Weights:
     try:
         content = _safetensors(path) if path.suffix == ".safetensors" else _unpickle(path)
     except Exception as error:  # torch and safetensors raise many kinds for damaged files
-        # Torch's message goes on about running code from the file.
-        evidence = (
-            "nothing that torch loads"
-            if isinstance(error, pickle.UnpicklingError)
-            else str(error).partition("\n")[0] or repr(error)
-        )
-        raise ValueError(f"init must be a file of weights, however: {path}: {evidence}. Copy it again, or pass another") from error
+        raise ValueError(f"Cannot read weights from {path}: {_refusal(error)}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"init must be a file of named weights, however: {path} holds a {type(content).__name__}")
+        raise ValueError(
+            f"Cannot read weights from {path}: it holds no names, but one object of the class {type(content).__name__}. Save a "
+            "state dict"
+        )
     named = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), content)
     tensors = {name.removeprefix("module."): value for name, value in named.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise ValueError(f"init must be a file of weights, however: {path} holds {sorted(map(str, content))[:8]}")
+        found = ", ".join(sorted(map(str, content))[:8]) or "nothing"
+        raise ValueError(f"Cannot read weights from {path}: it holds no tensors, but {found}. Pass a file of weights")
     prefix = next((prefix for prefix in _PREFIXES if any(name.startswith(prefix) for name in tensors)), "")
     stripped = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     return Weights(stripped, _told_heads(content), prefix)
@@ -87,7 +93,7 @@ def _file(path: Path) -> Path:
     candidates = [path / "last.pt", path / "backbone.safetensors"] if path.is_dir() else [path]
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
-        raise ValueError(f"init must be random, timm, a run or a file of weights, however: there is no {candidates[-1]}")
+        raise ValueError(f"There is no {candidates[-1]} to read weights from. Pass a file of weights, a run, random or timm")
     return found
 
 
@@ -98,8 +104,22 @@ def _safetensors(path: Path) -> dict[str, Any]:
 
 
 def _unpickle(path: Path) -> Any:
-    with torch.serialization.safe_globals([argparse.Namespace]):
+    known: list[Any] = [argparse.Namespace, *((path, name) for name, path in _PATHS.items())]
+    with torch.serialization.safe_globals(known):
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _refusal(error: Exception) -> str:
+    """Return why a file is no weights, and what helps; torch's own message goes on about running code from the file."""
+    if (refused := re.search(r"GLOBAL (\S+)", str(error))) is not None:
+        return (
+            f"it holds an object of {refused[1]}, and a file is read without the classes and functions that it names, which could "
+            "run its code. Save the state dict alone"
+        )
+    if isinstance(error, (pickle.UnpicklingError, EOFError)):
+        return "torch finds no checkpoint in it. Copy it again, or pass another"
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return f"{reason}. Copy it again, or pass another"
 
 
 def _told_heads(content: dict[str, Any]) -> int | None:

@@ -98,7 +98,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], int | None]:
     try:
         found = read_weights(path)
     except ValueError as error:
-        raise UsageError(f"--weights {str(error).removeprefix('init ')}") from error
+        raise UsageError(f"--weights: {error}") from error
     return found.tensors, found.heads
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from satmip_data.names import without_secrets
 from satmip_train.choices import Precision
 from satmip_train.config import Settings
 from satmip_train.data.captions import caption_reader, caption_statistics
@@ -15,7 +16,7 @@ from satmip_train.data.metadata_mask import MetadataMask
 from satmip_train.data.order import Order
 from satmip_train.distributed import Job, device_name
 from satmip_train.errors import UsageError
-from satmip_train.objectives import read_by
+from satmip_train.objectives import check_objective, read_by
 from satmip_train.objectives.base import MetadataShape, Objective
 from satmip_train.runs.checkpoint import versions
 
@@ -46,8 +47,12 @@ def plan_run(settings: Settings, dataset: Dataset, job: Job) -> Plan:
 
     Raises:
         UsageError: settings and shards do not fit: a batch larger than the split or not divisible by the ranks, fields that the
-            shards lack; or settings do not fit one another on this machine.
+            shards lack; there is no such objective; or settings do not fit one another on this machine.
     """
+    try:
+        check_objective(settings.objective)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     counts = tuple(shard.samples for shard in dataset.split(settings.split))
     _check_batch(settings, dataset, sum(counts), job.ranks)
     if job.first_on_machine:
@@ -171,7 +176,7 @@ def describe(plan: Plan, objective: Objective) -> dict[str, Any]:
 def describe_dataset(dataset: Dataset) -> dict[str, Any]:
     """Return what a checkpoint keeps of the shards it learned from."""
     return {
-        "root": dataset.root,
+        "root": without_secrets(dataset.root),
         "source": dataset.source,
         "licence": dataset.licence,
         "fingerprint": dataset.fingerprint,

@@ -18,6 +18,7 @@ from satmip_schemas import first_error
 from satmip_data.imagery import chips, raster
 from satmip_data.imagery.fetch import ImageFile
 from satmip_data.metadata import checks
+from satmip_data.names import without_secrets
 from satmip_data.records import Reject, Sample, Scene
 from satmip_data.sources.base import (
     MANIFEST,
@@ -26,7 +27,6 @@ from satmip_data.sources.base import (
     InvalidError,
     Item,
     LayoutError,
-    list_files,
     list_manifest,
     pair,
     read_json,
@@ -36,6 +36,7 @@ from satmip_data.sources.base import (
 from satmip_data.sources.fmow.names import SPLITS, SUFFIXES, FmowName, parse_name, stem_of
 from satmip_data.sources.fmow.records import aois_of, findings, georeference_of, metadata_of
 from satmip_data.sources.fmow.truth import read_truth
+from satmip_data.storage.locations import list_files
 from satmip_data.storage.store import Store
 
 BANDS = {8: (5, 3, 2), 4: (3, 2, 1), 3: (1, 2, 3)}
@@ -115,7 +116,9 @@ class Fmow(ImageFiles):
             raise self._nothing(root)
         truth = read_truth(self.metadata, self.product, _names(images))
         if truth.unused:
-            _log.warning("%s: records of this product without an image here: %s", self.metadata, f"{truth.unused:,}")
+            _log.warning(
+                "%s: records of this product without an image here: %s", without_secrets(self.metadata), f"{truth.unused:,}"
+            )
         found = {stem: truth.records.get(stem, ("", "")) for stem in sorted(images)}
         return [Item(path, images[stem], record) for stem, (path, record) in found.items()]
 
@@ -135,7 +138,7 @@ class Fmow(ImageFiles):
                 raise LayoutError(f"{error}. Add: --listing files") from error
             if paths or self.listing == "manifest":
                 return paths
-        return [path for split in SPLITS for path in list_files(root, split)]
+        return list_files(root, *SPLITS)
 
     def _named(self, paths: list[str], suffix: str) -> dict[str, str]:
         ending = f"_{self.product}{suffix}"
@@ -214,9 +217,9 @@ class Fmow(ImageFiles):
             message = f"a TIFF of fMoW must have {', '.join(map(str, BANDS))} bands, however: {header.count}"
             raise chips.ImageError("image_unreadable", message)
         # Pictures of 8 bits are as their makers wanted them.
-        stretch = raster.Stretch("none") if header.dtype == "uint8" else raster.parse_stretch(self.tiff_stretch)
+        stretch = raster.Stretch("none") if set(header.dtypes) == {"uint8"} else raster.parse_stretch(self.tiff_stretch)
         expected = (sample.scene_width, sample.scene_height)
-        layers = raster.read_layers(image.store, sample.path, BANDS[header.count], stretch, window, expected)
+        layers = raster.read_layers(image.store, (sample.path,), BANDS[header.count], stretch, window, expected)
         return raster.compose(layers, size)
 
 

@@ -14,8 +14,12 @@ from typing import Any
 import fsspec
 from satmip_schemas import validator
 
-from satmip_data.sources.base import LayoutError, list_files, read_json
+from satmip_data.sources.base import (
+    LayoutError,
+    read_json,
+)
 from satmip_data.sources.fmow.names import SPELLINGS, SPLITS, TRUTH, FmowName, record_paths
+from satmip_data.storage.locations import list_files
 
 ARCHIVES = (".tar", ".tar.bz2", ".tar.gz", ".tar.xz")
 
@@ -101,7 +105,7 @@ def _places(where: str, split: str, mapping: Any) -> dict[str, str]:
 
 
 def _from_tree(where: str, endings: tuple[str, ...], splits: set[str]) -> _Found:
-    paths = [path for split in SPLITS for path in list_files(where, TRUTH[split]) if path.endswith(endings)]
+    paths = [path for path in list_files(where, *TRUTH.values()) if path.endswith(endings)]
     return _Found(
         dict.fromkeys(paths, ""), {split: _mapping(where, split) for split in splits if TRUTH[split] != split}, len(paths)
     )

@@ -19,10 +19,12 @@ from satmip_data.cli import commands
 from satmip_data.demo import write_demo
 from satmip_data.demo.draw import View, boxes_in_pixels, draw, make_view, shadow_heights
 from satmip_data.demo.layouts import make_plan
-from satmip_data.demo.physics import season, style
+from satmip_data.demo.physics import mean_temperature, season, style, sunlight
 from satmip_data.demo.plan import Plan, Shape, frame, ring
-from satmip_data.demo.world import CLASSES, PLATFORMS, make_acquisitions, make_places
+from satmip_data.demo.towns import towns, wetness
+from satmip_data.demo.world import CLASSES, HABITATS, PLATFORMS, make_acquisitions, make_places
 from satmip_data.geometry import distance, utm_zone
+from satmip_data.land import on_land
 from satmip_data.metadata.sun import sun_position
 
 PLACES = 24
@@ -222,9 +224,9 @@ def test_places_are_on_every_continent_and_every_class_is_in_both_splits():
         for split in ("train", "val"):
             assert {place.category for place in make_places(0, number) if place.split == split} == set(CLASSES)
     assert 0.18 < sum(place.split == "val" for place in places) / len(places) < 0.25
-    assert max(abs(place.location[0]) for place in places) > 178
-    assert max(place.location[1] for place in places) > 70
-    assert min(place.location[1] for place in places) < -54
+    assert max(abs(place.location[0]) for place in places) > 175
+    assert max(place.location[1] for place in places) > 68
+    assert min(place.location[1] for place in places) < -50
 
 
 def test_no_place_is_twice_in_the_world():
@@ -233,9 +235,45 @@ def test_no_place_is_twice_in_the_world():
     assert len({place.location for place in places}) == len(places)
 
 
+def test_places_lie_ashore_or_beside_their_town():
+    for place in make_places(0, 320):
+        lon, lat = place.location
+        away = abs((lon - place.town.lon + 180) % 360 - 180) * math.cos(math.radians(lat)), abs(lat - place.town.lat)
+        assert math.hypot(*away) < 2.9
+        assert on_land(place.location) or max(away) <= 0.061
+
+
+def test_land_is_told_from_sea():
+    assert all(map(on_land, [(10, 50), (134, -24), (-60, -15), (0, 42.5), (178, 68), (-100, 40), (138, 36), (-42, 72)]))
+    assert not any(map(on_land, [(-30, 0), (150, 10), (34, 43), (-150, 30), (-84, 60), (18, 34), (0, -70)]))
+
+
+def test_land_is_as_wet_as_the_towns_around():
+    for town in towns():
+        alone = min(math.dist((t.lon, t.lat), (town.lon, town.lat)) for t in towns() if t != town) > 4
+        if alone:
+            assert wetness((town.lon, town.lat)) == pytest.approx(town.wet, abs=0.12)
+
+
+def test_what_stands_where_follows_from_the_climate():
+    """Compared are means over the places of a class, with climates drawn from the towns as the base."""
+    places = make_places(0, 600)
+    assert {c: sum(p.category == c for p in places) for c in CLASSES} == dict.fromkeys(CLASSES, 50)
+    wet = {c: np.mean([p.wet for p in places if p.category == c]) for c in CLASSES}
+    warm = {c: np.mean([mean_temperature(p.location[1]) for p in places if p.category == c]) for c in CLASSES}
+    assert wet["solar_farm"] + 0.15 < wet["water_treatment_facility"] < wet["lake_or_pond"]
+    assert warm["wind_farm"] + 5 < warm["solar_farm"]
+    for name, habitat in HABITATS.items():
+        inside = [habitat.suits(p.wet, mean_temperature(p.location[1])) for p in places if p.category == name]
+        everywhere = np.mean([habitat.suits(t.wet, mean_temperature(t.lat)) for t in towns()])
+        assert np.mean(inside) > everywhere + 0.02
+    assert HABITATS["solar_farm"].suits(0.2, 20.0) == 1.0
+    assert HABITATS["solar_farm"].suits(0.55, 20.0) == pytest.approx(math.exp(-0.5))
+
+
 def test_temporal_indices_have_gaps_and_no_order():
     shots = [make_acquisitions(place) for place in make_places(0, 100)]
-    assert all(2 <= len(s) <= 8 and len({a.index for a in s}) == len(s) for s in shots)
+    assert all(1 <= len(s) <= 3 and len({a.index for a in s}) == len(s) for s in shots)
     assert any(max(a.index for a in s) >= len(s) for s in shots)
     assert any([a.time for a in sorted(s, key=lambda a: a.index)] != sorted(a.time for a in s) for s in shots)
     assert min(a.sun[1] for s in shots for a in s) >= 14
@@ -328,8 +366,26 @@ def test_seasons_turn_with_the_hemisphere():
     assert season(january, 0.0, 0.9).green > 0.9
 
 
+def test_leaves_turn_in_the_autumn_of_each_hemisphere():
+    april, october = (dt.datetime(2015, month, 20, tzinfo=dt.UTC) for month in (4, 10))
+    assert season(october, 50.0, 0.6).autumn > 0.5 > season(april, 50.0, 0.6).autumn == 0.0
+    assert season(april, -45.0, 0.6).autumn > 0.1 > season(october, -45.0, 0.6).autumn == 0.0
+    assert season(october, 5.0, 0.6).autumn == 0.0
+
+
+def test_low_suns_are_dimmer_and_warmer_and_their_shadows_softer():
+    light = [sunlight(elevation) for elevation in (14.0, 25.0, 40.0, 60.0, 85.0)]
+    assert sorted(light, key=lambda x: x.bright) == light == sorted(light, key=lambda x: (-x.ambient, -x.warm))
+    assert sunlight(60.0).bright == pytest.approx(1.0)
+    # the sky gives a tenth of the beam: a third of the picture's scale where the sun is at the zenith
+    assert sunlight(90.0).ambient == pytest.approx((0.1 / 1.1) ** (1 / 2.2))
+    # at air mass 2 the beam has 0.7 ** 1.6 of its strength (Meinel and Meinel)
+    ratio = (0.6 * 0.7 ** (2**0.678)) / ((math.sqrt(3) / 2 + 0.1) * 0.7 ** ((2 / math.sqrt(3)) ** 0.678))
+    assert sunlight(30.0).bright == pytest.approx(ratio ** (0.5 / 2.2))
+
+
 def test_a_place_turns_white_in_winter_and_keeps_what_stands_there():
-    place = next(p for p in make_places(0, 200) if p.location[1] > 55 and p.wet > 0.5 and p.category == "road_bridge")
+    place = next(p for p in make_places(0, 200) if p.location[1] > 55 and p.wet > 0.5 and p.category == "wind_farm")
     shot = dataclasses.replace(make_acquisitions(place)[0], cloud_cover=0)
     plan = make_plan(place)
     winter, summer = (

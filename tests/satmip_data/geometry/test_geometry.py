@@ -102,6 +102,31 @@ def test_the_context_of_fmows_baseline_is_larger_for_smaller_boxes(side: int, le
     assert (window.y, window.height) == (440, 120)
 
 
+def pixels_as_run(start: int, length: int, side: int, other_side: int) -> list[int]:
+    """The pixels of an axis that fMoW's baseline reads, in whole percents: a box of under 10 % of the OTHER side gets 200 % ..."""
+    steps = ((10, 200), (20, 100), (30, 50), (40, 30), (50, 20), (10**9, 15))
+    both = next(both for below, both in steps if 100 * length < below * other_side)
+    margin = both * length // 200
+    return [pixel for pixel in range(side) if start - margin <= pixel < start + length + margin]
+
+
+@given(st.data(), SIDES, SIDES)
+@settings(max_examples=300, deadline=None)
+def test_the_rule_as_the_baselines_code_ran_takes_shares_of_the_other_side(data: st.DataObject, width: int, height: int) -> None:
+    x, y = data.draw(st.integers(-20, width - 1)), data.draw(st.integers(-20, height - 1))
+    w, h = data.draw(st.integers(max(1, 1 - x), 2 * width + 20)), data.draw(st.integers(max(1, 1 - y), 2 * height + 20))
+    window = geometry.window_from_aoi(Aoi(x, y, w, h), width, height, "fmow-as-run")
+    assert [*range(window.x, window.x + window.width)] == pixels_as_run(x, w, width, height)
+    assert [*range(window.y, window.y + window.height)] == pixels_as_run(y, h, height, width)
+
+
+def test_the_rule_as_it_ran_differs_by_the_slip() -> None:
+    """A box of 90 x 90 in 1000 x 500: 9 % of the width and 18 % of the height, which the code takes for each other."""
+    aoi = Aoi(400, 200, 90, 90)
+    assert geometry.window_from_aoi(aoi, 1000, 500, "fmow") == Window(310, 155, 270, 180)
+    assert geometry.window_from_aoi(aoi, 1000, 500, "fmow-as-run") == Window(355, 110, 180, 270)
+
+
 @pytest.mark.parametrize(
     "aoi", [Aoi(10, 0, 5, 5), Aoi(-5, 0, 5, 5), Aoi(0, 10, 5, 5), Aoi(0, -5, 5, 5), Aoi(2, 2, 0, 5), Aoi(2, 2, 5, -1)]
 )

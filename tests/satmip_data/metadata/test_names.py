@@ -2,7 +2,7 @@
 
 import pytest
 
-from satmip_data.names import IMAGES, RASTERS, ends_with, unsigned, without_signatures
+from satmip_data.names import IMAGES, RASTERS, ends_with, unsigned, without_secrets
 
 
 def test_the_endings_that_are_read() -> None:
@@ -36,4 +36,4 @@ def test_what_signs_the_url_of_an_image_is_left_out(path: str, bare: str) -> Non
 def test_a_message_shows_no_signature() -> None:
     text = "cannot open 'https://host/a.TIF?sig=1' (\"https://host/b.png?x=2&y=3\"), nor https://host/c.jp2?z next to get?id=5"
     expected = "cannot open 'https://host/a.TIF?...' (\"https://host/b.png?...\"), nor https://host/c.jp2?... next to get?id=5"
-    assert without_signatures(text) == expected
+    assert without_secrets(text) == expected

@@ -87,7 +87,7 @@ def test_an_interrupt_while_workers_start_shows_no_traceback(tmp_path: Path) -> 
         "import os, sys, time\n"
         "from satmip_data.execution.engines import Local\n"
         "if __name__ == '__mp_main__':\n"
-        "    print('starts', flush=True)\n"
+        "    os.write(1, b'starts\\n')\n"
         "    time.sleep(1)\n"
         "if __name__ == '__main__':\n"
         "    try:\n"

@@ -36,7 +36,8 @@ from satmip_data.pipeline.request import BuildRequest
 from satmip_data.pipeline.settings import BuildSettings
 from satmip_data.records import Metadata, Sample, Window
 from satmip_data.sources import SOURCES
-from satmip_data.sources.base import ImageFiles, InvalidError, list_files, list_manifest
+from satmip_data.sources.base import ImageFiles, InvalidError, list_manifest
+from satmip_data.storage.locations import list_files
 from satmip_data.storage.store import IN_FLIGHT, Store
 from satmip_data.validation import validate
 from satmip_train.data.dataset import open_dataset

@@ -103,8 +103,8 @@ def test_captions_that_nobody_reads_are_not_warned_of(world: Path, tmp_path: Pat
     ("name", "content", "message"),
     [
         ("w.safetensors", b"none", "w.safetensors: Error while deserializing header"),
-        ("w.pt", b"{}", "w.pt: nothing that torch loads. Copy it again"),
-        ("w.pt", b"", "w.pt: EOFError(). Copy it again"),
+        ("w.pt", b"{}", "w.pt: torch finds no checkpoint in it"),
+        ("w.pt", b"", "w.pt: torch finds no checkpoint in it"),
     ],
 )
 def test_first_weights_that_are_none_are_refused(world: Path, tmp_path: Path, name: str, content: bytes, message: str) -> None:
