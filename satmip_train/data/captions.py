@@ -107,7 +107,8 @@ class CaptionReader:
         ids = token_ids(self.text(caption, hidden), self.model)
         if len(ids) > self.context:
             raise UsageError(
-                f"a caption must fit into the context of {self.context} tokens, however: {len(ids)} tokens in {caption!r}"
+                f"A caption has {len(ids)} tokens and the encoder reads {self.context}, as many as the longest that it was made for: "
+                f'"{caption}". Leave out a field of it, or train on shards with captions as long.'
             )
         row = np.zeros(self.context, np.int64)
         row[: len(ids)] = ids

@@ -12,27 +12,49 @@ _FRONT = """---
 library_name: timm
 tags: [image-feature-extraction, remote-sensing, satmip]
 ---"""
-_LOAD = """```python
-import json, timm
-config = json.load(open("backbone.json"))
-backbone = timm.create_model(config["model"], **config["args"], num_classes=0, checkpoint_path="backbone.safetensors")
-```"""
-_LOAD_METADATA = """```python
-from satmip_train.export import load_metadata_encoder
-encoder, config = load_metadata_encoder("metadata.safetensors")  # config["fields"]: what it reads
-```"""
+_EMBED = """```python
+import satmip_train
+from PIL import Image
 
-_LOAD_OPEN_CLIP = """```python
+encoder = satmip_train.load("{home}")
+image = Image.new("RGB", (224, 224))  # or an array (H, W, 3) of bytes, or the path of a file
+vectors = encoder.embed([image])  # float32, a row for each image
+```"""
+_COMPARE = """```python
+record = {{"timestamp": "2016-05-01T10:30:00Z", "gsd": [0.5, 0.5]}}  # of these fields it reads: {fields}
+similarities = encoder.similarity([image], [record])  # cosines, images x records
+```"""
+_TIMM = """With timm alone, the same vectors (`transform(image)`, without `to_tensor`, rounds resized pixels to 8 bits):
+
+```python
+import timm
+from torchvision.transforms.functional import to_tensor
+
+backbone = timm.create_model("{timm}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(backbone))
+features = backbone(transform(to_tensor(image))[None])
+```"""
+_OPEN_CLIP = """```python
 import open_clip
-model, preprocess = open_clip.create_model_from_pretrained("local-dir:.")  # or "hf-hub:USER/MODEL"
-tokenize = open_clip.get_tokenizer("local-dir:.")
+
+model, preprocess = open_clip.create_model_from_pretrained("{open_clip}")
+tokenize = open_clip.get_tokenizer("{open_clip}")
 """
 _MASK_PADDING = "model.text.use_pad_mask = True  # captions do not see their padding, for which open_clip's config has no word\n"
 
 
-def model_card(run: Path, saved: Checkpoint, files: list[str]) -> str:
-    """Return the card as Markdown with the front matter that the Hugging Face hub reads."""
+def model_card(run: Path, saved: Checkpoint, files: list[str], repository: str | None = None) -> str:
+    """Return the card as Markdown with the front matter that the Hugging Face hub reads.
+
+    Args:
+        run: its folder
+        saved: its last checkpoint
+        files: what was exported, relative to the folder
+        repository: of the hub, where the card's code shall look for the files; None: in the working folder
+    """
     settings, dataset = saved["settings"], saved["dataset"]
+    hub = None if repository is None else f"hf-hub:{repository}"
+    fields = ", ".join(saved["metadata"]["fields"])
     parts = [
         _FRONT,
         f"# {settings['objective']}, {settings['backbone']}",
@@ -40,9 +62,10 @@ def model_card(run: Path, saved: Checkpoint, files: list[str]) -> str:
         f"with satmip {saved['versions']['satmip']}. Input: {settings['view_size']} x {settings['view_size']} pixels, normalized "
         "with the mean and std of `backbone.json`. Output: features.",
         f"Files: {', '.join(f'`{name}`' for name in files)}.",
-        _LOAD,
-        *([_LOAD_METADATA] if "metadata.safetensors" in files else []),
-        *([_load_open_clip(settings)] if "open_clip_model.safetensors" in files else []),
+        _EMBED.format(home=hub or "."),
+        *([_COMPARE.format(fields=fields)] if "projections.safetensors" in files else []),
+        _TIMM.format(timm=hub or "local-dir:timm"),
+        *([_load_open_clip(settings, hub)] if "open_clip_model.safetensors" in files else []),
         "## What it was trained on",
         _table(
             {
@@ -50,7 +73,7 @@ def model_card(run: Path, saved: Checkpoint, files: list[str]) -> str:
                 "licence of the data": dataset["licence"] or "not stated",
                 "shards (sha256 over their hashes)": dataset["fingerprint"],
                 "split": settings["split"],
-                "metadata fields": ", ".join(saved["metadata"]["fields"]) if "metadata.safetensors" in files else "none",
+                "metadata fields": fields if "metadata.safetensors" in files else "none",
                 "steps of how many samples": f"{saved['step']:,} of {settings['batch_size']:,}",
             }
         ),
@@ -63,9 +86,10 @@ def model_card(run: Path, saved: Checkpoint, files: list[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _load_open_clip(settings: dict[str, Any]) -> str:
+def _load_open_clip(settings: dict[str, Any], hub: str | None) -> str:
     # Settings of checkpoints from before this one do not hold it.
-    return f"{_LOAD_OPEN_CLIP}{'' if settings.get('text_attend_padding') else _MASK_PADDING}```"
+    mask = "" if settings.get("text_attend_padding") else _MASK_PADDING
+    return f"{_OPEN_CLIP.format(open_clip=hub or 'local-dir:.')}{mask}```"
 
 
 def _metrics(run: Path) -> str:

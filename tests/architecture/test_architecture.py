@@ -25,11 +25,11 @@ MODULES = sorted(path for package in ("satmip_data", "satmip_train", "schemas") 
 FLOORS = {
     "satmip_data": (
         "names errors", "storage execution", "records", "geometry land imagery", "metadata", "sources shards demo",
-        "pipeline validation", "cli",
+        "pipeline validation", "api", "cli",
     ),
     "satmip_train": (
-        "errors choices", "files config distributed", "data", "views", "models", "objectives runs", "evaluation paper", "training",
-        "cli",
+        "errors choices", "files config distributed", "data", "views", "models", "objectives runs", "evaluation paper",
+        "training encoder export", "cli",
     ),
 }  # fmt: skip
 """Folders and top modules from the ground up: each imports only what stands below it, or stands in it."""
@@ -148,7 +148,7 @@ DISTRIBUTIONS = {
 }
 """Packages by the module in them, where their names differ."""
 
-NOT_NEEDED = {"huggingface_hub", "triton"}
+NOT_NEEDED = {"geopandas", "huggingface_hub", "triton"}
 """Imported only where they are installed; else the command says so, or does without."""
 
 
