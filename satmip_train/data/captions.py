@@ -107,7 +107,7 @@ class CaptionReader:
         ids = token_ids(self.text(caption, hidden), self.model)
         if len(ids) > self.context:
             raise UsageError(
-                f"A caption has {len(ids)} tokens and the encoder reads {self.context}, as many as the longest that it was made for: "
+                f"A caption has {len(ids)} tokens and the encoder reads {self.context}, as many as the longest of its training: "
                 f'"{caption}". Leave out a field of it, or train on shards with captions as long.'
             )
         row = np.zeros(self.context, np.int64)
