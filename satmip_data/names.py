@@ -6,8 +6,11 @@ import re
 RASTERS = (".tif", ".tiff", ".jp2")
 """Endings of the files that `raster` reads."""
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", *RASTERS)
-"""Endings of all files that are read; Pillow reads those that are no `RASTERS`."""
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+"""Endings of the files that Pillow reads."""
+
+IMAGES = (*PICTURES, *RASTERS)
+"""Endings of the files that a listing takes for images; how one is read, its first bytes tell."""
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
 """Pillow's names of what the content of an image may be, whatever its name says; for some others (EPS) Pillow runs programs."""

@@ -4,7 +4,9 @@
 """
 
 import datetime as dt
+import hashlib
 import math
+import traceback
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 from operator import attrgetter
@@ -164,10 +166,18 @@ class Reject:
     """A code of `REASONS`."""
     message: str
     key: str = ""
+    trace: str = ""
+    """Of an error that satmip does not know, its traceback: it is written to a log."""
 
     def unsigned(self) -> "Reject":
         """Return the same without the secrets of URLs, to be written down."""
-        return replace(self, path=unsigned(self.path), message=without_secrets(self.message))
+        return replace(self, path=unsigned(self.path), message=without_secrets(self.message), trace=without_secrets(self.trace))
+
+
+def crash(path: str, stage: str, error: Exception, key: str = "") -> Reject:
+    """Return the reject of what ended in an error that no source expects."""
+    message = f"Reading it ended in an error that satmip does not know: {type(error).__name__}: {error}. The log has more."
+    return Reject(path, stage, "unexpected", message, key, "".join(traceback.format_exception(error)))
 
 
 REASONS = {
@@ -187,9 +197,16 @@ REASONS = {
     "image_outside": "the data name a place outside the source that needs --allow-outside, or that no data may name",
     "image_too_large": "the image has more pixels than --max-pixels",
     "size_mismatch": "the image's size is not what its metadata says",
+    "unexpected": "reading it ended in an error that satmip does not know; rejects.log has the traceback",
     "image_empty": "the window holds no data (every pixel black)",
 }
 """Every reason code with its meaning."""
+
+
+def with_digest(key: str, name: str, longest: int) -> str:
+    """Return a key, cut to make room, with a hash of a name behind it, at most `longest` characters in all."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+    return f"{key[: longest - len(digest) - 1]}_{digest}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from satmip_data.metadata.fields import expand_fields
+from satmip_train.objective_names import terms_of
 
 PAPERS_BACKBONE = "vit_small_patch16_224"
 _OURS = {"pretrained": "--init timm", "num_classes": "no classifier", "in_chans": "views of 3 channels"}
@@ -41,8 +42,8 @@ class Settings(BaseModel):
 
     objective: str = Field(
         "satmips",
-        description="what is learned: simclr, satmip, satmips, or the baselines simclr-geo, simclr-tp, simclr-geo-tp, "
-        "moco, moco-geo, moco-tp, moco-geo-tp",
+        description="what is learned: a sum of the terms satmip, simclr, moco and geo, with +tp for temporal positives, as "
+        "satmip+simclr+tp; satmips is satmip+simclr, moco-geo-tp is moco+geo+tp",
     )
     split: str = Field("train", description="split of the shards to learn from")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the weights, the order and the views")
@@ -96,8 +97,10 @@ class Settings(BaseModel):
         False, description="let the tokens of a caption attend to its padding too, always to the length of the longest caption"
     )
 
-    coupled: bool = Field(True, description="SatMIPS: share one view between the two objectives (paper, section 3.2)")
-    simclr_weight: float = Field(1.0, ge=0, description="SatMIPS: lambda, the weight of the image-image loss (paper, eq. 4)")
+    coupled: bool = Field(True, description="let metadata share the first of the two views that are compared (paper, section 3.2)")
+    metadata_weight: float = Field(1.0, ge=0, description="weight of the metadata-image loss in a sum")
+    simclr_weight: float = Field(1.0, ge=0, description="weight of SimCLR's loss in a sum: lambda of SatMIPS (paper, eq. 4)")
+    moco_weight: float = Field(1.0, ge=0, description="weight of MoCo's loss in a sum")
     temperature: float = Field(0.1, gt=0, description="temperature of the image-image loss")
     metadata_loss: Literal["clip", "siglip"] = Field("clip", description="metadata-image loss: eq. 2 of the paper, or SigLIP's")
     negatives: Literal["both", "cross"] = Field(
@@ -109,7 +112,7 @@ class Settings(BaseModel):
     geo_space: Literal["raw", "sphere"] = Field(
         "raw", description="Geo: cluster longitude and latitude as plain numbers, or points on the sphere"
     )
-    geo_weight: float = Field(1.0, ge=0, description="Geo: weight of the loss of predicting the cluster")
+    geo_weight: float = Field(1.0, ge=0, description="weight of Geo's loss in a sum")
     queue_length: int = Field(65_536, ge=1, description="MoCo: keys of earlier steps that are negatives")
     key_momentum: float = Field(0.999, ge=0, le=1, description="MoCo: share of itself that the key encoder keeps in a step")
     geo_input: Literal["projection", "features"] = Field(
@@ -191,6 +194,11 @@ class Settings(BaseModel):
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = Field(
         (), description="where else the log goes, comma-separated: tensorboard, wandb"
     )
+
+    @field_validator("objective")
+    @classmethod
+    def _in_its_one_form(cls, objective: str) -> str:
+        return str(terms_of(objective))
 
     @field_validator("fields")
     @classmethod

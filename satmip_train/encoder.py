@@ -236,10 +236,9 @@ def _metadata(record: AnyRecord) -> Metadata:
 def _inputs(model: MetadataModel, records: list[Metadata]) -> dict[str, Tensor]:
     """Return what the metadata encoder reads of records, as shards would hold it. Shapes: see `Decoder`."""
     if isinstance(model.encoder, CaptionEncoder):
-        style = model.caption_style or "key-value"
-        reader = CaptionReader(model.fields, model.fields, model.encoder.context, style == "sentence", model.settings.text_model)
-        texts = [caption(record, model.fields, style) for record in records]
-        return {"tokens": torch.from_numpy(np.stack([reader.tokens(text) for text in texts]))}
+        reader = CaptionReader(model.fields, stored=False, context=model.encoder.context, model=model.settings.text_model)
+        style = model.caption_style or reader.style
+        return {"tokens": torch.from_numpy(np.stack([reader.tokens(caption(known, model.fields, style)) for known in records]))}
     columns = {column.name: column for column in (*NUMERIC, *CATEGORICAL)}
     try:
         numbers = [[read_column(record, columns[c.name]) for c in model.columns.numeric] for record in records]

@@ -8,7 +8,7 @@ from typing import Any
 
 from satmip_train.errors import UsageError
 
-PLAN = "config.json"
+RUN_CONFIG = "config.json"
 """What a run resolved before its first step."""
 WEIGHTS, CONFIG = "backbone.safetensors", "backbone.json"
 BEST_WEIGHTS = "backbone-best.safetensors"

@@ -145,16 +145,21 @@ def show_report(console: Console, report: Report) -> None:
     console.print(f"{report.samples:,} samples in {report.shards:,} shards checked: {verdict}", highlight=False)
 
 
-def show_fields(console: Console, out: str) -> None:
-    """Print of each field how often it is missing and its range, from the index.
+def show_fields(console: Console, out: str, split: str | None = None) -> None:
+    """Print of each field how often it is missing and its range, over one split or all, from the index.
 
     Raises:
-        BuildError: the index cannot be read.
+        BuildError: the index cannot be read, or there is no such split.
     """
     try:
         frame = read_parquet(Store(out).read("index.parquet")).to_pandas(use_threads=False)
     except ArrowException as error:
         raise BuildError(f"index.parquet must be whole, however: {error}. Run: satmip-data validate {quote(out)}") from error
+    if split is not None:
+        splits = ", ".join(sorted(frame["split"].unique()))
+        frame = frame[frame["split"] == split]
+        if frame.empty:
+            raise BuildError(f'There is no split "{split}" in {out}. Use --split with one of: {splits}')
     table = _table("field", "unit", "# missing", "smallest", "median", "largest", "# values")
     for field in FIELDS:
         known = frame[field.name].dropna()
@@ -174,30 +179,32 @@ def _range(values: "pd.Series[Any]") -> tuple[str, str, str]:
     if values.empty:
         return "", "", ""
     if pd.api.types.is_datetime64_any_dtype(values):
-        return tuple(f"{value:%Y-%m-%d}" for value in (values.min(), values.quantile(0.5), values.max()))  # type: ignore[return-value]
+        return tuple(f"{value:%Y-%m-%d %H:%M:%S}" for value in (values.min(), values.quantile(0.5), values.max()))  # type: ignore[return-value]
     if pd.api.types.is_numeric_dtype(values):
         return f"{values.min():.6g}", f"{values.median():.6g}", f"{values.max():.6g}"
     return escape(str(values.min())), "", escape(str(values.max()))
 
 
-def _first_samples(out: str, dataset: dict[str, Any], count: int) -> list[tuple[str, Members]]:
+def _first_samples(out: str, dataset: dict[str, Any], count: int, split: str | None) -> list[tuple[str, Members]]:
     samples: list[tuple[str, Members]] = []
     for shard in dataset["shards"]:
         if len(samples) >= count:
             break
+        if split not in (None, shard["split"]):
+            continue
         samples += list(read_samples(Store(out).read(shard["name"])))[: count - len(samples)]
     return samples
 
 
-def show_samples(console: Console, out: str, dataset: dict[str, Any], count: int) -> None:
+def show_samples(console: Console, out: str, dataset: dict[str, Any], count: int, split: str | None = None) -> None:
     """Print key and caption of the first samples."""
-    for key, members in _first_samples(out, dataset, count):
+    for key, members in _first_samples(out, dataset, count, split):
         console.print(f"[bold]{escape(key)}[/bold]  {escape(members['txt'].decode())}", highlight=False)
 
 
-def write_sheet(out: str, dataset: dict[str, Any], path: Path, count: int) -> None:
+def write_sheet(out: str, dataset: dict[str, Any], path: Path, count: int, split: str | None = None) -> None:
     """Draw the first chips with their captions; shards are shuffled, so they are a fair draw."""
-    chips = [(key, members["jpg"], members["txt"].decode()) for key, members in _first_samples(out, dataset, count)]
+    chips = [(key, members["jpg"], members["txt"].decode()) for key, members in _first_samples(out, dataset, count, split)]
     path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(chips).save(path, "PNG")
 
@@ -208,4 +215,4 @@ def show_field_table(console: Console) -> None:
     for field in FIELDS:
         table.add_row(field.name, ", ".join(field.aliases), field.unit, ", ".join(c.name for c in field.columns), field.about)
     console.print(table)
-    console.print(f"Groups: angles = {', '.join(ALIASES['angles'])}; all = all 15", highlight=False)
+    console.print(f"Groups: angles = {', '.join(ALIASES['angles'])}; all = all {len(FIELDS)}", highlight=False)

@@ -23,6 +23,9 @@ PREVIEW = 512
 ROWS = 64
 """Rows that are stretched at a time: the numbers between take some hundred bytes a pixel."""
 
+MOST_RESIDUAL = 2.0
+"""Pixels by which a control point may miss the affine fitted to all: windows of a more warped raster have no exact place."""
+
 Pixels = npt.NDArray[Any]
 
 
@@ -82,12 +85,15 @@ class Header:
     width: int
     height: int
     count: int
-    dtype: str
+    dtypes: tuple[str, ...]
+    """Of each band."""
     colours: tuple[int, ...] | None
     """Numbers of the bands that say they are red, green and blue; None where not all three are there."""
     palette: bool
     """Whether values are numbers of colours in a table."""
     georeference: Georeference | None
+    unplaced: str
+    """Why its control points give no georeference; "" where they do, or it has none."""
     tags: dict[str, str]
 
 
@@ -95,16 +101,25 @@ class ScaleError(ValueError):
     """The pixels cannot become 8-bit RGB without the user's word on how."""
 
 
-def choose_bands(header: Header, bands: tuple[int, ...] | None) -> tuple[int, int, int]:
+def choose_bands(header: Header, bands: tuple[int, ...] | None, stretch: Stretch) -> tuple[int, int, int]:
     """Return the numbers of the bands for red, green and blue.
 
     Raises:
-        ScaleError: a band is not there, or none were given and the raster does not tell.
+        ScaleError: a band is not there, or none were given and the raster does not tell; or values have more than 8 bits and there
+            is no stretch.
     """
     if bands is None:
         bands = _natural_bands(header)
     if max(bands) > header.count:
-        raise ScaleError(f"bands must be among the raster's {header.count}, however: {','.join(map(str, bands))}")
+        raise ScaleError(f"The raster has no band {max(bands)}. Use --bands with numbers from 1 to {header.count}.")
+    deep = [header.dtypes[number - 1] for number in bands if header.dtypes[number - 1] != "uint8"]
+    if any(dtype.startswith("complex") for dtype in deep):
+        raise ScaleError("The raster holds complex numbers, which have no brightness. Write their amplitude.")
+    if stretch.kind == "none" and deep:
+        raise ScaleError(
+            f"The raster's values are {deep[0]}, not 8-bit. Add: --stretch percentile   or, the same for every image: "
+            "--stretch minmax:LOW,HIGH"
+        )
     red, green, blue = bands if len(bands) == 3 else bands * 3
     return red, green, blue
 
@@ -114,8 +129,8 @@ def _natural_bands(header: Header) -> tuple[int, ...]:
         return header.colours
     if header.palette:
         raise ScaleError(
-            "bands must hold brightness, however: the raster's values are numbers of colours. Write it as colours: "
-            "gdal_translate -expand rgb IN OUT   or take the numbers as they are: --bands 1"
+            "The raster's values are numbers of colours. Write it as colours: gdal_translate -expand rgb IN OUT   or take the "
+            "numbers as they are: --bands 1"
         )
     if header.count in (1, 2):
         return (1,)
@@ -123,22 +138,7 @@ def _natural_bands(header: Header) -> tuple[int, ...]:
         return (1, 2, 3)
     if header.count in SENTINEL2_COUNTS:
         return (4, 3, 2)
-    raise ScaleError(
-        f"which of {header.count} bands are red, green and blue must be known, however: the raster does not say. Add: --bands R,G,B"
-    )
-
-
-def check_scale(header: Header, stretch: Stretch) -> None:
-    """Refuse values of more than 8 bits without a stretch.
-
-    Raises:
-        ScaleError: the values are not 8-bit, and `stretch` is none.
-    """
-    if stretch.kind == "none" and header.dtype != "uint8":
-        raise ScaleError(
-            f"pixels must have 8 bits or a stretch to 8 bits, however: {header.dtype}. Add: --stretch percentile   or, the same "
-            "for every image: --stretch minmax:LOW,HIGH"
-        )
+    raise ScaleError(f"The raster does not say which of its {header.count} bands are red, green and blue. Add: --bands R,G,B")
 
 
 def read_header(store: Store, name: str) -> Header:
@@ -156,10 +156,10 @@ def _header(dataset: Any) -> Header:
         dataset.width,
         dataset.height,
         dataset.count,
-        next((dtype for dtype in dataset.dtypes if dtype != "uint8"), "uint8"),
+        tuple(dataset.dtypes),
         _colours(dataset.colorinterp),
         dataset.colorinterp[0].name == "palette",
-        _georeference(dataset),
+        *_georeference(dataset),
         {**dataset.tags(), **dataset.tags(ns="IMAGERY")},
     )
 
@@ -169,12 +169,43 @@ def _colours(found: Sequence[Any]) -> tuple[int, ...] | None:
     return tuple(names.index(name) + 1 for name in wanted) if set(wanted) <= set(names) else None
 
 
-def _georeference(dataset: Any) -> Georeference | None:
-    if dataset.crs is None or dataset.transform.is_identity:
-        return None
-    a, b, c, d, e, f = (float(value) for value in tuple(dataset.transform)[:6])
-    epsg = dataset.crs.to_epsg(confidence_threshold=100)
-    return Georeference((a, b, c, d, e, f), dataset.crs.to_wkt() if epsg is None else f"EPSG:{epsg}")
+def _georeference(dataset: Any) -> tuple[Georeference | None, str]:
+    """Return where a raster lies, by its transform or else its control points; else why these do not tell."""
+    points, crs = dataset.gcps
+    if dataset.crs is not None and not dataset.transform.is_identity:
+        affine, crs = tuple(float(value) for value in tuple(dataset.transform)[:6]), dataset.crs
+    elif not points:
+        return None, ""
+    elif not crs:
+        return None, "The raster's control points have no CRS."
+    else:
+        affine, residual = fit_affine([(point.col, point.row, point.x, point.y) for point in points])
+        if residual == np.inf:
+            return None, f"The raster's {len(points)} control points determine no grid. Give it 4 or more that lie on no line."
+        if residual > MOST_RESIDUAL:
+            return (
+                None,
+                f"The raster's {len(points)} control points miss a plane grid by up to {residual:.3g} pixels. Warp it first.",
+            )
+    epsg = crs.to_epsg(confidence_threshold=100)
+    a, b, c, d, e, f = affine
+    return Georeference((a, b, c, d, e, f), crs.to_wkt() if epsg is None else f"EPSG:{epsg}"), ""
+
+
+def fit_affine(points: Sequence[tuple[float, float, float, float]]) -> tuple[tuple[float, ...], float]:
+    """Return the affine that fits control points (column, row, x, y) best, and its largest residual in pixels.
+
+    The residual is infinite where fewer than 4 points, which always fit, or points on one line tell nothing.
+    """
+    values = np.array(points, np.float64)
+    pixels, places = values[:, :2] - values[:, :2].mean(axis=0), values[:, 2:] - values[:, 2:].mean(axis=0)
+    linear = np.linalg.lstsq(pixels, places, rcond=None)[0].T
+    if len(points) < 4 or np.linalg.matrix_rank(pixels) < 2 or not abs(np.linalg.det(linear)) > 0.0:
+        return (), np.inf
+    missed = np.linalg.solve(linear, (places - pixels @ linear.T).T)
+    (a, b), (d, e) = linear
+    c, f = values[:, 2:].mean(axis=0) - linear @ values[:, :2].mean(axis=0)
+    return tuple(map(float, (a, b, c, d, e, f))), float(np.hypot(*missed).max())
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,15 +222,21 @@ class Layers:
 
 
 def read_layers(
-    store: Store, name: str, bands: tuple[int, ...] | None, stretch: Stretch, window: Window, expected_size: tuple[int, int]
+    store: Store,
+    names: Sequence[str],
+    bands: tuple[int, ...] | None,
+    stretch: Stretch,
+    window: Window,
+    expected_size: tuple[int, int],
 ) -> Layers:
     """Return red, green and blue of a window at its full resolution, stretched to 8 bits.
 
-    A pixel is unknown where it has the raster's nodata value, its mask leaves it out, it is NaN, or it is 0 in every band read.
+    A pixel is unknown where all bands read have the raster's nodata value or 0, or its mask or alpha band leaves it out. Where one
+    band alone has such a value, it counts. A band is unknown where it is NaN.
 
     Args:
         store: where the raster lies.
-        name: its name there.
+        names: its name there; or those of three rasters with one band each, for red, green and blue.
         bands: numbers of the bands, from 1; None takes those that the raster tells.
         stretch: values to 8 bits.
         window: what is read, inside the raster.
@@ -208,29 +245,53 @@ def read_layers(
     Raises:
         ImageError: `image_unreadable` (also where bands or a stretch must be given), or `size_mismatch`.
     """
-    with open_raster(store, name) as dataset:
-        header = _header(dataset)
-        if (header.width, header.height) != expected_size:
-            expected = f"{expected_size[0]} x {expected_size[1]}"
-            message = f"a raster must have {expected} pixels, however: {header.width} x {header.height}"
-            raise ImageError("size_mismatch", message)
-        try:
-            check_scale(header, stretch)
-            chosen = choose_bands(header, bands)
-        except ScaleError as error:
-            raise ImageError("image_unreadable", str(error)) from error
-        part = (window.y, window.y + window.height), (window.x, window.x + window.width)
-        values = dataset.read(chosen, window=part)
-        known = _known(values, dataset.read_masks(chosen, window=part))
+    parts: list[_Part] = []
+    limits: list[tuple[float, float]] = []
+    for name in names:
+        with open_raster(store, name) as dataset:
+            chosen = _checked(_header(dataset), bands, stretch, expected_size)[: 3 // len(names)]
+            parts.append(_read(dataset, chosen, window=((window.y, window.y + window.height), (window.x, window.x + window.width))))
+        if stretch.kind != "none":
+            limits += _limits(store, name, chosen, stretch)
+    values, known = np.concatenate([part[0] for part in parts]), _known(parts)
     if stretch.kind == "none":
         return Layers(np.where(known, values, 0).astype(np.uint8), known)
-    limits = _limits(store, name, chosen, stretch)
     return Layers(to_8_bits(values, known, limits), known)
 
 
-def _known(values: Pixels, masks: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Return which pixels of each band hold data. Shape of all three: (bands, H, W)."""
-    known: npt.NDArray[np.bool_] = (masks > 0) & np.isfinite(values) & (values != 0).any(axis=0)
+def _checked(
+    header: Header, bands: tuple[int, ...] | None, stretch: Stretch, expected_size: tuple[int, int]
+) -> tuple[int, int, int]:
+    """Return the numbers of the bands that are read."""
+    if (header.width, header.height) != expected_size:
+        expected = f"{expected_size[0]} x {expected_size[1]}"
+        message = f"a raster must have {expected} pixels, however: {header.width} x {header.height}"
+        raise ImageError("size_mismatch", message)
+    try:
+        return choose_bands(header, bands, stretch)
+    except ScaleError as error:
+        raise ImageError("image_unreadable", str(error)) from error
+
+
+_Part = tuple[Pixels, npt.NDArray[np.bool_]]
+"""Values of the bands read, (bands, H, W), and where the raster says that there are data, (H, W)."""
+
+
+def _read(dataset: Any, bands: Sequence[int], **which: Any) -> _Part:
+    """Read bands; `which` is rasterio's `window` or `out_shape`."""
+    valid = (dataset.read_masks(bands, **which) > 0).any(axis=0)
+    alpha = [number for number, colour in enumerate(dataset.colorinterp, 1) if colour.name == "alpha" and number not in bands]
+    if alpha and all(flag.name != "alpha" for flag in dataset.mask_flag_enums[bands[0] - 1]):
+        # GDAL leaves it out of its masks where there is a nodata value, and where it holds floats.
+        shape = {"out_shape": which["out_shape"][1:]} if "out_shape" in which else which
+        valid &= dataset.read(alpha[0], **shape) > 0
+    return dataset.read(bands, **which), valid
+
+
+def _known(parts: Sequence[_Part]) -> npt.NDArray[np.bool_]:
+    """Return which values are known, (bands, H, W), of parts that are read as one picture."""
+    values = np.concatenate([part[0] for part in parts])
+    known: npt.NDArray[np.bool_] = np.any([part[1] for part in parts], axis=0) & (values != 0).any(axis=0) & np.isfinite(values)
     return known
 
 
@@ -258,8 +319,8 @@ def _limits(store: Store, name: str, bands: tuple[int, ...], stretch: Stretch) -
     with open_raster(store, name) as dataset:
         step = max(1, -(-max(dataset.width, dataset.height) // PREVIEW))
         shape = (len(bands), -(-dataset.height // step), -(-dataset.width // step))
-        values = dataset.read(bands, out_shape=shape)
-        known = _known(values, dataset.read_masks(bands, out_shape=shape))
+        part = _read(dataset, bands, out_shape=shape)
+    values, known = part[0], _known([part])
     found = []
     for band, mask in zip(values, known, strict=True):
         low, high = np.percentile(band[mask], (stretch.low, stretch.high)) if mask.any() else (0.0, 1.0)

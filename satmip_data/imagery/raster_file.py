@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-import fsspec
-
 from satmip_data.imagery.chips import ImageError
 from satmip_data.storage.store import Store, check_regular
 
@@ -36,6 +34,25 @@ def driver_of(head: bytes) -> str | None:
     return next((driver for magic, driver in DRIVERS.items() if head.startswith(magic)), None)
 
 
+def is_raster(store: Store, name: str) -> bool:
+    """Tell by its first bytes whether a file is GeoTIFF or JPEG 2000; of a file that was asked for before, without reading it.
+
+    Raises:
+        ImageError: `image_unreadable`.
+    """
+    return driver_of(_head(store, name)) is not None
+
+
+@lru_cache(maxsize=4096)
+def _head(store: Store, name: str) -> bytes:
+    try:
+        if store.local:
+            check_regular(store.path(name))
+        return store.read_range(name, 0, HEAD)
+    except OSError as error:
+        raise ImageError("image_unreadable", f"Cannot read the image: {error}") from error
+
+
 @contextmanager
 def open_raster(store: Store, name: str) -> Iterator[Any]:
     """Give rasterio's dataset; elsewhere than on this machine only the parts that are asked for are read.
@@ -45,11 +62,12 @@ def open_raster(store: Store, name: str) -> Iterator[Any]:
     """
     # Imported here, because the many workers that read no raster are smaller by its 30 MB.
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            warnings.simplefilter("ignore", NodataShadowWarning)
             with rasterio.open(store.path(name), driver=_driver(store, name), opener=_opener(store, name)) as dataset:
                 if any(key.upper() == "OVERVIEW_FILE" for key in dataset.tags(ns="OVERVIEWS")):
                     raise ImageError("image_unreadable", "The raster's tags lead to another file (OVERVIEW_FILE). Remove that tag.")
@@ -62,7 +80,7 @@ def _opener(store: Store, name: str) -> Any:
     """Return what opens files for GDAL elsewhere than on this machine."""
     if store.local:
         return None
-    filesystem = fsspec.core.url_to_fs(store.url)[0]
+    filesystem = store.filesystem
     if "?" not in name:
         return filesystem
 
@@ -80,15 +98,11 @@ def _driver(store: Store, name: str, depth: int = 0) -> str:
     """Return the driver of a raster, once it is known that neither it nor its neighbours lead elsewhere.
 
     Raises:
-        ImageError: they do, or may.
-        OSError: the file cannot be read.
+        ImageError: they do, or may, or the file cannot be read.
     """
-    path = store.path(name)
-    if store.local:
-        if path.startswith("/vsi"):
-            raise ImageError("image_unreadable", "Paths that begin with /vsi are GDAL's own and are not read. Use a path or a URL.")
-        check_regular(path)
-    driver = driver_of(store.read_range(name, 0, HEAD))
+    if store.local and store.path(name).startswith("/vsi"):
+        raise ImageError("image_unreadable", "Paths that begin with /vsi are GDAL's own and are not read. Use a path or a URL.")
+    driver = driver_of(_head(store, name))
     if driver is None:
         raise ImageError("image_unreadable", "The file is neither GeoTIFF nor JPEG 2000, whatever its name says.")
     for ending in () if "?" in name else NEIGHBOURS:

@@ -5,21 +5,25 @@ import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from satmip_data import geometry
 from satmip_data.execution.engines import Engine
 from satmip_data.execution.progress import Progress, Show, no_show
 from satmip_data.pipeline.settings import BuildSettings
-from satmip_data.records import Aoi, Reject, Sample, Scene, Window
-from satmip_data.sources.base import Found, Item, LayoutError, LocatedElsewhere, Source
+from satmip_data.records import Aoi, Reject, Sample, Scene, Window, crash, with_digest
+from satmip_data.sources.base import Found, Item, LayoutError, LocatedElsewhere, Source, read_safely
+from satmip_data.storage.limits import DEFAULT, Limits, using
 from satmip_data.storage.store import IN_FLIGHT, Store
 
 ITEMS_A_TASK = 64
 MAX_KEY = 80
 """Longest sample key: with its suffix it must fit the 100 bytes of a plain tar name."""
 
+
+_KEY = re.compile("[^./A-Z]+")
+"""Of keys, as the schema has it: what follows the first dot of a member's name tells its kind."""
 
 _UNWRITABLE = re.compile("[\\0\ud800-\udfff]")
 
@@ -38,6 +42,7 @@ class _Task:
     root: str
     items: tuple[Item, ...]
     settings: BuildSettings
+    limits: Limits = DEFAULT
 
 
 @contextmanager
@@ -57,7 +62,13 @@ def collector_paused() -> Iterator[None]:
 
 @collector_paused()
 def build_index(
-    source: Source, root: str, settings: BuildSettings, engine: Engine, limit: int | None = None, show: Show = no_show
+    source: Source,
+    root: str,
+    settings: BuildSettings,
+    engine: Engine,
+    limit: int | None = None,
+    show: Show = no_show,
+    limits: Limits = DEFAULT,
 ) -> Index:
     """Read the metadata of every item of a source; the result does not depend on `engine`.
 
@@ -68,14 +79,17 @@ def build_index(
         engine: where the work is done.
         limit: keep the first so many items only.
         show: is told of every batch of items.
+        limits: what one file may take.
 
     Raises:
         FileNotFoundError: the archive is not there, or its layout is not this source's.
     """
-    items = _items(source, root)[:limit]
-    if isinstance(source, LocatedElsewhere) and ("location" in settings.fields or settings.gsd == "ground"):
-        source.check_location(root, items)
-    tasks = [_Task(source, root, tuple(items[i : i + ITEMS_A_TASK]), settings) for i in range(0, len(items), ITEMS_A_TASK)]
+    with using(limits):
+        items = _items(source, root)[:limit]
+        if isinstance(source, LocatedElsewhere) and ("location" in settings.fields or settings.gsd == "ground"):
+            source.check_location(root, items)
+    batches = [tuple(items[start : start + ITEMS_A_TASK]) for start in range(0, len(items), ITEMS_A_TASK)]
+    tasks = [_Task(source, root, batch, settings, limits) for batch in batches]
     return _without_duplicates(_shown(engine.ordered(_run, tasks), len(tasks), show))
 
 
@@ -98,20 +112,31 @@ def _shown(batches: Iterable[list[Sample | Reject]], total: int, show: Show) -> 
 
 
 def _run(task: _Task) -> list[Sample | Reject]:
+    with using(task.limits):
+        read = _read_items(task)
     return [
         sample
-        for results in _read_items(task)
+        for results in read
         for found in results
-        for sample in ([found] if isinstance(found, Reject) else samples_of(found, task.settings))
+        for sample in ([found] if isinstance(found, Reject) else _samples(found, task.settings))
     ]
 
 
 def _read_items(task: _Task) -> list[list[Found]]:
-    read = partial(task.source.read_item, task.root)
+    read = partial(read_safely, task.source, task.root)
     if not Store(task.root).remote:
         return [read(item) for item in task.items]
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         return list(pool.map(read, task.items))
+
+
+def _samples(scene: Scene, settings: BuildSettings) -> list[Sample | Reject]:
+    try:
+        return list(samples_of(scene, settings))
+    except MemoryError:
+        raise
+    except Exception as error:
+        return [crash(scene.path, "index", error, scene.key)]
 
 
 def samples_of(scene: Scene, settings: BuildSettings) -> Iterator[Sample | Reject]:
@@ -143,6 +168,8 @@ def _unwritable(scene: Scene) -> tuple[str, str] | None:
 
 
 def _refusal(aoi: Aoi, key: str, settings: BuildSettings) -> tuple[str, str] | None:
+    if not _KEY.fullmatch(key):
+        return "metadata_invalid", f"The key {key} holds capital letters, a dot or a slash. Rename the image."
     if len(key) > MAX_KEY:
         return "metadata_invalid", f"a key must have at most {MAX_KEY} characters, however: {len(key)} in {key!r}"
     if min(aoi.width, aoi.height) < settings.min_side:
@@ -170,12 +197,19 @@ def _sample(scene: Scene, aoi: Aoi, key: str, window: Window, settings: BuildSet
     )
 
 
+def _other_key(sample: Sample) -> str:
+    """Return the key of a sample whose own is that of another image: different images are different samples."""
+    return with_digest(sample.key, sample.path, MAX_KEY)
+
+
 def _without_duplicates(found: Iterable[Sample | Reject]) -> Index:
     samples: dict[str, Sample] = {}
     rejects: list[Reject] = []
     for item in found:
         if isinstance(item, Reject):
             rejects.append(item.unsigned())
+        elif item.key in samples and samples[item.key].path != item.path and (key := _other_key(item)) not in samples:
+            samples[key] = replace(item, key=key, place=key if item.place == item.key else item.place)
         elif item.key in samples:
             message = f"keys must be unique, however: {item.key!r} is also {samples[item.key].path}"
             rejects.append(Reject(item.path, "index", "duplicate_key", message, key=item.key).unsigned())

@@ -6,6 +6,7 @@ Croissant 1.0 (mlcommons.org/croissant/1.0) with the terms of GeoCroissant 1.0 (
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import shapely
 import yaml
 
 from satmip_data.metadata.fields import BY_NAME, FIELDS
+from satmip_data.pages import render
 from satmip_data.storage.parquet import read_parquet
 from satmip_data.storage.store import Store
 
@@ -140,91 +142,41 @@ def _metadata_features() -> list[dict[str, Any]]:
     return [{"name": f.name, **kinds.get(f.name, scalars[f.name])} for f in FIELDS]
 
 
-_LOADING = """\
-## How to load it
-
-```python
-import webdataset as wds
-
-samples = wds.WebDataset("{braces}", shardshuffle=False).decode("pil").to_tuple("jpg", "txt", "json")
-```
-
-```python
-import datasets
-
-samples = datasets.load_dataset("path/to/this/folder", split="{first}")
-```
-
-(`datasets` keeps what it has loaded by the name of the folder: after a new build pass `download_mode="force_redownload"`.)
-
-```python
-import geopandas
-
-index = geopandas.read_parquet("index.parquet")
-```
-
-open_clip reads the shards as they are: `--dataset-type webdataset --train-data '{braces}'`.
-To pretrain with the metadata: `satmip-train --shards path/to/this/folder`.
-"""
-
-
 def readme(dataset: dict[str, Any], coverage: Coverage) -> str:
     """Return `README.md`: the Hub's YAML block, then what a reader wants to know."""
-    source, splits = dataset["source"], dataset["splits"]
-    front = yaml.safe_dump(_front_matter(dataset, coverage), sort_keys=False, allow_unicode=True)
-    counts = "\n".join(f"| {name} | {entry['samples']:,} | {entry['shards']:,} |" for name, entry in splits.items())
-    size = "sizes of their own" if dataset["size"] is None else "{} x {} pixels".format(*dataset["size"])
-    fields = "\n".join(f"| `{field.name}` | {field.unit or '-'} | {field.about} |" for field in FIELDS)
-    first = next(iter(splits))
+    splits, first = dataset["splits"], next(iter(dataset["splits"]))
     # A shard none of whose images could be read is not there.
     numbers = [
         shard["name"].removeprefix(f"{first}/").removesuffix(".tar") for shard in dataset["shards"] if shard["split"] == first
     ]
     gapless = int(numbers[-1]) - int(numbers[0]) < len(numbers)
     span = f"{numbers[0]}..{numbers[-1]}" if gapless else ",".join(numbers)
-    braces = f"{first}/{{{span}}}.tar"
-    return f"""---
-{front}---
-
-# Chips of {source["name"]} with their metadata
-
-Written by satmip-data {dataset["software"]["satmip"]}: every sample is a chip ({size}), its caption, its metadata and their
-standardized numeric and categorical features.
-
-**Licence of the data: {source["licence"]}**. It is the source's and binds whoever uses these shards.
-
-| split | samples | shards |
-| --- | ---: | ---: |
-{counts}
-
-{_coverage_lines(dataset, coverage)}
-{_LOADING.format(first=_hub_split(first), braces=braces)}
-## Members of a sample
-
-`<key>.jpg` the chip, `.txt` the caption, `.json` the metadata of chip and scene, the window and the footprint; `.num.npy`,
-`.cat.npy` and `.mask.npy` the features, `.cls` the class index. Missing values are null. `dataset.json` says the rest, and
-`satmip-data validate` proves it.
-
-| field | unit | meaning |
-| --- | --- | --- |
-{fields}
-"""
+    return render(
+        "dataset.md",
+        front=yaml.safe_dump(_front_matter(dataset, coverage), sort_keys=False, allow_unicode=True),
+        source=dataset["source"],
+        version=dataset["software"]["satmip"],
+        size="sizes of their own" if dataset["size"] is None else "{} x {} pixels".format(*dataset["size"]),
+        splits=splits,
+        coverage=list(_coverage_lines(dataset, coverage)),
+        first=_hub_split(first),
+        braces=f"{first}/{{{span}}}.tar",
+        fields=FIELDS,
+    )
 
 
-def _coverage_lines(dataset: dict[str, Any], coverage: Coverage) -> str:
-    lines = []
+def _coverage_lines(dataset: dict[str, Any], coverage: Coverage) -> Iterator[str]:
     if coverage.bounds is not None:
         west, south, east, north = coverage.bounds
-        lines.append(f"Footprints: longitude {west:.4f} to {east:.4f}, latitude {south:.4f} to {north:.4f} (EPSG:4326).")
+        yield f"Footprints: longitude {west:.4f} to {east:.4f}, latitude {south:.4f} to {north:.4f} (EPSG:4326)."
     if coverage.times is not None:
-        lines.append(f"Acquired from {coverage.times[0]} to {coverage.times[1]}.")
+        yield f"Acquired from {coverage.times[0]} to {coverage.times[1]}."
     if coverage.gsd is not None:
-        lines.append("GSD of the chips: {:.3g} to {:.3g} m, median {:.3g} m.".format(*(coverage.gsd[i] for i in (0, 2, 1))))
-    rejects = sum(dataset["rejects"].values())
-    lines.append(f"Scenes or boxes that gave no sample: {rejects:,} (see `rejects.parquet`).")
-    lines.append(f"Captions: {', '.join(dataset['caption']['fields'])}, {dataset['caption']['style']}.")
-    lines.append(f"Classes: {len(dataset['classes'])}.")
-    return "".join(f"- {line}\n" for line in lines)
+        smallest, median, largest = coverage.gsd
+        yield f"GSD of the chips: {smallest:.3g} to {largest:.3g} m, median {median:.3g} m."
+    yield f"Scenes or boxes that gave no sample: {sum(dataset['rejects'].values()):,} (see rejects.parquet)."
+    yield f"Captions: {', '.join(dataset['caption']['fields'])}, {dataset['caption']['style']}."
+    yield f"Classes: {len(dataset['classes'])}."
 
 
 _CONTEXT = {

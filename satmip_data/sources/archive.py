@@ -1,6 +1,5 @@
 """What every source of images in the user's own layout shares: the reading of any image, and the dealing of splits."""
 
-import hashlib
 import json
 import logging
 import re
@@ -15,10 +14,11 @@ from PIL import Image
 
 from satmip_data import geometry
 from satmip_data.imagery import chips, raster
-from satmip_data.names import RASTERS, ends_with
-from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scene, Window
+from satmip_data.imagery.raster_file import driver_of, is_raster
+from satmip_data.names import PICTURES, ends_with
+from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scene, Window, with_digest
 from satmip_data.sources import splits
-from satmip_data.sources.base import Found, ImageFiles, InvalidError, Item, reject
+from satmip_data.sources.base import Found, ImageFiles, InvalidError, Item, check_grid, reject
 from satmip_data.storage.locations import REMOTE, OutsideError, archive_url, hidden, locate
 from satmip_data.storage.store import Store
 
@@ -115,25 +115,25 @@ class Archive(DealtSplits, ImageFiles):
             raster.ScaleError: the image is a raster that needs `bands` or `stretch`.
         """
         store, name = self.locate(root, path)
-        if not ends_with(path, RASTERS):
-            width, height = chips.image_size(store.path(name) if store.local else store.read(name))
-            return ImageHead(width, height, None, {}, None)
+        picture = _picture(store, name) if not store.local else None if is_raster(store, name) else store.path(name)
+        if picture is not None:
+            width, height = chips.image_size(picture)
+            return ImageHead(width, height)
         header = raster.read_header(store, name)
-        raster.check_scale(header, raster.parse_stretch(self.stretch))
-        bands = raster.choose_bands(header, raster.parse_bands(self.bands))
-        return ImageHead(header.width, header.height, header.georeference, header.tags, bands)
+        bands = raster.choose_bands(header, raster.parse_bands(self.bands), raster.parse_stretch(self.stretch))
+        return ImageHead(header.width, header.height, header.georeference, header.unplaced, header.tags, bands)
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
         """Read the window of a raster alone, and of any other image the whole. See `Source.read_chip`."""
         store, name = self.locate(root, sample.path)
         expected, window = (sample.scene_width, sample.scene_height), sample.window
-        if not ends_with(sample.path, RASTERS):
-            return chips.read_chip(_read(store, name), window, size, expected, max_pixels)
+        if (picture := _picture(store, name)) is not None:
+            return chips.read_chip(picture, window, size, expected, max_pixels)
         if window.width * window.height > max_pixels:
             message = f"a window must have at most {max_pixels} pixels, however: {window!r}"
             raise chips.ImageError("image_too_large", message)
         bands, stretch = raster.parse_bands(self.bands), raster.parse_stretch(self.stretch)
-        return raster.compose(raster.read_layers(store, name, bands, stretch, window, expected), size)
+        return raster.compose(raster.read_layers(store, (name,), bands, stretch, window, expected), size)
 
 
 @dataclass(frozen=True)
@@ -160,13 +160,24 @@ class NamedImages(Archive):
 
 @dataclass(frozen=True, slots=True)
 class ImageHead:
-    """What the head of an image tells: size in pixels, and of a raster its georeference, tags and bands for red, green, blue."""
+    """What the head of an image tells; of a picture, its size in pixels alone."""
 
     width: int
     height: int
-    georeference: Georeference | None
-    tags: dict[str, str]
-    bands: tuple[int, int, int] | None
+    georeference: Georeference | None = None
+    unplaced: str = ""
+    """Why control points give no georeference; see `raster.Header`."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    bands: tuple[int, int, int] | None = None
+    """Of a raster, those for red, green and blue."""
+
+
+def _picture(store: Store, name: str) -> bytes | None:
+    """Return the bytes of an image that Pillow reads; None where its first bytes are those of a raster."""
+    if store.remote and ends_with(name, PICTURES):  # one request instead of two
+        data = _read(store, name)
+        return None if driver_of(data) else data
+    return None if is_raster(store, name) else _read(store, name)
 
 
 def _read(store: Store, name: str) -> bytes:
@@ -205,17 +216,25 @@ def left_out(item: Item, key: str) -> Reject:
 def make_key(*parts: str) -> str:
     """Return a scene's key from parts of its path: lower case, of a to z, digits, "_" and "-".
 
-    Two names that differ in other ASCII signs only have one key, and the second becomes a `duplicate_key`. The key of a name with
-    letters of other scripts, of which nothing else is left, ends with a hash of that name, and a key longer than `MAX_KEY` with one
-    of the whole.
+    The key of a name with letters of other scripts, of which nothing else is left, ends with a hash of that name, and a key longer
+    than `MAX_KEY` with one of the whole. Two names that differ in other ASCII signs only have one key; see `unique_keys`.
     """
     # One form of each letter: file systems write an accent as part of its letter or after it.
     name = unicodedata.normalize("NFC", "_".join(parts))
     text = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_") or "_"
     if name.isascii() and len(text) <= MAX_KEY:
         return text
-    digest = hashlib.blake2b((text if name.isascii() else name).encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
-    return f"{text[: MAX_KEY - len(digest) - 1]}_{digest}"
+    return with_digest(text, text if name.isascii() else name, MAX_KEY)
+
+
+def unique_keys(keys: Mapping[str, str]) -> dict[str, str]:
+    """Return path -> key: the first to have a key keeps it, and each other one gets a hash of its path behind it."""
+    taken = set[str]()
+    unique = {}
+    for path, key in keys.items():
+        unique[path] = with_digest(key, path, MAX_KEY) if key in taken else key
+        taken.add(unique[path])
+    return unique
 
 
 def dump(record: Mapping[str, Any]) -> str:
@@ -256,7 +275,11 @@ def cut(whole: Scene, tile: int, measure: Callable[[Window], Metadata]) -> Itera
         whole: the image; the key of a window is its key, with the window's name where there are several.
         tile: side of the windows in pixels.
         measure: gives the metadata of a window, as `placed` does.
+
+    Raises:
+        chips.ImageError: there are too many windows.
     """
+    check_grid(whole.width, whole.height, tile)
     windows = geometry.grid(whole.width, whole.height, tile)
     for name, window in windows:
         key = make_key(whole.key, name) if len(windows) > 1 else whole.key

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 from PIL import Image
 
 from satmip_data.imagery import raster
@@ -20,6 +19,7 @@ from satmip_data.sources.archive import (
     left_out,
     make_key,
     placed,
+    unique_keys,
 )
 from satmip_data.sources.base import (
     Found,
@@ -109,11 +109,14 @@ class BigEarthNet(DealtSplits):
             raise LayoutError(f"BigEarthNet needs <patch>/<patch>{ENDING} below its root, however: {root!r} has none")
         patches = {path: PurePosixPath(path.removesuffix(ENDING)).name for path in paths}
         split = self.deal_splits(dict.fromkeys(patches.values(), ""), {name: folder_split(path) for path, name in patches.items()})
-        return [Item(path, path.replace(ENDING, "_B04.tif"), dump({"split": split[name]})) for path, name in patches.items()]
+        keys = unique_keys({path: make_key(name) for path, name in patches.items()})
+        records = {path: dump({"split": split[name], "key": keys[path]}) for path, name in patches.items()}
+        return [Item(path, path.replace(ENDING, "_B04.tif"), record) for path, record in records.items()]
 
     def read_item(self, root: str, item: Item) -> list[Found]:
         """Return the scene of one patch, or its reject."""
-        split, key = json.loads(item.record)["split"], make_key(PurePosixPath(item.metadata.removesuffix(ENDING)).name)
+        listed = json.loads(item.record)
+        split, key = listed["split"], listed["key"]
         if split is None:
             return [left_out(item, key)]
         try:
@@ -148,13 +151,7 @@ class BigEarthNet(DealtSplits):
         store, stretch = Store(archive_url(root)), raster.parse_stretch(self.stretch)
         names = [sample.path.replace("_B04.tif", f"_{band}.tif") for band in ("B04", "B03", "B02")]
         shape = (sample.scene_width, sample.scene_height)
-        layers = [raster.read_layers(store, name, (1,), stretch, sample.window, shape) for name in names]
-        return raster.compose(
-            raster.Layers(
-                np.concatenate([layer.values[:1] for layer in layers]), np.concatenate([layer.known[:1] for layer in layers])
-            ),
-            size,
-        )
+        return raster.compose(raster.read_layers(store, names, (1,), stretch, sample.window, shape), size)
 
 
 def _georeference(record: dict[str, Any]) -> Georeference:

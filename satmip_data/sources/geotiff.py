@@ -26,6 +26,7 @@ from satmip_data.sources.archive import (
     note_others,
     placed,
     stem,
+    unique_keys,
 )
 from satmip_data.sources.base import (
     Found,
@@ -87,17 +88,19 @@ class GeoTiff(Archive):
             raise LayoutError(f"a folder of rasters needs files that end with {', '.join(RASTERS)}, however: {root!r} has none")
         note_others(path for path in files if not ends_with(path, RASTERS))
         split = self.deal_splits(dict.fromkeys(paths, ""), {path: folder_split(path) for path in paths})
-        return [Item("", path, dump({"split": split[path]})) for path in paths]
+        keys = unique_keys({path: make_key(stem(path)) for path in paths})
+        return [Item("", path, dump({"split": split[path], "key": keys[path]})) for path in paths]
 
     def read_item(self, root: str, item: Item) -> list[Found]:
         """Return the windows of one raster, or its reject."""
-        split, key = json.loads(item.record)["split"], make_key(stem(item.image))
+        record = json.loads(item.record)
+        split, key = record["split"], record["key"]
         if split is None:
             return [left_out(item, key)]
         try:
             head = self.read_image(root, item.image)
             if head.georeference is None:
-                message = "a raster must have a CRS and a transform, however: it has none"
+                message = head.unplaced or "The raster has no CRS and transform, and no control points."
                 return [reject(item, "no_georeference", message, key)]
             return list(self._scenes(key, split, item.image, head))
         except (ImageError, OSError, ValueError, ArithmeticError) as error:

@@ -18,6 +18,7 @@ from satmip_data.sources.archive import (
     make_key,
     note_others,
     placed,
+    unique_keys,
 )
 from satmip_data.sources.base import (
     Found,
@@ -64,7 +65,8 @@ class ImageFolder(Archive):
         known = {path: category for path, category in categories.items() if category}
         short = {path: f"{category}/{PurePosixPath(path).name}" for path, category in known.items()}
         split = self.deal_splits(known, {path: folders[path] for path in known}, short)
-        return [Item("", path, dump({"split": split.get(path), "category": category})) for path, category in categories.items()]
+        keys = unique_keys({path: _key(path) for path in (*known, *(path for path in paths if path not in known))})
+        return [Item("", path, dump({"split": split.get(path), "category": categories[path], "key": keys[path]})) for path in paths]
 
     def _category(self, path: str) -> str | None:
         folder = PurePosixPath(path).parent.name
@@ -72,12 +74,10 @@ class ImageFolder(Archive):
 
     def read_item(self, root: str, item: Item) -> list[Found]:
         """Return the scene of one image, or its reject."""
-        record, path = json.loads(item.record), PurePosixPath(item.image)
-        split, category = record["split"], record["category"]
-        folder = path.parent.name
-        # Names are unique in a split only.
-        key = make_key(_folder_split(item.image) or "", path.stem if _begins(path.stem, folder) else f"{folder}_{path.stem}")
+        record = json.loads(item.record)
+        split, category, key = record["split"], record["category"], record["key"]
         if category is None:
+            folder = PurePosixPath(item.image).parent.name
             return [reject(item, "metadata_invalid", f"an image's folder must be one of the classes, however: {folder!r}", key)]
         if split is None:
             return [left_out(item, key)]
@@ -93,6 +93,12 @@ class ImageFolder(Archive):
 
 def _is_image(path: str) -> bool:
     return ends_with(path, IMAGES) and not hidden(path)
+
+
+def _key(path: str) -> str:
+    # Names are unique in a split only.
+    folder, stem = PurePosixPath(path).parent.name, PurePosixPath(path).stem
+    return make_key(_folder_split(path) or "", stem if _begins(stem, folder) else f"{folder}_{stem}")
 
 
 def _begins(stem: str, folder: str) -> bool:

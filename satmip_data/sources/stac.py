@@ -5,12 +5,13 @@ asset's own georeference; an asset without one is placed by `proj:transform`, el
 """
 
 import json
+import math
 import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 from pyproj import CRS
@@ -57,6 +58,9 @@ REJECTS = "rejects.parquet"
 """Lies in shard directories, before any JSON file that is not hidden does: what was built within its source is not read again."""
 
 
+UNREAD = ("image/svg", "image/gif")
+"""Media types of pictures that are not read."""
+
 LINKS = ("catalog.json", "collection.json")
 """Names of files of links, by which many save an item collection too."""
 
@@ -99,7 +103,7 @@ class Stac(NamedImages):
         else:
             features = _features(_read(folder, name))
             # Items of two collections may share an id: each is an item of its own, and both stand in one split.
-            found = [(_id(feature, str(number)), Item(name, name, json.dumps(feature))) for number, feature in enumerate(features)]
+            found = [(_id(feature, str(number)), Item(name, name, _dumped(feature))) for number, feature in enumerate(features)]
             folders = dict.fromkeys(dict(found))
         if not found:
             raise LayoutError(f"stac needs a JSON file of an item collection, or a folder of items, however: {root!r} has none")
@@ -124,9 +128,11 @@ class Stac(NamedImages):
         if split is None:
             return [left_out(item, key)]
         try:
-            asset = self._asset(feature)
-            path = self._on_disk(folder, _resolve(item.metadata, str(asset["href"])))
+            asset = self._asset(feature, folder, item.metadata)
+            path = self._path(folder, item.metadata, asset)
             head = self.read_image(folder, path)
+            if head.unplaced:
+                return [reject(item, "no_georeference", head.unplaced, key)]
             return list(self._scenes(key, split, path, head, feature, asset))
         except (ImageError, ScaleError, OSError, InvalidError, OutsideError) as error:
             return [failure(item, error, key)]
@@ -150,23 +156,39 @@ class Stac(NamedImages):
         store, name = self.locate(folder, path)
         return path if store.exists(name) else unquote(path)
 
-    def _asset(self, feature: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _asset(self, feature: Mapping[str, Any], folder: str, metadata: str) -> Mapping[str, Any]:
+        """Return the asset that is read: by its media type an image, or by its name's ending, or else by its first bytes."""
         assets: Mapping[str, Mapping[str, Any]] = feature.get("assets") or {}
-        images = [key for key, asset in assets.items() if ends_with(asset["href"], IMAGES)]
-        data = [key for key in images if not {"thumbnail", "overview"} & set(assets[key].get("roles") or ())]
-        chosen = [self.asset] if self.asset else data
+        data = {key: asset for key, asset in assets.items() if not {"thumbnail", "overview"} & set(asset.get("roles") or ())}
+        images = [key for key, asset in data.items() if _says_image(asset)]
+        if not images and not self.asset:
+            untold = {key: asset for key, asset in data.items() if _says_image(asset) is None}
+            images = [key for key, asset in untold.items() if self._holds_image(folder, metadata, asset)]
+        chosen = [self.asset] if self.asset else images
         if len(chosen) != 1 or chosen[0] not in assets:
             wanted = f"the asset {self.asset}" if self.asset else "one image among its assets"
-            found, advice = (data, " Add: --asset KEY") if data and not self.asset else (list(assets), "")
+            found, advice = (images, " Add: --asset KEY") if images and not self.asset else (list(assets), "")
             raise InvalidError(f"an item needs {wanted}, however: it has {', '.join(found) or 'none'}.{advice}")
         return assets[chosen[0]]
+
+    def _path(self, folder: str, metadata: str, asset: Mapping[str, Any]) -> str:
+        return self._on_disk(folder, _resolve(metadata, str(asset["href"])))
+
+    def _holds_image(self, folder: str, metadata: str, asset: Mapping[str, Any]) -> bool:
+        try:
+            head = self.read_image(folder, self._path(folder, metadata, asset))
+        except ScaleError:  # a raster that needs options
+            return True
+        except (ImageError, OSError, OutsideError):
+            return False
+        return head.width > 0
 
     def _scenes(
         self, key: str, split: str, path: str, head: ImageHead, feature: Mapping[str, Any], asset: Mapping[str, Any]
     ) -> Iterator[Found]:
         common = feature.get("properties") or {}
         properties = {**common, **{name: value for name, value in asset.items() if value is not None}}
-        stated = head.georeference or _projected(properties, head, asset if asset.get("proj:transform") is not None else common)
+        stated = head.georeference or _projected(asset, common, head)
         georeference, exact = stated or _bounds(feature, head), stated is not None
         gsd = None if properties.get("gsd") is None else COLUMNS["gsd"]("gsd", properties["gsd"])
         if georeference is None:
@@ -195,6 +217,13 @@ def _read(folder: str, name: str) -> Any:
         return read_json(folder, name)
     except (OSError, ValueError) as error:
         raise LayoutError(f"an item collection must be readable JSON, however: {name}: {error}") from error
+
+
+def _dumped(feature: Any) -> str:
+    try:
+        return json.dumps(feature)
+    except RecursionError:
+        return '"nested too deep"'
 
 
 def _may_hold_items(folder: str, path: str) -> bool:
@@ -249,24 +278,74 @@ def _wavelengths(asset: Mapping[str, Any], head: ImageHead) -> tuple[int, ...] |
     return tuple(round(1000.0 * centre) for centre in centres) if len(centres) == 3 and None not in centres else None
 
 
-def _projected(properties: Mapping[str, Any], head: ImageHead, grid_of: Mapping[str, Any]) -> Georeference | None:
+def _projected(asset: Mapping[str, Any], common: Mapping[str, Any], head: ImageHead) -> Georeference | None:
     """Return the affine that an item states for an asset that has none in itself.
 
-    It is that of an image of `proj:shape` pixels, as whoever states the transform (`grid_of`) says: the asset in hand may have
-    more or fewer.
+    It is that of an image of `proj:shape` pixels, as whoever states the transform says: the asset in hand may have more or fewer.
+
+    Args:
+        asset: its own fields go before those of the item.
+        common: the item's properties.
+        head: of the asset.
+
+    Raises:
+        InvalidError: the CRS is missing or cannot be read, or the asset is neither a scaled copy of an image of `proj:shape` nor
+            one whose pixels were made square.
     """
-    transform, code = properties.get("proj:transform"), properties.get("proj:code") or properties.get("proj:epsg")
-    if transform is None or code is None:
+    levels = (asset, common)
+    stating = next((level for level in levels if level.get("proj:transform") is not None), None)
+    if stating is None:
         return None
-    a, b, c, d, e, f = (float(value) for value in transform[:6])
-    crs = f"EPSG:{code}" if isinstance(code, int) else str(code)
-    try:
-        CRS.from_user_input(crs)
-    except CRSError as error:
-        raise InvalidError(f"proj:code must name a CRS, however: {code!r}") from error
-    rows, columns = grid_of.get("proj:shape") or properties.get("proj:shape") or (head.height, head.width)
+    a, b, c, d, e, f = (float(value) for value in stating["proj:transform"][:6])
+    if (crs := next((crs for level in levels if (crs := _crs(level)) is not None), None)) is None:
+        if (a, b, c, d, e, f) == (1.0, 0.0, 0.0, 0.0, 1.0, 0.0):  # of pixels, as some write who have no other
+            return None
+        raise InvalidError("The item states proj:transform and no CRS. Add proj:code, proj:wkt2 or proj:projjson to it.")
+    rows, columns = stating.get("proj:shape") or asset.get("proj:shape") or common.get("proj:shape") or (head.height, head.width)
     across, down = columns / head.width, rows / head.height
+    before, after = math.hypot(a, d) / math.hypot(b, e), math.hypot(a, d) * across / (math.hypot(b, e) * down)
+    if not _scaled(columns, head.width, rows, head.height) and abs(math.log(after)) >= abs(math.log(before)):
+        raise InvalidError(
+            f"proj:shape says {rows} rows and {columns} columns, and the image, no scaled copy of that, has {head.height} and "
+            f"{head.width}. Write proj:shape as rows, columns."
+        )
     return Georeference((a * across, b * down, c, d * across, e * down, f), crs)
+
+
+def _scaled(columns: int, width: int, rows: int, height: int) -> bool:
+    """Tell whether an image of width x height may be one of columns x rows at another resolution, its sides rounded either way."""
+    return columns * (height - 1) < rows * (width + 1) and rows * (width - 1) < columns * (height + 1)
+
+
+def _crs(level: Mapping[str, Any]) -> str | None:
+    """Return the CRS that the fields of an item or an asset state: a code, WKT2 or PROJJSON; None where they state none.
+
+    Raises:
+        InvalidError: it cannot be read.
+    """
+    for name in ("proj:code", "proj:epsg", "proj:wkt2", "proj:projjson"):
+        if not (value := level.get(name)):
+            continue
+        text = f"EPSG:{value}" if isinstance(value, int) else json.dumps(value) if isinstance(value, dict) else str(value)
+        try:
+            crs = CRS.from_user_input(text)
+        except CRSError as error:
+            raise InvalidError(f"{name} names no CRS that PROJ knows: {text[:100]}") from error
+        if name in ("proj:code", "proj:epsg"):
+            return text
+        epsg = crs.to_epsg(100)
+        return crs.to_wkt() if epsg is None else f"EPSG:{epsg}"
+    return None
+
+
+def _says_image(asset: Mapping[str, Any]) -> bool | None:
+    """Tell whether an asset is an image by its media type, else by its name's ending; None where neither tells."""
+    kind = str(asset.get("type") or "").partition(";")[0].strip().lower()
+    if kind not in ("", "application/octet-stream", "binary/octet-stream"):
+        return (kind.startswith("image/") and not kind.startswith(UNREAD)) or "geotiff" in kind
+    if ends_with(asset["href"], IMAGES):
+        return True
+    return False if PurePosixPath(urlsplit(asset["href"]).path).suffix else None
 
 
 def _bounds(feature: Mapping[str, Any], head: ImageHead) -> Georeference | None:

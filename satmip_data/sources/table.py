@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import math
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from shapely import GEOSException, from_wkb
 
 from satmip_data.geometry import WGS84, distance, wrap_longitude
 from satmip_data.imagery.chips import ImageError
-from satmip_data.names import RASTERS, ends_with, secret_digest, unsigned, without_secrets
+from satmip_data.names import PICTURES, ends_with, secret_digest, unsigned, without_secrets
 from satmip_data.records import Aoi, Georeference, Metadata, Sample, Scene, Window
 from satmip_data.sources.archive import (
     ImageHead,
@@ -36,6 +37,7 @@ from satmip_data.sources.archive import (
     make_key,
     placed,
     stem,
+    unique_keys,
 )
 from satmip_data.sources.base import (
     Found,
@@ -45,6 +47,7 @@ from satmip_data.sources.base import (
 )
 from satmip_data.sources.columns import ALIASES, COLUMNS, fills, from_bounds
 from satmip_data.sources.splits import name_split
+from satmip_data.storage import limits
 from satmip_data.storage.locations import archive_url
 from satmip_data.storage.parquet import read_parquet
 from satmip_data.storage.store import Store
@@ -100,18 +103,22 @@ class Table(NamedImages):
         rows = self._named(name, _read_rows(Store(archive_url(folder)), name))
         images = [_cell(row, "image", "") for row in rows]
         called = _without_secrets(images)
-        shared = {image for image, count in Counter(images).items() if count > 1}
+        shared = {name for name, count in Counter(called[image] for image in images).items() if count > 1}
         # A user's lists name images; else a place stays in one split.
         places = [_cell(row, "place", called[image]) for row, image in zip(rows, images, strict=True)]
         names = images if self.split_file else places
         strata = {name: _cell(row, "category", "") for name, row in zip(names, rows, strict=True)}
         split = self.deal_splits(strata, {} if self.split_file else _named_splits(names, rows))
+        stems = {name: stem(name or "row") for name in called.values()}
+        keys = unique_keys({name: make_key(_bare(path)) for name, path in stems.items()})
+        own = unique_keys({name: make_key(path) for name, path in stems.items()})
         items = []
         for number, (row, image, name) in enumerate(zip(rows, images, names, strict=True)):
-            path = stem(called[image] or "row")
-            key = _key(row, path, number if image in shared else None)
+            alias = called[image]
+            key = make_key(_bare(stems[alias]), f"{number:06d}") if alias in shared else keys[alias]
+            key = key if row.get("key") is None else make_key(str(row["key"]))
             # As the user writes it: in a key's letters two places could become one.
-            place = _cell(row, "place", make_key(path))
+            place = _cell(row, "place", own[alias])
             items.append(Item("", image, dump({**row, "split": split[name], "key": key, "place": place})))
         return items
 
@@ -167,9 +174,9 @@ class Table(NamedImages):
             return [failure(item, error, key)]
 
     def _head(self, folder: str, image: str, cells: Mapping[str, Any]) -> ImageHead:
-        # A raster may place itself, and must say whether its values fit.
-        if {"image_width", "image_height"} <= cells.keys() and not ends_with(image, RASTERS):
-            return ImageHead(cells["image_width"], cells["image_height"], None, {}, None)
+        # A raster may place itself, and must say whether its values fit; a name without an ending tells nothing.
+        if {"image_width", "image_height"} <= cells.keys() and ends_with(image, PICTURES):
+            return ImageHead(cells["image_width"], cells["image_height"])
         return self.read_image(folder, image)
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
@@ -212,17 +219,15 @@ def _without_secrets(images: Sequence[str]) -> dict[str, str]:
         names = {image: form(image) for image in images if image not in called}
         counts = Counter(names.values())
         called |= {image: name for image, name in names.items() if counts[name] == 1}
-    return called
+    return names | called
 
 
 def _with_query(image: str) -> str:
     return without_secrets(image, queries=False)
 
 
-def _key(row: Mapping[str, Any], path: str, number: int | None) -> str:
-    if row.get("key") is not None:
-        return make_key(str(row["key"]))
-    return make_key(path.partition("://")[2] or path, *([] if number is None else [f"{number:06d}"]))
+def _bare(path: str) -> str:
+    return path.partition("://")[2] or path
 
 
 def _scene(image: str, cells: Mapping[str, Any], head: ImageHead) -> Scene:
@@ -275,21 +280,48 @@ def _read_rows(store: Store, name: str) -> list[dict[str, Any]]:
     try:
         data = store.read(name)
     except OSError as error:
-        raise LayoutError(f"a table must be readable, however: {name}: {error}") from error
+        raise LayoutError(f"Cannot read the table {name}: {error}") from error
     try:
         if name.lower().endswith((".csv", ".csv.gz")):
-            text = gzip.decompress(data) if name.lower().endswith(".gz") else data
-            frame = pd.read_csv(io.BytesIO(text), dtype=str, keep_default_na=False)
-            if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the first cells for names of rows
-                raise ValueError("its rows have more cells than its header. Put cells that hold commas into quotation marks")
-            rows: list[dict[Any, Any]] = frame.to_dict("records")
+            rows: list[dict[Any, Any]] = _csv_rows(name, data)
         else:
             table = read_parquet(data)
             _check_shapes(name, table.schema)
+            _check_images(name, table.schema)
             rows = table.to_pylist()
-    except (ValueError, ArrowException, EOFError) as error:
-        raise LayoutError(f"a table must be CSV or Parquet, however: {name}: {error}") from error
+    except LayoutError:
+        raise
+    except (OSError, ValueError, ArrowException, EOFError, zlib.error) as error:
+        raise LayoutError(f"The table {name} is no whole CSV or Parquet file: {error}. Copy or write it again.") from error
+    if not rows:
+        raise LayoutError(f"The table {name} has no rows.")
     return [{str(column): value for column, value in row.items()} for row in rows]
+
+
+def _csv_rows(name: str, data: bytes) -> list[dict[Any, Any]]:
+    text = limits.unpack(name, gzip.GzipFile(fileobj=io.BytesIO(data))) if name.lower().endswith(".gz") else data
+    header = text.lstrip().partition(b"\n")[0]
+    if b";" in header and b"," not in header:
+        raise LayoutError(
+            f"The table {name} separates its cells by semicolons, as spreadsheets do in much of Europe. Save it with commas "
+            "between cells and points in numbers."
+        )
+    frame = pd.read_csv(io.BytesIO(text), dtype=str, keep_default_na=False)
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the first cells for names of rows
+        raise ValueError("its rows have more cells than its header; put cells that hold commas into quotation marks")
+    rows: list[dict[Any, Any]] = frame.to_dict("records")
+    return rows
+
+
+def _check_images(name: str, schema: pa.Schema) -> None:
+    """Refuse columns that hold the files of images, as those of Hugging Face's datasets."""
+    for column in schema:
+        kind = column.type
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            raise LayoutError(
+                f"The column {column.name} of {name} holds images themselves, and satmip reads paths of images. Write them to "
+                "files, and name these in a column image."
+            )
 
 
 def _plain(column: str, value: Any) -> Any:

@@ -57,7 +57,7 @@ def finetune_command(
     from satmip_train.evaluation import finetune
     from satmip_train.evaluation.evaluate import check_result, write_result
 
-    recipe = finetune.Recipe(epochs, others["batch_size"], lr, weight_decay, seed=seed)
+    recipe = finetune.FinetuneSettings(epochs, others["batch_size"], lr, weight_decay, seed=seed)
     with common.errors(), common.make_protocol(**others, folder=out) as protocol:
         check_result(result_path(out, "finetune"), **protocol.described)
         with common.show_progress(epochs * protocol.train.splits[protocol.train_split], "fine-tuning of") as progress:
@@ -95,7 +95,7 @@ def segment_command(
     from satmip_train.evaluation import segment
     from satmip_train.evaluation.evaluate import check_result, write_result
 
-    recipe = segment.Recipe(others.pop("epochs"), lr=others.pop("lr"), seed=others.pop("seed"))
+    recipe = segment.SegmentSettings(others.pop("epochs"), lr=others.pop("lr"), seed=others.pop("seed"))
     with common.errors(), common.make_running(**others) as running:
         folders = segment.read_folders(train, test)
         check_result(result_path(out, "segment"), **folders.described)

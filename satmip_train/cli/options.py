@@ -20,9 +20,9 @@ from satmip_train.evaluation import tables
 from satmip_train.runs.external_forms import EXTERNALS
 
 if TYPE_CHECKING:
-    from satmip_train.evaluation.classifiers import Result
     from satmip_train.evaluation.evaluate import Protocol
     from satmip_train.evaluation.metadata_features import Running
+    from satmip_train.evaluation.tables import Result
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 RUN = click.Path(exists=True, path_type=Path)

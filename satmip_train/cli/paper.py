@@ -14,25 +14,26 @@ import click
 from satmip_data.names import without_secrets
 from satmip_train.cli import options as common
 from satmip_train.cli.options import options
-from satmip_train.config import load_recipe
+from satmip_train.config import resolve
 from satmip_train.data.dataset import open_dataset
 from satmip_train.errors import UsageError
+from satmip_train.evaluation_sets import evaluation_sets, set_named
 from satmip_train.files import write_atomically
 from satmip_train.paper import figures
 from satmip_train.paper.fill import Budget, Filled, fill
 from satmip_train.paper.formats import FORMATS, as_text, trace
-from satmip_train.paper.layout import FIGURE_3, FULL_EPOCHS, FULL_VIEW, TABLES, evaluation_sets, set_named, table_layout
+from satmip_train.paper.layout import FIGURE_3, FULL_EPOCHS, SHARED, TABLES, recipe_settings, table_layout
 from satmip_train.paper.reproduce import (
     TARGETS,
     TINY_EPOCHS,
     Command,
-    Plan,
+    Commands,
     Request,
     check_request,
+    commands_of,
     is_done,
     keep_request,
     option_of,
-    plan_table,
 )
 from satmip_train.paper.scores import read_budget, read_scores, read_trainings
 
@@ -80,7 +81,7 @@ class Budgeted(click.ParamType[float | None]):
         except ValueError:
             epochs = 0.0
         if not 0 < epochs < float("inf"):
-            self.fail(f"must be a number of epochs or tiny, however: {value!r}", param, ctx)
+            self.fail(f'"{value}" is neither a number of epochs above 0 nor tiny', param, ctx)
         return epochs
 
 
@@ -94,7 +95,7 @@ class Words(click.ParamType[tuple[str, ...]]):
         try:
             return value if isinstance(value, tuple) else tuple(shlex.split(value))
         except ValueError as error:
-            self.fail(f"must be words as a shell splits them, however: {value!r}: {error}", param, ctx)
+            self.fail(f"a shell could not split {value} into words: {error}", param, ctx)
 
 
 def _pairs(values: Iterable[str], option: str) -> dict[str, str]:
@@ -103,7 +104,7 @@ def _pairs(values: Iterable[str], option: str) -> dict[str, str]:
     for word in values:
         name, equals, value = word.partition("=")
         if not equals or not name or not value:
-            raise click.UsageError(f"{option} must be of the form NAME=VALUE, however: {word!r}")
+            raise click.UsageError(f'{option} has "{word}", which is not of the form NAME=VALUE')
         pairs[name] = value
     return pairs
 
@@ -114,7 +115,7 @@ def _sets(values: Iterable[str], option: str) -> dict[str, str]:
     for name, value in _pairs(values, option).items():
         evaluation = set_named(name)
         if evaluation is None:
-            raise click.UsageError(f"{option} must name one of {', '.join(evaluation_sets())}, however: {name!r}")
+            raise click.UsageError(f'{option} names the unknown set "{name}". Sets: {", ".join(evaluation_sets())}')
         found[evaluation.id] = value
     return found
 
@@ -224,16 +225,16 @@ def reproduce(target: str, execute: bool, launcher: tuple[str, ...], rate: float
     target = target.lower()
     with common.errors():
         request = _request(**others)
-        plan = plan_table(target, request)
-        _announce(plan, request, rate)
+        listed = commands_of(target, request)
+        _announce(listed, request, rate)
         if not execute:
             check_request(request)
-            for command in plan.commands:
+            for command in listed.commands:
                 click.echo(f"{'# done: ' if is_done(command) else ''}{without_secrets(shlex.join(_words(command, launcher)))}")
             return
         keep_request(request)
-        for number, command in enumerate(plan.commands, 1):
-            _execute(command, launcher, f"[{number}/{len(plan.commands)}]")
+        for number, command in enumerate(listed.commands, 1):
+            _execute(command, launcher, f"[{number}/{len(listed.commands)}]")
         filled = _filled(target, (request.out,), (), request.budget.full_epochs, request.budget.neighbours)
         click.echo(f"\n{as_text(filled)}")
         if target == FIGURE_3:
@@ -261,7 +262,7 @@ def _request(
         recipe=recipe,
         external=_pairs(external, "--external"),
         # Beside views smaller than the paper's nearly all images are larger, and would show objects at another scale.
-        larger_images="keep" if _view_size(recipe, others["train_options"]) == FULL_VIEW else "resize",
+        larger_images="keep" if _view_size(recipe, others["train_options"]) == recipe_settings(SHARED)["view_size"] else "resize",
         **others,
     )
 
@@ -269,24 +270,25 @@ def _request(
 def _view_size(recipe: str | None, train_options: tuple[str, ...]) -> int:
     """Return the side of the views of every training; UsageError where there is no such recipe."""
     try:
-        return int(option_of(train_options, "--view-size") or load_recipe(recipe or "simclr").get("view_size", FULL_VIEW))
+        return int(option_of(train_options, "--view-size") or resolve(recipe or SHARED, {}).view_size)
     except ValueError as error:
-        raise UsageError(f"--recipe-base and --view-size must say how trainings are made, however: {error}") from error
+        raise UsageError(f"--recipe-base or --view-size does not say how trainings are made: {error}") from error
 
 
-def _announce(plan: Plan, request: Request, rate: float | None) -> None:
+def _announce(listed: Commands, request: Request, rate: float | None) -> None:
     """Say what the commands cost and what is left out, as comments of a shell script."""
     dataset = open_dataset(request.shards)
     samples = dataset.splits.get("train", 0)
-    trainings = sum(command.program == "satmip-train" for command in plan.commands)
+    trainings = sum(command.program == "satmip-train" for command in listed.commands)
     cost = (
-        f"{trainings} trainings, {plan.epochs:g} epochs of {samples:,} samples: {plan.epochs * samples / 1e6:,.3g} million samples"
+        f"{trainings} trainings, {listed.epochs:g} epochs of {samples:,} samples: {listed.epochs * samples / 1e6:,.3g} million "
+        "samples"
     )
     if rate is not None:
-        cost += f", {plan.epochs * samples / rate / 3600:,.3g} h at {rate:g} samples/s"
-    click.echo(f"# {cost}; {len(plan.commands) - trainings} evaluations.")
-    for note in plan.notes:
-        click.echo(f"# {note}")
+        cost += f", {listed.epochs * samples / rate / 3600:,.3g} h at {rate:g} samples/s"
+    click.echo(f"# {cost}; {len(listed.commands) - trainings} evaluations.")
+    for note in listed.notes:
+        click.echo(f"# {without_secrets(note)}")
 
 
 def _words(command: Command, launcher: tuple[str, ...]) -> list[str]:
@@ -312,9 +314,7 @@ def _execute(command: Command, launcher: tuple[str, ...], place: str) -> None:
     if status or not is_done(command):
         by_signal = f"it was ended by signal {-status} ({signal.strsignal(-status)})" if status < 0 else ""
         ended = by_signal or (f"it ended with status {status}" if status else f"{command.output} is not there or not whole")
-        raise UsageError(
-            f"every command must succeed, however: {ended}. It was:\n  {shown}\nThe same reproduce command goes on from here"
-        )
+        raise UsageError(f"A command failed: {ended}. It was:\n  {shown}\nThe same reproduce command goes on from here")
 
 
 def _wait(words: list[str]) -> int:

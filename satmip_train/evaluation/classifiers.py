@@ -9,9 +9,8 @@ import numpy.typing as npt
 
 from satmip_train.evaluation import probes
 from satmip_train.evaluation.features import Features
-
-Result = dict[str, Any]
-"""`metrics` (name -> value in 0..1) and details of the probe."""
+from satmip_train.evaluation.tables import Result
+from satmip_train.evaluation_sets import set_named
 
 
 @dataclass(frozen=True)
@@ -101,13 +100,14 @@ Probe = Knn | Linear
 
 
 def primary_metric(source: str, labels: npt.NDArray[np.generic]) -> str:
-    """Return the metric that the paper prints for a data set: macro-F1 for fMoW and FGSC-23, else top-1 accuracy (table 2).
+    """Return the metric that the paper prints for a data set: top-1 accuracy where it has none of that name.
 
     NOTE[DIFF] The paper has no multi-label set; there it is mean average precision, the mean over classes.
     """
     if labels.ndim == 2:
         return "macro_map"
-    return "macro_f1" if source in {"fmow", "fgsc23"} else "top1"
+    known = set_named(source)
+    return "top1" if known is None else known.metric
 
 
 def described(scores: probes.Scores | probes.MultiLabelScores, classes: Sequence[str]) -> tuple[dict[str, float], Result]:

@@ -25,11 +25,10 @@ from satmip_train.evaluation import features
 from satmip_train.evaluation.evaluate import describe_split
 from satmip_train.evaluation.features import run_frozen
 from satmip_train.evaluation.metadata_features import Running
+from satmip_train.evaluation.tables import Result
 from satmip_train.files import write_atomically
 from satmip_train.runs import checkpoint
 from satmip_train.runs.export import load_backbone
-
-Result = dict[str, Any]
 
 
 @dataclass(frozen=True)

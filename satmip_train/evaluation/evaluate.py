@@ -18,10 +18,11 @@ from satmip_train.config import FREE_SETTINGS
 from satmip_train.data.dataset import Dataset
 from satmip_train.errors import UsageError
 from satmip_train.evaluation import features
-from satmip_train.evaluation.classifiers import Probe, Result, primary_metric
+from satmip_train.evaluation.classifiers import Probe, primary_metric
 from satmip_train.evaluation.features import Features
 from satmip_train.evaluation.metadata_features import Running
 from satmip_train.evaluation.models import Model, image_features, metadata_features_of, models
+from satmip_train.evaluation.tables import Result
 from satmip_train.files import result_path, write_atomically
 from satmip_train.runs import checkpoint
 

@@ -24,10 +24,11 @@ from satmip_train.data.order import Order
 from satmip_train.data.tar import Readers
 from satmip_train.errors import UsageError
 from satmip_train.evaluation import features, probes
-from satmip_train.evaluation.classifiers import Result, described, primary_metric
+from satmip_train.evaluation.classifiers import described, primary_metric
 from satmip_train.evaluation.evaluate import Protocol, assemble, check_labels, describe_model, protocol_models
 from satmip_train.evaluation.features import autocast, label_key, read_labels
 from satmip_train.evaluation.models import PIXELS, Model
+from satmip_train.evaluation.tables import Result
 from satmip_train.files import write_atomically
 from satmip_train.models import weight_decay as weight_decay_module
 from satmip_train.models.backbones import feature_dim
@@ -39,7 +40,7 @@ _BLOCK = 16
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FinetuneSettings:
     """How a network is fine-tuned."""
 
     epochs: int = 30
@@ -52,7 +53,9 @@ class Recipe:
     """Of the classifier's weights, the order of samples and the views."""
 
 
-def finetune(runs: Sequence[Path], protocol: Protocol, recipe: Recipe, out: Path, progress: Callable[[str, int], None]) -> Result:
+def finetune(
+    runs: Sequence[Path], protocol: Protocol, recipe: FinetuneSettings, out: Path, progress: Callable[[str, int], None]
+) -> Result:
     """Fine-tune the backbones of the runs and their controls, and test them after the last epoch.
 
     What a stopped run needs is kept in `out`; the same call goes on after the last whole epoch. `progress` is told of a model's
@@ -77,7 +80,7 @@ def finetune(runs: Sequence[Path], protocol: Protocol, recipe: Recipe, out: Path
     return assemble("finetune", protocol, asdict(recipe), metric, results)
 
 
-def _check(protocol: Protocol, recipe: Recipe) -> None:
+def _check(protocol: Protocol, recipe: FinetuneSettings) -> None:
     chips = sum(shard.samples for shard in protocol.train.split(protocol.train_split))
     if chips < recipe.batch_size:
         raise UsageError(f"a batch must fit into the split, however: {recipe.batch_size=} of {chips}. Pass --batch-size {chips}")
@@ -90,7 +93,7 @@ def _check(protocol: Protocol, recipe: Recipe) -> None:
     check_labels(protocol, *(read_labels(shards, split) for shards, split in protocol.splits))
 
 
-def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
+def learning_rate(step: int, steps_per_epoch: int, recipe: FinetuneSettings) -> float:
     """Return the backbone's rate at a step, from 0: a linear rise to `lr` over the warm-up, then half a cosine to 0."""
     total, warmup = recipe.epochs * steps_per_epoch, round(recipe.warmup_epochs * steps_per_epoch)
     if step < warmup:
@@ -106,7 +109,9 @@ def policy(view_size: int) -> Policy:
 class _Tuning:
     """One model being fine-tuned."""
 
-    def __init__(self, model: Model, protocol: Protocol, recipe: Recipe, out: Path, progress: Callable[[str, int], None]) -> None:
+    def __init__(
+        self, model: Model, protocol: Protocol, recipe: FinetuneSettings, out: Path, progress: Callable[[str, int], None]
+    ) -> None:
         self._model, self._protocol, self._recipe, self._progress = model, protocol, recipe, progress
         self._label = label_key(protocol.train, protocol.train_split)
         self._device = torch.device(protocol.device)

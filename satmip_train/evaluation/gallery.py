@@ -92,9 +92,7 @@ def numbers_of(features: Features, keys: Sequence[str]) -> list[int]:
     """
     place = {str(key): number for number, key in enumerate(features.keys)}
     if missing := [key for key in keys if key not in place]:
-        raise UsageError(
-            f"a query must be the key of a sample, such as {features.keys[0]!s}, however: {missing}. Pass another --query"
-        )
+        raise UsageError(f"No sample has the key {', '.join(missing)}. Use a --query such as {features.keys[0]!s}")
     return [place[key] for key in keys]
 
 

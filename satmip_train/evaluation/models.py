@@ -18,6 +18,7 @@ from satmip_train.evaluation.features import Features, Input
 from satmip_train.evaluation.metadata_features import MetadataModel, Running
 from satmip_train.files import METADATA_WEIGHTS
 from satmip_train.models.backbones import at_size, create_backbone
+from satmip_train.objective_names import terms_of
 from satmip_train.runs.checkpoint import saved_settings
 from satmip_train.runs.export import load_backbone
 from satmip_train.runs.external_forms import EXTERNALS
@@ -98,7 +99,7 @@ def load_model(run: Path, modality: Modality = "image") -> Model:
     settings = saved_settings(config, run)
     if modality == "image":
         return Model(name, "run", run, settings, backbone, None, trained)
-    if not settings.objective.startswith("satmip") and not (run / METADATA_WEIGHTS).is_file():
+    if not terms_of(settings.objective).learns_from_metadata and not (run / METADATA_WEIGHTS).is_file():
         raise UsageError(
             f"the run must have learned from metadata, however: {settings.objective=} of {run} has no metadata encoder. "
             "Pass runs of satmip or satmips"

@@ -24,10 +24,10 @@ from satmip_train.data.tar import Readers
 from satmip_train.evaluation.evaluate import describe_model, describe_split
 from satmip_train.evaluation.metadata_features import Running
 from satmip_train.evaluation.models import Model, image_features, load_model, metadata_features_of
+from satmip_train.evaluation.tables import Result
 from satmip_train.runs import checkpoint
 from satmip_train.runs.export import Projections, load_projections
 
-Result = dict[str, Any]
 Numbers = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 

@@ -24,10 +24,10 @@ from satmip_data.names import FORMATS
 from satmip_train.data.image_files import Rendering, find_images, read_picture
 from satmip_train.errors import UsageError
 from satmip_train.evaluation import features
-from satmip_train.evaluation.classifiers import Result
 from satmip_train.evaluation.evaluate import describe_model, summarise
 from satmip_train.evaluation.metadata_features import Running
 from satmip_train.evaluation.models import Model, models
+from satmip_train.evaluation.tables import Result
 from satmip_train.runs import checkpoint
 
 IGNORED = 255
@@ -55,7 +55,7 @@ class Folders:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SegmentSettings:
     """How the linear classifier is fitted."""
 
     epochs: int = 20
@@ -135,7 +135,7 @@ def patch_features(backbone: nn.Module, views: Tensor) -> Tensor:
 def segment(
     runs: Sequence[Path],
     folders: Folders,
-    recipe: Recipe,
+    recipe: SegmentSettings,
     running: Running,
     random_seeds: Sequence[int],
     progress: Callable[[str, int], None],
@@ -158,9 +158,9 @@ def segment(
     results = []
     for model in models(runs, random_seeds):
         progress(model.name, 0)
-        looked = _Look(model, statistics, running, lambda samples, name=model.name: progress(name, samples))  # type: ignore[misc]
-        classifier, loss = _fit(looked, pairs, values, recipe)
-        counts = _confusion(looked, classifier, tested, values)
+        reader = _PatchReader(model, statistics, running, lambda samples, name=model.name: progress(name, samples))  # type: ignore[misc]
+        classifier, loss = _fit(reader, pairs, values, recipe)
+        counts = _confusion(reader, classifier, tested, values)
         results.append({**describe_model(model), "train_loss": loss, **scores(counts, values)})
     return {
         "probe": "segment",
@@ -202,7 +202,7 @@ def channel_statistics(pairs: Sequence[Pair]) -> tuple[tuple[float, ...], tuple[
     return tuple(map(float, mean)), tuple(map(float, std))
 
 
-class _Look:
+class _PatchReader:
     """A frozen backbone that looks at image files."""
 
     def __init__(
@@ -226,16 +226,16 @@ class _Look:
             yield from found
 
 
-def _fit(looked: _Look, pairs: Sequence[Pair], values: Sequence[int], recipe: Recipe) -> tuple[nn.Conv2d, float]:
+def _fit(reader: _PatchReader, pairs: Sequence[Pair], values: Sequence[int], recipe: SegmentSettings) -> tuple[nn.Conv2d, float]:
     """Return the fitted classifier and the mean loss of the last epoch."""
-    grids = torch.stack(list(looked.grids(pairs))).clone()
-    side = looked.side
+    grids = torch.stack(list(reader.grids(pairs))).clone()
+    side = reader.side
     targets = torch.stack([_target(read_mask(pair.mask), values, side) for pair in pairs])
     generator = torch.Generator().manual_seed(recipe.seed)
     classifier = nn.Conv2d(grids.shape[1], len(values), 1)
     nn.init.zeros_(classifier.weight)
     nn.init.zeros_(torch.as_tensor(classifier.bias))
-    classifier.to(looked.device)
+    classifier.to(reader.device)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=recipe.lr)
     steps = math.ceil(len(pairs) / recipe.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs * steps)
@@ -244,7 +244,7 @@ def _fit(looked: _Look, pairs: Sequence[Pair], values: Sequence[int], recipe: Re
         losses = []
         for chosen in torch.split(torch.randperm(len(pairs), generator=generator), recipe.batch_size):
             logits = F.interpolate(classifier(grids[chosen.to(grids.device)]), (side, side), mode="bilinear", align_corners=False)
-            target = targets[chosen].to(looked.device)
+            target = targets[chosen].to(reader.device)
             if not (target != IGNORED).any():
                 continue
             loss = F.cross_entropy(logits, target.long(), ignore_index=IGNORED)
@@ -268,10 +268,10 @@ def _indices(mask: Mask, values: Sequence[int]) -> Mask:
     return table[mask]
 
 
-def _confusion(looked: _Look, classifier: nn.Conv2d, pairs: Sequence[Pair], values: Sequence[int]) -> npt.NDArray[np.int64]:
+def _confusion(reader: _PatchReader, classifier: nn.Conv2d, pairs: Sequence[Pair], values: Sequence[int]) -> npt.NDArray[np.int64]:
     """Return pixels by true class and prediction, each mask at its own size. Shape: (classes, classes)."""
     counts = np.zeros((len(values), len(values)), np.int64)
-    for pair, grid in zip(pairs, looked.grids(pairs), strict=True):
+    for pair, grid in zip(pairs, reader.grids(pairs), strict=True):
         truth = _indices(read_mask(pair.mask), values)
         with torch.inference_mode():
             logits = F.interpolate(classifier(grid[None]), truth.shape, mode="bilinear", align_corners=False)

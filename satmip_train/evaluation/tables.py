@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 Result = dict[str, Any]
+"""What an evaluation found and all that it depends on, as it is written."""
 
 METRICS = {
     "macro_f1": "macro-F1",

@@ -10,11 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from satmip_train.config import Settings
 from satmip_train.data.places import Places
-from satmip_train.distributed import world_size
 from satmip_train.models.metadata_encoders import CaptionEncoder, MetadataShape, TabularEncoder
 from satmip_train.objectives.losses import same_place
 
-__all__ = ["MetadataShape", "Objective", "masked_pairs"]
+__all__ = ["MetadataShape", "Objective"]
 
 
 class Objective(nn.Module, ABC):
@@ -74,12 +73,12 @@ class Objective(nn.Module, ABC):
     def chance(self) -> dict[str, float]:
         """Return the loss and its parts as a model has them that tells no sample of a global batch from another."""
 
-    def excluded(self, batch: Mapping[str, Any]) -> Tensor | None:
-        """Return which candidates the losses leave out, (B, K) bool; None where they leave out none."""
-        return same_place(batch["place"]) if "place" in self.batch_keys else None
-
     def after_step(self) -> None:
         """Bring the parameters back into their bounds; called after each step of the optimizer."""
+
+    def excluded(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """Return which samples of the global batch are no negatives, (B, K) bool; None where all others are."""
+        return same_place(batch["place"]) if "place" in self.batch_keys else None
 
     def encode(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the backbone's features of each view.
@@ -89,11 +88,7 @@ class Objective(nn.Module, ABC):
         Shape:
             views: each (B, 3, S, S)
             returns: as many (B, width)
-
-        Raises:
-            ValueError: there are more or fewer views than `views`.
         """
-        self.check_views(views)
         if len(views) == 1 or any(isinstance(part, _BatchNorm) for part in self.backbone.modules()):
             return tuple(self.backbone(view) for view in views)
         features: Tensor = self.backbone(torch.cat(tuple(views)))
@@ -102,9 +97,4 @@ class Objective(nn.Module, ABC):
     def check_views(self, views: Sequence[Tensor]) -> None:
         """Check the number of views. Raises ValueError where there are more or fewer than `views`."""
         if len(views) != self.views:
-            raise ValueError(f"a batch must hold {self.views} views, however: {len(views)=}")
-
-
-def masked_pairs(excluded: Tensor | None) -> dict[str, Tensor]:
-    """Return the number of pairs of the global batch that the losses leave out, to log: {} or {"masked_pairs": ()}."""
-    return {} if excluded is None else {"masked_pairs": excluded.sum().float() * world_size()}
+            raise ValueError(f"A batch of this objective has {self.views} views, and this one has {len(views)}.")

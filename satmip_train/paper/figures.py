@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 
 from satmip_train.data.remote import reaching
 from satmip_train.errors import UsageError
+from satmip_train.evaluation_sets import evaluation_sets
 from satmip_train.files import write_atomically
 from satmip_train.paper.fill import Cell, Filled
-from satmip_train.paper.layout import Column, Number, evaluation_sets
+from satmip_train.paper.layout import Column, Number
 
 INDEX = "index.parquet"
 _DPI = 200
@@ -138,14 +139,12 @@ def _known(shards: str, split: str, field: str) -> list[Any]:
         table = pq.ParquetFile(pa.BufferReader(_read(f"{shards}/{INDEX}"))).read(["split", field], use_threads=False)
         table = table.select(["split", field])
     except (OSError, KeyError, pa.ArrowInvalid) as error:
-        raise UsageError(
-            f"a shard directory must have an index with {field!r}, however: {shards}: {error}. Build the shards with satmip-data"
-        ) from error
+        raise UsageError(f"Cannot read {field} from the index of {shards}: {error}. Build the shards with satmip-data") from error
     splits, values = table["split"].to_pylist(), table[field].to_pylist()
     known = [value for name, value in zip(splits, values, strict=True) if name == split and value is not None]
     if not known:
         raise UsageError(
-            f"some sample must know its {field}, however: none of {split!r} in {shards} does. Pass another --split, of "
+            f'No sample of the split "{split}" in {shards} knows its {field}. Use another --split, of '
             f"{', '.join(sorted(set(splits)))}"
         )
     return known

@@ -7,28 +7,20 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from satmip_data.metadata.fields import expand_fields
-from satmip_train.config import FREE_SETTINGS
-from satmip_train.paper.layout import COST_KINDS, FULL_EPOCHS, Column, EvaluationSet, Row, TableLayout, evaluation_sets
+from satmip_data.metadata.fields import DEFAULT_FIELDS, expand_fields
+from satmip_train.config import FREE_SETTINGS, Settings
+from satmip_train.evaluation_sets import EvaluationSet, evaluation_sets
+from satmip_train.objective_names import terms_of
+from satmip_train.paper.layout import COST_KINDS, FULL_EPOCHS, SHARED, Column, Row, TableLayout, recipe_settings
 from satmip_train.paper.scores import Samples, Score, Training
 
 Neighbours = Literal["paper", "best"]
 """Which k of kNN is reported: the paper's fixed ones, or the best on the test split."""
 
-DEFAULTS: dict[str, Any] = {
-    "hpt": False,
-    "policy": "simclr-sat",
-    "metadata_encoder": "text",
-    "fields": ("gsd", "timestamp", "location"),
-    "coupled": True,
-    "simclr_weight": 1.0,
-}
-"""What a row of the paper is, where its settings do not say otherwise."""
-_PAPERS_NETWORK: dict[str, Any] = {
-    "backbone": "vit_small_patch16_224", "backbone_args": {"num_heads": 12}, "view_size": 224, "batch_size": 1024,
-}  # fmt: skip
-"""What all runs of the paper share (section 4.2)."""
-_METADATA, _BOTH = ("metadata_encoder", "fields"), ("coupled", "simclr_weight")
+TELLING = ("objective", "policy", "metadata_encoder", "fields", "coupled", "simclr_weight")
+"""The settings that tell the rows of the paper's tables apart, beside the first weights."""
+_NETWORK = ("backbone", "backbone_args", "view_size", "batch_size")
+"""The settings that all runs of the paper share (section 4.2)."""
 _BUDGET = {"seed", "epochs", "warmup_epochs", *FREE_SETTINGS}
 
 
@@ -70,18 +62,16 @@ class Budget:
 
 
 def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of the settings of a run, or of a row, tells the rows of the paper's tables apart."""
-    objective = settings["objective"]
-    names = ["hpt", "policy"]
-    names += _METADATA if objective in ("satmip", "satmips") else ()
-    names += _BOTH if objective == "satmips" else ()
-    own = {"objective": objective, **{name: settings.get(name, DEFAULTS[name]) for name in names}}
-    if "init" in settings:
-        # timm's weights are those of no row.
-        own["hpt"] = {"random": False, "timm": "timm"}.get(settings["init"], True)
-    if "fields" in own:
-        own["fields"] = DEFAULTS["fields"] if own["fields"] is None else expand_fields(own["fields"])
-    return own
+    """Return what of the settings of a run tells the rows of the paper's tables apart: "hpt", whether it started from weights of a
+    file, and those of `TELLING` that have a bearing on its objective."""
+    known = {name: settings.get(name, Settings.model_fields[name].default) for name in (*TELLING, "init")}
+    own = terms_of(known["objective"])
+    left_out = set() if own.learns_from_metadata else {"metadata_encoder", "fields"}
+    left_out |= set() if own.learns_from_metadata and own.compares_views else {"coupled", "simclr_weight"}
+    known["fields"] = expand_fields(known["fields"] or DEFAULT_FIELDS)
+    # timm's weights are those of no row.
+    hpt = {"random": False, "timm": "timm"}.get(known["init"], True)
+    return {"hpt": hpt, **{name: known[name] for name in TELLING if name not in left_out}}
 
 
 def fill(layout: TableLayout, scores: Sequence[Score], trainings: Sequence[Training], budget: Budget) -> Filled:
@@ -149,7 +139,7 @@ class _Filler:
         if group is None:
             return None
         if column.kind in COST_KINDS:
-            return self._cost(row, column, wanted, group)
+            return self._cost(row, column, group)
         if column.kind == "difference":
             return self._difference(row, column, group)
         if column.kind == "mean_of_sets":
@@ -165,7 +155,7 @@ class _Filler:
             value, note = _metric(score, row, self._budget.neighbours)
             found[seed] = _Value(value, (str(score.file), *([score.run] if score.run else ())), note)
             self.used.setdefault(score.dataset, {})[score.samples] = None
-            if row.settings is not None:
+            if row.recipe is not None:
                 self.networks.add(_network(score.settings))
         return found
 
@@ -185,25 +175,26 @@ class _Filler:
             return score.kind == row.control and wanted.get("encoder", encoder) == encoder
         if row.external is not None:
             return score.kind == "run" and score.settings["objective"] == row.external
-        return score.kind == "run" and self._trains(row.settings or {}, score.settings, wanted["epochs"])
+        assert row.recipe is not None
+        return score.kind == "run" and self._trains(row.recipe, score.settings, wanted["epochs"])
 
-    def _trains(self, row: Mapping[str, Any], settings: Mapping[str, Any], epochs: float) -> bool:
-        """Whether a run is one of a row. What was cut short by max_steps is none."""
+    def _trains(self, recipe: str, settings: Mapping[str, Any], epochs: float) -> bool:
+        """Whether a run is one of a recipe. What was cut short by max_steps is none."""
         return (
             settings.get("max_steps") is None
             and math.isclose(settings["epochs"], self._budget.epochs(epochs), rel_tol=1e-6)
-            and identity(settings) == identity(row)
+            and identity(settings) == identity(recipe_settings(recipe))
         )
 
     def _trained(self, row: Row) -> list[Training]:
-        if row.settings is None or not any(column.kind in COST_KINDS for column in self._layout.columns):
+        if row.recipe is None or not any(column.kind in COST_KINDS for column in self._layout.columns):
             return []
-        epochs = {**self._layout.cell, **row.cell}["epochs"]
-        return self._measured(row.settings, epochs)
+        return self._measured(row.recipe)
 
-    def _measured(self, settings: Mapping[str, Any], epochs: float) -> list[Training]:
-        """Return the runs with these settings whose cost is known; note the others."""
-        found = [t for t in self._trainings if self._trains(settings, t.settings, epochs)]
+    def _measured(self, recipe: str) -> list[Training]:
+        """Return the runs of a recipe whose cost is known; note the others."""
+        epochs = recipe_settings(recipe)["epochs"]
+        found = [t for t in self._trainings if self._trains(recipe, t.settings, epochs)]
         for training in found:
             if training.cost is None:
                 self.notes[f"The cost of {training.folder} is missing: its summary.json does not account for all of its steps."] = (
@@ -233,25 +224,24 @@ class _Filler:
             }
         )
 
-    def _cost(self, row: Row, column: Column, wanted: Mapping[str, Any], group: str) -> Cell | None:
+    def _cost(self, row: Row, column: Column, group: str) -> Cell | None:
         ours = [t for t in self._trained(row) if _group(t) == group]
         self.networks |= {_network(t.settings) for t in ours}
         values = {t.seed: _Value(value, (str(t.folder),)) for t in ours if (value := _cost_value(t, column.kind)) is not None}
         if column.kind not in ("time_ratio", "memory_ratio") or not values:
             return _cell(values)
-        base = self._baseline(ours[0], wanted["epochs"])
+        base = self._baseline(ours[0])
         known = {str(t.folder): value for t in base if (value := _cost_value(t, column.kind)) is not None}
         if not known:
             return None
         unit = fmean(known.values())
         return _cell({seed: _Value(v.value / unit, (*v.files, *sorted(known))) for seed, v in values.items()})
 
-    def _baseline(self, run: Training, epochs: float) -> list[Training]:
+    def _baseline(self, run: Training) -> list[Training]:
         """Return the runs that a cost is relative to: of the same network and shards, and of these the most with equal settings."""
-        settings = self._layout.baseline
-        assert settings is not None
+        assert self._layout.baseline is not None
         groups: dict[str, list[Training]] = {}
-        for training in self._measured(settings, settings.get("epochs", epochs)):
+        for training in self._measured(self._layout.baseline):
             if (_network(training.settings), training.shards) == (_network(run.settings), run.shards):
                 groups.setdefault(_group(training), []).append(training)
         chosen = max(sorted(groups), key=lambda group: len(groups[group]), default=None)
@@ -346,7 +336,8 @@ def _budget_notes(budget: Budget, filled: bool) -> Iterable[str]:
 
 def _network(settings: Mapping[str, Any]) -> str:
     """Return in words what the paper keeps the same in all its runs."""
-    known = {**_PAPERS_NETWORK, **settings}
+    shared = recipe_settings(SHARED)
+    known = {**{name: shared[name] for name in _NETWORK}, **settings}
     arguments = ", ".join(f"{name} {value}" for name, value in known["backbone_args"].items())
     return f"{known['backbone']} ({arguments}), views of {known['view_size']} pixels, batch {known['batch_size']}"
 

@@ -1,4 +1,4 @@
-"""The paper's tables: their layout, the settings of each row, and the numbers that are really printed, each with where it stands.
+"""The paper's tables: their layout, the recipe of each row, and the numbers that are really printed, each with where it stands.
 
 One TOML file a table. A number that the text of the paper lost, and that neither another of its tables nor the poster gives, is
 missing here.
@@ -10,14 +10,17 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
+from satmip_train.config import resolve
+from satmip_train.evaluation_sets import evaluation_sets
+
 TABLES = ("2", "3", "4", "5", "6", "s4", "s5", "s6", "s8")
 """The tables of results, by the paper's numbers."""
 FIGURE_3 = "figure3"
 """The points of Figure 3 as a table."""
 FULL_EPOCHS = 200
 """Epochs of the paper's longest runs."""
-FULL_VIEW = 224
-"""Side of its views in pixels."""
+SHARED = "paper/satmips"
+"""A recipe of the network and the views that all runs of the paper share (section 4.2)."""
 
 ColumnKind = Literal[
     "score", "difference", "mean_gain", "mean_of_sets",
@@ -25,31 +28,6 @@ ColumnKind = Literal[
 ]  # fmt: skip
 COST_KINDS = frozenset({"time_ratio", "memory_ratio", "hours", "device_hours", "memory_gib", "energy_kwh"})
 """Columns that say what training cost."""
-
-
-@dataclass(frozen=True)
-class EvaluationSet:
-    """A data set that representations are evaluated on."""
-
-    id: str
-    title: str
-    metric: Literal["macro_f1", "top1"]
-    """What the paper reports on it (section 4.1)."""
-    k: int
-    """Neighbours of kNN that the paper reports for contrastive models (supplement C)."""
-    k_mae: int
-    """The same for masked autoencoders."""
-    train: int
-    """Samples to learn from (Table S1)."""
-    test: int
-    classes: int
-    names: tuple[str, ...]
-    """Other names of it."""
-
-    @property
-    def heading(self) -> str:
-        """The heading of its column."""
-        return f"{self.title} {'F1' if self.metric == 'macro_f1' else 'Acc.'}"
 
 
 @dataclass(frozen=True)
@@ -82,8 +60,8 @@ class Row:
     """A row of a table: which models fill it, and what the paper prints."""
 
     labels: tuple[str, ...]
-    settings: dict[str, Any] | None
-    """Settings of training that tell the row from others; None where the row is no training of ours."""
+    recipe: str | None
+    """Recipe of its training; None where the row is no training of ours."""
     external: str | None
     """Somebody else's backbone, by its name in `external`."""
     control: Literal["random", "identity"] | None
@@ -107,9 +85,9 @@ class TableLayout:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     cell: dict[str, Any]
-    """Probe, dataset, modality and epochs of a cell, where neither row nor column says otherwise."""
-    baseline: dict[str, Any] | None
-    """Settings of the training that times and memories are relative to, and its epochs where they are not the cell's."""
+    """Probe, dataset and modality of a cell, where neither row nor column says otherwise."""
+    baseline: str | None
+    """Recipe of the training that times and memories are relative to."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -118,20 +96,22 @@ class TableLayout:
         return "Figure 3" if self.id == FIGURE_3 else f"Table {self.id.upper()}"
 
     def cell_of(self, row: Row, column: Column) -> dict[str, Any]:
-        """Return probe, dataset, modality and epochs of a cell, of a control also the encoder; the image alone by default."""
-        return {"modality": "image", **self.cell, **row.cell, **column.cell}
+        """Return probe, dataset and modality of a cell (the image alone by default); of a training its epochs, which are the
+        recipe's unless a column has its own; of a control the encoder."""
+        epochs = {} if row.recipe is None else {"epochs": recipe_settings(row.recipe)["epochs"]}
+        return {"modality": "image", **epochs, **self.cell, **row.cell, **column.cell}
 
 
 @cache
-def evaluation_sets() -> dict[str, EvaluationSet]:
-    """Return the paper's evaluation sets by id, in its order."""
-    return {id: EvaluationSet(id=id, **{**entry, "names": tuple(entry["names"])}) for id, entry in _read("datasets").items()}
+def recipe_settings(recipe: str) -> dict[str, Any]:
+    """Return all settings of a recipe."""
+    return resolve(recipe, {}).model_dump()
 
 
-def set_named(name: str) -> EvaluationSet | None:
-    """Return the evaluation set of a name, None where the paper has none of that name."""
-    plain = name.lower().replace("-", "_")
-    return next((s for s in evaluation_sets().values() if plain in (s.id, *s.names)), None)
+@cache
+def run_names() -> dict[str, str]:
+    """Return by recipe what its runs are called, before their epochs and seed."""
+    return {recipe: name for name, recipes in _read("runs").items() for recipe in recipes}
 
 
 @cache
@@ -144,7 +124,7 @@ def table_layout(number: str) -> TableLayout:
         labels=tuple(data["labels"]),
         columns=tuple(_column(entry) for entry in data["columns"]),
         rows=tuple(_row(entry) for entry in data["rows"]),
-        cell=data["cell"],
+        cell=data.get("cell", {}),
         baseline=data.get("baseline"),
         notes=tuple(data.get("notes", ())),
     )
@@ -168,7 +148,7 @@ def _row(entry: dict[str, Any]) -> Row:
     }
     return Row(
         labels=tuple(entry["labels"]),
-        settings=entry.get("settings"),
+        recipe=entry.get("recipe"),
         external=entry.get("external"),
         control=next((kind for kind in ("random", "identity") if entry.get(kind)), None),
         cell=entry.get("cell", {}),

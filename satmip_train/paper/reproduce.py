@@ -11,11 +11,23 @@ from typing import Any, Literal
 from satmip_data.names import without_secrets
 from satmip_train.choices import Larger
 from satmip_train.config import FREE_SETTINGS
-from satmip_train.data.dataset import open_dataset
+from satmip_train.data.dataset import Dataset, open_dataset
 from satmip_train.errors import UsageError
-from satmip_train.files import CONFIG, PLAN, WEIGHTS, result_path, write_atomically
-from satmip_train.paper.fill import DEFAULTS, Budget, identity
-from satmip_train.paper.layout import COST_KINDS, FIGURE_3, TABLES, Column, Row, TableLayout, evaluation_sets, table_layout
+from satmip_train.evaluation_sets import evaluation_sets
+from satmip_train.files import CONFIG, RUN_CONFIG, WEIGHTS, result_path, write_atomically
+from satmip_train.paper.checks import check_metadata, check_shards, paper_split
+from satmip_train.paper.fill import TELLING, Budget, identity
+from satmip_train.paper.layout import (
+    COST_KINDS,
+    FIGURE_3,
+    TABLES,
+    Column,
+    Row,
+    TableLayout,
+    recipe_settings,
+    run_names,
+    table_layout,
+)
 from satmip_train.paper.scores import BUDGET, read_kept
 
 TARGETS = (*TABLES, FIGURE_3)
@@ -25,9 +37,7 @@ TINY_EPOCHS = 8
 _WARMUP_SHARE = 1 / 25
 """Largest share of a run that warms up: what the paper's shortest runs have."""
 _FREE_OF_TRAINING = {"device", "threads", *FREE_SETTINGS} - {"max_steps"}
-_OF_ROWS = {
-    "objective", "policy", "init", "metadata_encoder", "fields", "coupled", "simclr_weight", "epochs", "seed", "out",
-}  # fmt: skip
+_OF_ROWS = {*TELLING, "init", "epochs", "seed", "out"}
 """Options of a training that its row and its seed decide."""
 _FREE_OF_EVALUATION = {"device", "workers", "batch_size"}
 """Options that change no result, so that a reproduction may go on with others."""
@@ -45,7 +55,7 @@ class Request:
     budget: Budget
     seeds: tuple[int, ...] = (0, 1, 2)
     recipe: str | None = None
-    """The recipe of every run; None: that of its objective."""
+    """The recipe of every run, with what its row says; None: that of its row."""
     external: dict[str, str] = field(default_factory=dict)
     """Weight files of others' backbones, by name."""
     hpt: str | None = None
@@ -75,7 +85,7 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Commands:
     """The commands of a table, and what is left out of it."""
 
     commands: tuple[Command, ...]
@@ -87,35 +97,35 @@ class Plan:
         return float(sum(command.settings["epochs"] for command in self.commands if command.program == "satmip-train"))
 
 
-def plan_table(target: str, request: Request) -> Plan:
+def commands_of(target: str, request: Request) -> Commands:
     """Return the commands that fill a table, trainings of a row before its evaluations; a command is there once.
 
     Raises:
-        UsageError: shards cannot be read.
+        UsageError: shards cannot be read, or do not hold what an evaluation of the table reads.
     """
-    return _Planner(table_layout(target), request).plan()
+    return _Lister(table_layout(target), request).listed()
 
 
-class _Planner:
+class _Lister:
+    """Goes through the rows of a table and says what fills them."""
+
     def __init__(self, layout: TableLayout, request: Request) -> None:
         self._layout, self._request = layout, request
-        self._splits = {name: _test_split(name, root) for name, root in request.evaluation.items()}
-        self._fingerprints: dict[str, str] = {}
         self._notes: dict[str, None] = {}
+        self._opened: dict[str, Dataset] = {}
 
-    def plan(self) -> Plan:
+    def listed(self) -> Commands:
         commands: dict[Path, Command] = {}
         for command in self._commands():
             commands.setdefault(command.output, command)
-        return Plan(tuple(commands.values()), tuple(self._notes))
+        return Commands(tuple(commands.values()), tuple(self._notes))
 
     def _commands(self) -> Iterator[Command]:
-        baseline = self._layout.baseline
-        if baseline is not None:
-            yield from self._trainings(baseline, baseline.get("epochs") or self._layout.cell["epochs"])
+        if self._layout.baseline is not None:
+            yield from self._trainings(self._layout.baseline, recipe_settings(self._layout.baseline)["epochs"])
         for row in self._layout.rows:
-            if row.settings is not None:
-                yield from self._row(row, row.settings)
+            if row.recipe is not None:
+                yield from self._row(row, row.recipe)
             elif row.external is not None:
                 yield from self._external(row, row.external)
             elif row.control == "random" and self._modality(row) == "image":
@@ -124,30 +134,31 @@ class _Planner:
     def _modality(self, row: Row) -> str:
         return str(self._layout.cell_of(row, self._layout.columns[0])["modality"])
 
-    def _row(self, row: Row, settings: dict[str, Any]) -> Iterator[Command]:
-        if settings.get("hpt") and self._request.hpt is None:
+    def _row(self, row: Row, recipe: str) -> Iterator[Command]:
+        if identity(recipe_settings(recipe))["hpt"] and self._request.hpt is None:
             self._notes["Rows with HPT are left out: pass --hpt with SLIP's weight file."] = None
             return
-        epochs = dict.fromkeys(self._layout.cell_of(row, column)["epochs"] for column in self._layout.columns)
-        for count in epochs:
-            yield from self._trainings(settings, count)
-            runs = [self._run(settings, count, seed) for seed in self._request.seeds]
-            for cell in self._scores(row, count):
-                yield self._evaluation(cell, runs, f"{_name(settings)}-{count}ep")
+        for epochs in dict.fromkeys(self._layout.cell_of(row, column)["epochs"] for column in self._layout.columns):
+            yield from self._trainings(recipe, epochs)
+            runs = [self._run(recipe, epochs, seed) for seed in self._request.seeds]
+            for cell in self._scores(row, epochs):
+                self._check_metadata(cell, recipe)
+                yield self._evaluation(cell, runs, f"{run_names()[recipe]}-{epochs:g}ep")
 
-    def _trainings(self, settings: Mapping[str, Any], epochs: float) -> Iterator[Command]:
+    def _trainings(self, recipe: str, epochs: float) -> Iterator[Command]:
         for seed in self._request.seeds:
-            yield self._training(settings, epochs, seed)
+            yield self._training(recipe, epochs, seed)
 
-    def _run(self, settings: Mapping[str, Any], epochs: float, seed: int) -> Path:
-        return self._request.out / "runs" / f"{_name(settings)}-{epochs}ep-seed{seed}"
+    def _run(self, recipe: str, epochs: float, seed: int) -> Path:
+        return self._request.out / "runs" / f"{run_names()[recipe]}-{epochs:g}ep-seed{seed}"
 
-    def _training(self, settings: Mapping[str, Any], epochs: float, seed: int) -> Command:
-        request, run, own = self._request, self._run(settings, epochs, seed), identity(settings)
+    def _training(self, recipe: str, epochs: float, seed: int) -> Command:
+        request, run, own = self._request, self._run(recipe, epochs, seed), identity(recipe_settings(recipe))
         count = request.budget.epochs(epochs)
-        objective = own["objective"]
-        recipe = request.recipe or (objective if objective in ("satmip", "satmips") else "simclr")
-        flags = ["--shards", request.shards, "--recipe", recipe, "--objective", objective, *_flags(own, request.hpt)]
+        base = request.recipe or option_of(request.train_options, "--recipe")
+        flags = ["--shards", request.shards, "--recipe", base or recipe]
+        flags += _spelled(own) if base else ()
+        flags += ["--init", str(request.hpt)] if own["hpt"] else ()
         flags += ["--epochs", f"{count:g}", "--knn-every", "0"]
         if count * _WARMUP_SHARE < 1:
             flags += ["--warmup-epochs", f"{count * _WARMUP_SHARE:g}"]
@@ -158,15 +169,20 @@ class _Planner:
     def _read(self, arguments: Sequence[str], split: str, *roots: str) -> tuple[str, str]:
         """Return fingerprint and split of the shards that the first option named among `roots` stands for."""
         root = next(value for name in roots if (value := option_of(arguments, name)) is not None)
-        if root not in self._fingerprints:
-            self._fingerprints[root] = open_dataset(root).fingerprint
-        return self._fingerprints[root], option_of(arguments, f"--{split}") or "train"
+        name = option_of(arguments, f"--{split}") or "train"
+        self._shards(root).split(name)
+        return self._shards(root).fingerprint, name
 
-    def _scores(self, row: Row, epochs: float) -> Iterator[dict[str, Any]]:
-        """Give the cells that are measured, at one number of epochs, where their shards are at hand."""
+    def _shards(self, root: str) -> Dataset:
+        if root not in self._opened:
+            self._opened[root] = open_dataset(root)
+        return self._opened[root]
+
+    def _scores(self, row: Row, epochs: float | None = None) -> Iterator[dict[str, Any]]:
+        """Give the cells that are measured, of a training at one number of epochs, where their shards are at hand."""
         for column in self._layout.columns:
             cell = self._layout.cell_of(row, column)
-            if column.kind in COST_KINDS or cell["epochs"] != epochs:
+            if column.kind in COST_KINDS or cell.get("epochs") != epochs:
                 continue
             for dataset in self._sets(cell, column):
                 if dataset in self._request.evaluation:
@@ -178,6 +194,12 @@ class _Planner:
     @staticmethod
     def _sets(cell: Mapping[str, Any], column: Column) -> Sequence[str]:
         return column.sets or ((cell["dataset"],) if "dataset" in cell else ())
+
+    def _check_metadata(self, cell: Mapping[str, Any], recipe: str) -> None:
+        if cell["modality"] != "image":
+            name, learned = cell["dataset"], self._shards(self._request.shards)
+            shards = self._shards(self._request.evaluation[name])
+            self._notes |= dict.fromkeys(check_metadata(evaluation_sets()[name], shards, learned, recipe_settings(recipe)))
 
     def _evaluation(self, cell: Mapping[str, Any], runs: Sequence[Path], name: str) -> Command:
         modality = cell["modality"]
@@ -191,8 +213,11 @@ class _Planner:
         request, dataset = self._request, cell["dataset"]
         folder = request.out / "eval" / name / dataset
         file = result_path(folder, cell["probe"], cell["modality"])
-        arguments += ["--shards", request.evaluation[dataset], "--test-split", self._splits[dataset], "--out", str(folder)]
+        root, evaluation = request.evaluation[dataset], evaluation_sets()[dataset]
+        arguments += ["--shards", root, "--test-split", paper_split(evaluation, self._shards(root)), "--out", str(folder)]
         arguments += ["--larger-images", request.larger_images, *request.eval_options]
+        larger = option_of(arguments, "--larger-images") or ""
+        self._notes |= dict.fromkeys(check_shards(evaluation, self._shards(root), larger))
         reads = {
             "train": self._read(arguments, "train-split", "--shards"),
             "test": self._read(arguments, "test-split", "--test-shards", "--shards"),
@@ -201,7 +226,7 @@ class _Planner:
 
     def _random(self, row: Row) -> Iterator[Command]:
         recipe = self._request.recipe or "simclr"
-        for cell in self._scores(row, self._layout.cell["epochs"]):
+        for cell in self._scores(row):
             arguments = [cell["probe"], "--backbone", recipe, "--random-seeds", _listed(self._request.seeds)]
             yield self._measured(cell, arguments, "random", ())
 
@@ -210,40 +235,21 @@ class _Planner:
         if weights is None:
             self._notes[f"{row.labels[0]} is left out: pass --external {name}=FILE."] = None
             return
-        for cell in self._scores(row, self._layout.cell["epochs"]):
+        for cell in self._scores(row):
             arguments = [cell["probe"], "--external", name, "--weights", weights, "--random-seeds", ""]
             yield self._measured(cell, arguments, name.replace("+", "p"), (Path(weights),))
 
 
-def _name(settings: Mapping[str, Any]) -> str:
-    """Return a name that tells the settings of a row from all others of the paper."""
-    own = identity(settings)
-    words = [own["objective"]]
-    if own.get("metadata_encoder", "text") != "text":
-        words.append(own["metadata_encoder"])
-    if own.get("fields", DEFAULTS["fields"]) != DEFAULTS["fields"]:
-        words.append("all" if len(own["fields"]) == 15 else "-".join(own["fields"]).replace("_angle", ""))
-    if not own.get("coupled", True):
-        words.append("decoupled")
-    if own.get("simclr_weight", 1.0) != 1.0:
-        words.append(f"lambda{own['simclr_weight']:g}".replace(".", "_"))
-    if own["policy"] != DEFAULTS["policy"]:
-        words.append(own["policy"])
-    return "-".join([*words, *(["hpt"] if own["hpt"] else [])])
-
-
-def _flags(own: Mapping[str, Any], hpt: str | None) -> list[str]:
-    """Return the options of satmip-train for what tells a row apart."""
-    flags = []
-    if "fields" in own:
-        flags += ["--metadata-encoder", own["metadata_encoder"], "--fields", ",".join(own["fields"])]
-    if not own.get("coupled", True):
-        flags += ["--no-coupled"]
-    if own.get("simclr_weight", 1.0) != 1.0:
-        flags += ["--simclr-weight", f"{own['simclr_weight']:g}"]
-    if own["policy"] != DEFAULTS["policy"]:
-        flags += ["--policy", own["policy"]]
-    return flags + (["--init", str(hpt)] if own["hpt"] else [])
+def _spelled(own: Mapping[str, Any]) -> list[str]:
+    """Return the options of satmip-train that make any recipe a row's: one for each setting that tells rows apart."""
+    words = []
+    for name in TELLING:
+        option, value = name.replace("_", "-"), own.get(name)
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        elif value is not None:
+            words += [f"--{option}", ",".join(value) if isinstance(value, tuple) else str(value)]
+    return words
 
 
 def _listed(seeds: Sequence[int]) -> str:
@@ -261,16 +267,6 @@ def option_of(arguments: Sequence[str], name: str) -> str | None:
     return found
 
 
-def _test_split(name: str, root: str) -> str:
-    """Return the split that the paper tests on: fMoW's val (supplement A), the others' test."""
-    splits = open_dataset(root).splits
-    order = ("val", "test") if name == "fmow" else ("test", "val")
-    found = next((split for split in order if splits.get(split)), None)
-    if found is None:
-        raise UsageError(f"evaluation shards must have a split test or val, however: {root} has {sorted(splits)}")
-    return found
-
-
 def is_done(command: Command) -> bool:
     """Whether a command has nothing left to do.
 
@@ -282,30 +278,25 @@ def is_done(command: Command) -> bool:
 
 def _is_trained(command: Command) -> bool:
     run = command.output
-    if not all((run / name).is_file() for name in (CONFIG, WEIGHTS, PLAN)):
+    if not all((run / name).is_file() for name in (CONFIG, WEIGHTS, RUN_CONFIG)):
         return False
     try:
-        exported, described = (json.loads((run / name).read_text(encoding="utf-8")) for name in (CONFIG, PLAN))
+        exported, described = (json.loads((run / name).read_text(encoding="utf-8")) for name in (CONFIG, RUN_CONFIG))
     except ValueError:
         return False  # damaged: the training writes both anew
     settings = exported["settings"]
     there = {**identity(settings), "epochs": settings["epochs"], "seed": settings["seed"]}
     if there != command.settings:
         different = sorted(name for name in {*there, *command.settings} if there.get(name) != command.settings.get(name))
-        raise UsageError(
-            f"{run} must be the run it is named after, however: it has another {', '.join(different)}. Pass another --out"
-        )
+        raise UsageError(f"{run} is not the run that its name says: it has another {', '.join(different)}. Use another --out")
     # Which weights: what a row tells is only whether there are any.
     if (first := option_of(command.arguments, "--init")) is not None and settings["init"] != first:
-        raise UsageError(
-            f"a run must have started from the weights it is asked for, however: {run} started from {settings['init']!r} and not "
-            f"from {first!r}. Pass another --out"
-        )
+        raise UsageError(f"{run} started from the weights {settings['init']}, and {first} is asked for. Use another --out")
     learned, wanted = exported["dataset"]["fingerprint"], command.reads["train"][0]
     if learned != wanted:
         raise UsageError(
-            f"a run must have learned from the shards it is evaluated for, however: {run} learned from other shards, of the "
-            f"fingerprint {learned[:12]} and not {wanted[:12]}. Pass another --out"
+            f"{run} learned from other shards: their fingerprint is {learned[:12]}, and that of --shards {wanted[:12]}. "
+            "Use another --out"
         )
     return bool(exported["step"] == described["last_step"])
 
@@ -379,13 +370,10 @@ def check_request(request: Request) -> None:
             or the options of trainings decide what the rows do.
     """
     if decided := [word for word in request.train_options if word.startswith("--") and _name_of(word) in _OF_ROWS]:
-        raise UsageError(
-            "--train must leave to the table what its rows and --seeds decide, however: it holds "
-            f"{', '.join(decided)}. Leave it out"
-        )
+        raise UsageError(f"--train has {', '.join(decided)}, which the rows of the table and --seeds decide. Leave it out")
     now = _kept(request)
     # An older file does not tell the options.
     then = {**now, **(read_kept(request.out) or {})}
     if changed := [name for name in now if now[name] != then[name]]:
-        evidence = "; ".join(f"{name} was {then[name]!r} and is now {now[name]!r}" for name in changed)
-        raise UsageError(f"a reproduction goes on as it began, however: {evidence}. Pass another --out, or what it began with")
+        evidence = "; ".join(f'{name} was "{then[name]}" and is now "{now[name]}"' for name in changed)
+        raise UsageError(f"{request.out} holds another reproduction: {evidence}. Use another --out, or what it began with")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from satmip_train.errors import UsageError
-from satmip_train.files import CONFIG, PLAN
-from satmip_train.paper.layout import set_named
+from satmip_train.evaluation_sets import set_named
+from satmip_train.files import CONFIG, RUN_CONFIG
 from satmip_train.runs.cost import Cost, read_cost
 
 BUDGET = "reproduce.json"
@@ -87,9 +87,12 @@ def _scores(path: Path, root: Path, named: Mapping[str, str]) -> list[Score]:
         dataset = _dataset(path, root, result, named)
         return [] if dataset is None else [_score(path, result, model, dataset) for model in result["models"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{path} must be a result of satmip-eval, however: {error!r}. Evaluate again, or move the file away"
-        ) from error
+        raise UsageError(f"{path} is no result of satmip-eval ({_cause(error)}). Evaluate again, or move the file away") from error
+
+
+def _cause(error: Exception) -> str:
+    """Return in words what is wrong with a JSON file."""
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _dataset(path: Path, root: Path, result: dict[str, Any], named: Mapping[str, str]) -> str | None:
@@ -123,7 +126,7 @@ def _is_whole(run: Path, step: int | None) -> bool:
     if step is None:
         return True
     try:
-        plan = json.loads(((run.parent if run.is_file() else run) / PLAN).read_text(encoding="utf-8"))
+        plan = json.loads(((run.parent if run.is_file() else run) / RUN_CONFIG).read_text(encoding="utf-8"))
         return bool(step == plan["last_step"])
     except (OSError, KeyError, TypeError, ValueError):
         return True
@@ -143,7 +146,7 @@ def _training(path: Path) -> Training | None:
         config = json.loads(path.read_text(encoding="utf-8"))
         settings, shards, step = config["settings"], config["dataset"]["fingerprint"], config.get("step")
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} must describe a backbone, however: {error!r}. Run: satmip-train export {path.parent}") from error
+        raise UsageError(f"{path} describes no backbone ({_cause(error)}). Run: satmip-train export {path.parent}") from error
     # Somebody else's backbone has no training of ours.
     if shards is None or not _is_whole(path.parent, step):
         return None
@@ -173,5 +176,5 @@ def read_kept(root: Path) -> dict[str, Any] | None:
         return {**kept, "full_epochs": kept["full_epochs"]}
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(
-            f"{path} must say how a reproduction began, however: {error!r}. Delete it: the same reproduce command writes it anew"
+            f"{path} does not say how a reproduction began ({_cause(error)}). Delete it: the same reproduce command writes it anew"
         ) from error

@@ -2,7 +2,7 @@
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Container, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from satmip_train.config import FREE_SETTINGS, Settings
 from satmip_train.errors import UsageError
-from satmip_train.files import BEST_WEIGHTS, CONFIG, METADATA_WEIGHTS, PLAN, PROJECTIONS, WEIGHTS, advice, write_atomically
+from satmip_train.files import BEST_WEIGHTS, CONFIG, METADATA_WEIGHTS, PROJECTIONS, RUN_CONFIG, WEIGHTS, advice, write_atomically
 
 NAME, BEST = "last.pt", "best.pt"
 _LOCK = ".lock"
 RUN_FILES = (
-    NAME, BEST, PLAN, "log.jsonl", "summary.json", "index.html", "curves.png", "README.md", WEIGHTS, CONFIG, BEST_WEIGHTS,
+    NAME, BEST, RUN_CONFIG, "log.jsonl", "summary.json", "index.html", "curves.png", "README.md", WEIGHTS, CONFIG, BEST_WEIGHTS,
     "backbone-best.json", METADATA_WEIGHTS, "metadata.json", PROJECTIONS, "projections.json", "timm",
     "open_clip_model.safetensors", "open_clip_config.json",
 )  # fmt: skip
@@ -26,6 +26,14 @@ RUN_FILES = (
 Checkpoint = dict[str, Any]
 """model, optimizer and scaler (state dicts), step (steps done), ranks, settings, metadata (what of them is read), dataset (source,
 fingerprint, mean, std), best (kNN so far, or None), versions."""
+_MOVED = (("ssl_head.", "simclr.head."),)
+_MOVED_BY_MOCO = (
+    ("ssl_head.", "moco.head."),
+    ("key_backbone.", "moco.key_backbone."),
+    ("key_head.", "moco.key_head."),
+    ("queue.", "moco.queue."),
+)
+"""How names of weights began in checkpoints from before terms were modules of their own, and how they begin now."""
 _PARTS = ("model", "optimizer", "scaler", "step", "ranks", "settings", "metadata", "dataset", "best", "versions")
 
 
@@ -50,7 +58,7 @@ def check_folder(run: Path) -> None:
     except OSError as error:
         raise UsageError(f"--out must be a folder or a new path, however: {error}. Pass another --out") from error
     foreign = sorted(name for name in RUN_FILES if (run / name).exists())
-    if foreign and not (run / NAME).exists() and not _is_plan(run / PLAN):
+    if foreign and not (run / NAME).exists() and not _is_run_config(run / RUN_CONFIG):
         raise UsageError(
             f"--out must be new or the folder of a run, however: {run} is none and holds {foreign}, which a run writes over. "
             "Pass another --out"
@@ -90,7 +98,7 @@ def locked(run: Path) -> Iterator[None]:
             (run / _LOCK).unlink(missing_ok=True)
 
 
-def _is_plan(path: Path) -> bool:
+def _is_run_config(path: Path) -> bool:
     try:
         return "settings" in json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
@@ -123,6 +131,20 @@ def _read(path: Path, mmap: bool = False) -> Checkpoint:
         raise UsageError(
             f"{path} must be a checkpoint of satmip-train, however: {error!r}. Delete it, or pass another --out"
         ) from error
+
+
+def todays_name(name: str, saved: Collection[str], known: Container[str]) -> str:
+    """Return what a weight of a checkpoint is called today.
+
+    Args:
+        saved: all names of weights in the checkpoint
+        known: those of the network that they are for; what it knows by its saved name has not moved
+    """
+    if name not in known:
+        for then, now in _MOVED_BY_MOCO if "queue.keys" in saved else _MOVED:
+            if name.startswith(then):
+                return f"{now}{name.removeprefix(then)}"
+    return name
 
 
 def saved_settings(saved: dict[str, Any], where: Path) -> Settings:

@@ -1,9 +1,39 @@
-"""The curves of a run, drawn from its log."""
+"""The curves of a run, from its log: as charts of a page, and as a picture."""
 
 from pathlib import Path
 
+from satmip_data.pages.charts import Chart, Drawn, Series, draw
 from satmip_train.errors import UsageError
 from satmip_train.runs.log import Line, measured, read_log
+
+_SCORES = {"macro_f1": "macro-F1", "top1": "top-1"}
+
+
+def charts(lines: list[Line]) -> list[Drawn]:
+    """Return the charts of a log: losses against chance, temperature, learning rate, kNN, speed and data wait, by epoch."""
+    if not lines:
+        return []
+    last, evaluated = lines[-1], [line for line in lines if "knn" in line]
+
+    def series(name: str, values: list[float], chance: float | None = None) -> Series:
+        return Series(name, [line["epoch"] for line in lines], values, chance)
+
+    # A loss of one part is that part.
+    parts = [name for name in measured(last) if name.startswith("loss") and (name == "loss" or last[name] != last["loss"])]
+    losses = [series(name, _values(lines, name), last["chance"].get(name)) for name in parts]
+    others = [Chart(name, "epoch", (series(name, _values(lines, name)),)) for name in measured(last) if not name.startswith("loss")]
+    epochs = [line["epoch"] for line in evaluated]
+    scores = [Series(_SCORES[name], epochs, [100 * line["knn"][name] for line in evaluated], dots=True) for name in _SCORES]
+    waits = [100 * line["data_wait"] for line in lines]
+    found = [
+        Chart("loss", "epoch", tuple(losses)),
+        *others,
+        Chart("learning rate", "epoch", (series("lr", _values(lines, "lr")),), from_zero=True),
+        Chart("kNN on val, %", "epoch", tuple(scores), within=(0, 100)),
+        Chart("samples a second", "epoch", (series("samples/s", _values(lines, "samples_per_second")),), from_zero=True),
+        Chart("waiting for data, % of the time", "epoch", (series("wait", waits),), from_zero=True, within=(0, 100)),
+    ]
+    return [drawn for chart in found if (drawn := draw(chart)) is not None]
 
 
 def draw_curves(run: Path) -> Path:
@@ -17,7 +47,7 @@ def draw_curves(run: Path) -> Path:
 
     lines = read_log(run)
     if not lines:
-        raise UsageError(f"a run must have a log to be drawn, however: there is no line in {run}/log.jsonl. Train first")
+        raise UsageError(f"There is nothing to draw: {run}/log.jsonl has no line. Train first")
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2).ravel()
@@ -47,4 +77,4 @@ def draw_curves(run: Path) -> Path:
 
 
 def _values(lines: list[Line], name: str) -> list[float]:
-    return [line[name] for line in lines]
+    return [line.get(name, float("nan")) for line in lines]

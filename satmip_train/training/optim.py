@@ -1,6 +1,7 @@
 """The optimizer and its schedule: SLIP's (supplement B), or MoCo's SGD."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,8 +50,8 @@ def build_optimizer(objective: nn.Module, settings: Settings) -> torch.optim.Opt
     spared = undecayed(objective, settings.wd_policy)
     learning = [(name, parameter) for name, parameter in objective.named_parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [
-        {"params": [p for name, p in learning if name not in spared], "weight_decay": settings.weight_decay},
-        {"params": [p for name, p in learning if name in spared], "weight_decay": 0.0},
+        {"params": [(name, p) for name, p in learning if name not in spared], "weight_decay": settings.weight_decay},
+        {"params": [(name, p) for name, p in learning if name in spared], "weight_decay": 0.0},
     ]
     # One pass over weight, gradient and averages: also on a CPU, six times as fast as a loop over the parameters.
     fused = {parameter.device.type for _, parameter in learning} <= {"cpu", "cuda"}
@@ -58,3 +59,22 @@ def build_optimizer(objective: nn.Module, settings: Settings) -> torch.optim.Opt
         return torch.optim.SGD(groups, lr=settings.lr_start, momentum=settings.sgd_momentum, fused=fused)
     betas = settings.beta1, settings.beta2
     return torch.optim.AdamW(groups, lr=settings.lr_start, betas=betas, eps=settings.adam_eps, fused=fused)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], names: Sequence[str]) -> None:
+    """Give an optimizer of `build_optimizer` its state out of a checkpoint, each parameter by its name.
+
+    Args:
+        saved: the state dict, which numbers parameters
+        names: today's names of all weights of the checkpoint, in its order; checkpoints from before states told the names of their
+            parameters numbered them in this order, group by group
+
+    Raises:
+        KeyError: a parameter has no state in the checkpoint.
+    """
+    groups = []
+    for group, then in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        own = group["param_names"]
+        numbers = dict(zip(then.get("param_names") or [name for name in names if name in own], then["params"], strict=True))
+        groups.append({**then, "params": [numbers[name] for name in own], "param_names": own})
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})

@@ -16,7 +16,7 @@ from satmip_train.data.metadata_mask import MetadataMask
 from satmip_train.data.order import Order
 from satmip_train.distributed import Job, device_name
 from satmip_train.errors import UsageError
-from satmip_train.objectives import read_by
+from satmip_train.objectives import check_objective, read_by
 from satmip_train.objectives.base import MetadataShape, Objective
 from satmip_train.runs.checkpoint import versions
 
@@ -47,8 +47,12 @@ def plan_run(settings: Settings, dataset: Dataset, job: Job) -> Plan:
 
     Raises:
         UsageError: settings and shards do not fit: a batch larger than the split or not divisible by the ranks, fields that the
-            shards lack; or settings do not fit one another on this machine.
+            shards lack; there is no such objective; or settings do not fit one another on this machine.
     """
+    try:
+        check_objective(settings.objective)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     counts = tuple(shard.samples for shard in dataset.split(settings.split))
     _check_batch(settings, dataset, sum(counts), job.ranks)
     if job.first_on_machine:
@@ -100,7 +104,7 @@ def _metadata(settings: Settings, dataset: Dataset) -> tuple[Decoder, MetadataSh
     reader = caption_reader(dataset, settings.fields, settings.text_model)
     statistics = caption_statistics(dataset, settings.split, reader)
     _check_known(settings, dataset, statistics.empty < statistics.captions)
-    decoder = Decoder(frozenset(), replace(reader, context=statistics.longest), hiding=_hiding(settings, reader.keep))
+    decoder = Decoder(frozenset(), replace(reader, context=statistics.longest), hiding=_hiding(settings, reader.fields))
     return decoder, MetadataShape(statistics.longest, 0, ()), statistics.empty
 
 
@@ -189,7 +193,7 @@ def describe_metadata(plan: Plan) -> dict[str, Any]:
     return {
         **asdict(plan.shape),
         "cardinalities": list(plan.shape.cardinalities),
-        "fields": list(dict.fromkeys(column.field for column in (*numeric, *categorical)) if captions is None else captions.keep),
+        "fields": list(dict.fromkeys(column.field for column in (*numeric, *categorical)) if captions is None else captions.fields),
         "caption_style": None if captions is None else plan.dataset.caption_style,
         "numeric_columns": [{"name": c.name, "field": c.field, "mean": c.mean, "std": c.std} for c in numeric],
         "categorical_columns": [{"name": c.name, "field": c.field, "values": list(c.values)} for c in categorical],

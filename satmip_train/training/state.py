@@ -82,8 +82,10 @@ def restore(plan: Plan, state: State, run: Path, console: Console) -> None:
     if saved is None:
         return
     checkpoint.check_same_run(saved, plan.settings, plan.dataset.fingerprint, run)
-    state.objective.load_state_dict(saved["model"])
-    state.optimizer.load_state_dict(saved["optimizer"])
+    known = state.objective.state_dict().keys()
+    model = {checkpoint.todays_name(name, saved["model"], known): value for name, value in saved["model"].items()}
+    state.objective.load_state_dict(model)
+    optim.load_optimizer(state.optimizer, saved["optimizer"], list(model))
     if saved["scaler"]:  # empty where the run was not in fp16 before, which "auto" takes on some GPUs only
         state.scaler.load_state_dict(saved["scaler"])
     state.step, state.best = saved["step"], saved["best"]

@@ -15,7 +15,7 @@ from satmip_train.data.dataset import Dataset
 from satmip_train.data.decoder import Batch
 from satmip_train.data.loader import loader_errors
 from satmip_train.distributed import Job
-from satmip_train.files import PLAN, write_atomically
+from satmip_train.files import RUN_CONFIG, write_atomically
 from satmip_train.runs import checkpoint
 from satmip_train.runs.cost import write_summary
 from satmip_train.runs.export import export_run
@@ -117,7 +117,7 @@ def _online(plan: Plan) -> str:
 
 def _announce(plan: Plan, state: State, run: Path, console: Console, description: dict[str, Any], recipe: str | None) -> None:
     content = json.dumps({**description, "recipe": recipe}, indent=1).encode()
-    write_atomically(run / PLAN, lambda file: file.write(content))
+    write_atomically(run / RUN_CONFIG, lambda file: file.write(content))
     keep_lines(run, state.step)
     show_run(console, plan.settings, description, recipe)
     if plan.order.dropped:

@@ -24,21 +24,21 @@ ROOT = Path(__file__).parents[2]
 MODULES = sorted(path for package in ("satmip_data", "satmip_train", "schemas") for path in (ROOT / package).rglob("*.py"))
 FLOORS = {
     "satmip_data": (
-        "names errors", "storage execution", "records", "geometry land imagery", "metadata", "sources shards demo",
+        "names errors", "storage execution pages", "records", "geometry land imagery", "metadata", "sources shards demo",
         "pipeline validation", "api", "cli",
     ),
     "satmip_train": (
-        "errors choices", "files config distributed", "data", "views", "models", "objectives runs", "evaluation paper",
-        "training encoder export", "cli",
+        "errors choices evaluation_sets objective_names", "files config distributed", "data", "views", "models", "objectives runs",
+        "evaluation paper", "training encoder export", "cli",
     ),
 }  # fmt: skip
 """Folders and top modules from the ground up: each imports only what stands below it, or stands in it."""
-DOOR = {"names", "errors", "storage", "execution", "records", "geometry", "land", "imagery", "metadata"}
+DOOR = {"names", "errors", "storage", "execution", "pages", "records", "geometry", "land", "imagery", "metadata"}
 """The rooms of `satmip_data` that `satmip_train` may enter."""
 PURE = {
     "satmip_data": (
         "records", "names", "geometry", "land", "imagery/jpeg", "metadata/fields", "metadata/captions", "metadata/tabular",
-        "metadata/serialize", "metadata/checks", "metadata/sun", "pipeline/shard_plan", "validation/samples",
+        "metadata/serialize", "metadata/checks", "metadata/sun", "pages/charts", "pipeline/shard_plan", "validation/samples",
     ),
     "satmip_train": ("objectives/losses", "evaluation/probes", "training/optim", "models/heads", "models/weight_decay"),
 }  # fmt: skip
@@ -162,7 +162,7 @@ def declared(extras: tuple[str, ...]) -> set[str]:
 @pytest.mark.parametrize(
     ("package", "extras"),
     [
-        ("satmip_data", ("fast", "h5", "ray", "wandb")),
+        ("satmip_data", ("fast", "h5", "http", "ray", "wandb")),
         ("satmip_train", ("train", "hf", "nvml", "wandb")),
         ("schemas", ()),
     ],

@@ -51,10 +51,11 @@ import torch
 from pathlib import Path
 from rich.console import Console
 from satmip_train.config import Settings
-from satmip_train.job import join_job
-from satmip_train.resident import Resident
-from satmip_train.shards import open_dataset
-from satmip_train.train import Step, train
+from satmip_train.distributed import join_job
+from satmip_train.training.batches import Resident
+from satmip_train.data.dataset import open_dataset
+from satmip_train.training.step import Step
+from satmip_train.training.train import train
 
 torch.set_num_threads(1)
 shards, run, settings, kill_at = sys.argv[1], Path(sys.argv[2]), Settings(**json.loads(sys.argv[3])), int(sys.argv[4])

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import rasterio
 from PIL import Image
+from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 
@@ -41,6 +42,20 @@ def write_raster(
         with rasterio.open(path, "w", driver="GTiff", **shape, **place, **profile) as file:
             file.write(values)
             file.update_tags(**(tags or {}))
+    return path
+
+
+def write_control_points(path: Path, bent: float, corners: int = 4) -> Path:
+    """Write a raster of 60 x 40 pixels of 20 m that control points alone place; the last of them is `bent` pixels off the grid."""
+    places = [(0, 0), (0, 60), (40, 0), (40, 60), (20, 30)][:corners]
+    points = [GroundControlPoint(row, col, 500_000 + 20 * col, 5_000_000 - 20 * row) for row, col in places]
+    points[-1].x += 20 * bent
+    path.parent.mkdir(parents=True, exist_ok=True)
+    profile = {"driver": "GTiff", "count": 3, "width": 60, "height": 40, "dtype": "uint8"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path, "w", gcps=points, crs="EPSG:32632", **profile) as file:
+            file.write(pixels(np.random.default_rng(0), 40, 60, 3, 1, 255).astype(np.uint8))
     return path
 
 

@@ -18,7 +18,7 @@ from satmip_data.pipeline.index import build_index
 from satmip_data.pipeline.settings import BuildSettings
 from satmip_data.sources.geotiff import GeoTiff
 from satmip_data.storage.store import Store
-from satmip_train.data.image_files import Rendering, read_picture
+from satmip_train.data.image_files import parse_rendering, read_picture
 from satmip_train.errors import UsageError
 
 PLACE = {"crs": "EPSG:32632", "transform": Affine(10, 0, 500_000, 0, -10, 5_000_000)}
@@ -100,7 +100,7 @@ def test_nothing_else_is_opened(kind: str, tmp_path: Path, asked: list[str]) -> 
     index = build_index(GeoTiff(stretch="percentile"), str(tmp_path / "in"), BuildSettings(size=None), Local())
     assert (index.samples, [reject.reason for reject in index.rejects]) == ((), ["image_unreadable"])
     with pytest.raises(UsageError, match=r"a\.tif"):
-        read_picture(tmp_path / "in/a.tif", Rendering(None, "percentile", 2, 98))
+        read_picture(tmp_path / "in/a.tif", parse_rendering("auto", "percentile"))
     memory = fsspec.filesystem("memory")
     memory.put(str(tmp_path / "in"), f"/{tmp_path.name}", recursive=True)  # as in an archive, or in a bucket
     with pytest.raises(ImageError), open_raster(Store(f"memory://{tmp_path.name}"), "a.tif"):

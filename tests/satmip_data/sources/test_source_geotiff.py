@@ -28,7 +28,7 @@ from satmip_data.sources.base import LayoutError
 from satmip_data.sources.geotiff import GeoTiff
 from satmip_data.storage.store import Store
 from satmip_data.validation import validate
-from tests.data.archives.make import pixels, write_raster, write_rasters
+from tests.data.archives.make import pixels, write_control_points, write_raster, write_rasters
 
 KEEP = BuildSettings(size=None)
 
@@ -163,7 +163,7 @@ def test_bands_that_nobody_can_guess_must_be_named(tmp_path: Path) -> None:
     assert "--bands" in reject.message
     assert samples(GeoTiff(bands="5,4,1"), tmp_path)
     (reject,) = build_index(GeoTiff(bands="6"), str(tmp_path), KEEP, Local()).rejects
-    assert "raster's 5" in reject.message
+    assert "--bands" in reject.message
 
 
 def test_a_zero_in_one_band_is_data_and_in_all_bands_is_none(tmp_path: Path) -> None:
@@ -175,6 +175,34 @@ def test_a_zero_in_one_band_is_data_and_in_all_bands_is_none(tmp_path: Path) -> 
     got = chip(source, tmp_path / "in", sample)
     assert (got[0] == (128, 191, 191)).all()
     assert (got[1] == 0).all()
+
+
+@pytest.mark.parametrize("cover", [None, "alpha", "mask"])
+@pytest.mark.parametrize("nodata", [None, 0, 255, 7])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_pixel_is_missing_where_all_its_bands_are_or_where_the_mask_says_so(
+    tmp_path: Path, dtype: str, nodata: int | None, cover: str | None
+) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.choice(np.array([0, 7, 90, 255], dtype), (3, 24, 24))
+    if dtype == "float32":
+        values[rng.random(values.shape) < 0.1] = np.nan
+    shown = rng.random((24, 24)) < 0.7
+    bands = values if cover != "alpha" else np.concatenate([values, (shown * 200)[None].astype(dtype)])
+    profile = {"photometric": "RGB", **({"alpha": "YES"} if cover == "alpha" else {})}
+    path = write_raster(tmp_path / "in/a.tif", bands, nodata=nodata, **profile)
+    if cover == "mask":
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+            file.write_mask(shown)
+    expected = np.zeros((24, 24, 3), np.uint8)
+    for row, column in np.ndindex(24, 24):
+        pixel = values[:, row, column]
+        missing = (pixel == 0).all() or (cover != "mask" and nodata is not None and (pixel == nodata).all())
+        if not missing and (cover is None or shown[row, column]):
+            expected[row, column] = np.nan_to_num(pixel)
+    source = GeoTiff(stretch="none" if dtype == "uint8" else "minmax:0,255")
+    (sample,) = samples(source, tmp_path / "in").values()
+    assert np.array_equal(chip(source, tmp_path / "in", sample), expected)
 
 
 def test_nodata_is_black_and_a_window_without_data_is_a_reject(tmp_path: Path) -> None:
@@ -202,6 +230,18 @@ def test_what_cannot_be_placed_or_read_is_a_reject(root: Path) -> None:
     assert reasons == {"c/lost.tif": "no_georeference", "c/nowhere.tif": "no_georeference", "c/noise.tif": "image_unreadable"}
     assert set(reasons.values()) <= REASONS.keys()
     assert len(index.samples) == 3
+
+
+def test_control_points_place_a_raster_where_they_fit_a_grid(tmp_path: Path) -> None:
+    for name, bent, corners in (("plain", 0.0, 5), ("near", 1.0, 5), ("bent", 20.0, 5), ("few", 0.0, 3)):
+        write_control_points(tmp_path / f"{name}.tif", bent, corners)
+    index = build_index(GeoTiff(), str(tmp_path), KEEP, Local())
+    assert {reject.key: reject.reason for reject in index.rejects} == dict.fromkeys(("bent", "few"), "no_georeference")
+    plain, near = sorted(index.samples, key=lambda sample: sample.key, reverse=True)
+    lon, lat = Transformer.from_crs(32632, 4326, always_xy=True).transform(500_600, 4_999_600)
+    assert plain.metadata.location == pytest.approx((lon, lat), abs=1e-9)
+    assert plain.metadata.gsd == pytest.approx((20, 20), rel=1e-3)
+    assert near.metadata.location != plain.metadata.location
 
 
 def test_a_raster_that_changed_since_the_scan_is_a_reject(root: Path) -> None:
@@ -282,12 +322,12 @@ def test_a_stretch_may_be_any_that_rises() -> None:
     ],
 )
 def test_bands_are_those_said_or_those_a_raster_tells(count: int, colours: Any, bands: Any, chosen: Any) -> None:
-    header = raster.Header(8, 8, count, "uint8", colours, False, None, {})
+    header = raster.Header(8, 8, count, ("uint8",) * count, colours, False, None, "", {})
     if chosen is None:
-        with pytest.raises(raster.ScaleError, match="however"):
-            raster.choose_bands(header, bands)
+        with pytest.raises(raster.ScaleError, match="--bands"):
+            raster.choose_bands(header, bands, raster.Stretch("none"))
     else:
-        assert raster.choose_bands(header, bands) == chosen
+        assert raster.choose_bands(header, bands, raster.Stretch("none")) == chosen
 
 
 def test_a_window_that_is_black_after_the_stretch_is_a_reject() -> None:

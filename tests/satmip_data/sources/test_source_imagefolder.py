@@ -224,3 +224,23 @@ def test_the_real_eurosat_zip(tmp_path: Path) -> None:
     dataset = build(BuildRequest(SOURCES["eurosat"](), str(root), str(tmp_path), KEEP, limit=300))
     assert sum(split["samples"] for split in dataset["splits"].values()) == 300
     assert validate.validate(str(tmp_path)).problems == ()
+
+
+def test_different_images_are_different_samples_whatever_their_names(tmp_path: Path) -> None:
+    """In folders, signs, the case of letters, endings, and what a key joins; the first keeps the key that it has alone."""
+    names = ["berlin/forest/0.jpg", "munich/forest/0.jpg", "forest/0.jpeg", "forest/b c.jpg", "forest/b+c.jpg", "forest/B c.jpg",
+             "river/river_bank_1.jpg", "river_bank/1.jpg", f"forest/{'x' * 70}.jpg", f"a/forest/{'x' * 70}.jpg"]  # fmt: skip
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), "red").save(tmp_path / name)
+    (tmp_path / "table.csv").write_text("\n".join(["image", *names, "forest/0.jpeg"]))
+    for source, root in (("imagefolder", tmp_path), ("table", tmp_path / "table.csv")):
+        found = build_index(SOURCES[source](), str(root), KEEP, Local())
+        assert not found.rejects
+        keys, places = [[getattr(sample, name) for sample in found.samples] for name in ("key", "place")]
+        assert len(set(keys)) == len(keys) == len(names) + (source == "table")
+        assert len(set(places)) == len(names)
+        assert all(re.fullmatch("[a-z0-9_-]{1,64}", key) for key in keys)
+        alone = {"imagefolder": "forest_b_c", "table": "forest_b_c"}[source]
+        assert alone in keys
+        assert sum(key.startswith(alone) for key in keys) == 3

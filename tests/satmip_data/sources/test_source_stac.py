@@ -3,12 +3,14 @@
 import copy
 import datetime as dt
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pyproj import CRS, Transformer
 
 from satmip_data.execution.engines import Local
 from satmip_data.pipeline.build import build
@@ -21,7 +23,7 @@ from satmip_data.sources.base import LayoutError
 from satmip_data.sources.stac import Stac
 from satmip_data.storage.store import Store
 from satmip_data.validation import validate
-from tests.data.archives.make import pixels, stac_item, write_raster
+from tests.data.archives.make import pixels, stac_item, write_control_points, write_raster
 
 KEEP = BuildSettings(size=None)
 ASSET = {"href": "./images/scene.tif", "roles": ["data"]}
@@ -96,6 +98,73 @@ def test_a_transform_is_that_of_its_shape_and_not_of_any_asset(root: Path, level
     sample = only(read(root, item))
     assert sample.metadata.gsd == pytest.approx((10, 10), rel=1e-3)
     assert sample.metadata.location == pytest.approx((9.0038, 45.1516), abs=1e-3)
+
+
+UTM = CRS(32632)
+OTHER = CRS.from_proj4("+proj=sinu +R=6371007.181 +units=m")  # MODIS's, which has no code
+GRID = {"proj:transform": [20, 0, 500000, 0, -20, 5000000]}
+
+
+@pytest.mark.parametrize("level", ["item", "asset", "asset, against the item's"])
+@pytest.mark.parametrize("crs", [UTM, OTHER], ids=["utm", "sinusoidal"])
+def test_a_crs_is_read_from_a_code_from_wkt_and_from_projjson(root: Path, crs: CRS, level: str) -> None:
+    written = {"proj:wkt2": crs.to_wkt(), "proj:projjson": crs.to_json_dict()}
+    if crs.to_epsg():
+        written["proj:code"] = f"EPSG:{crs.to_epsg()}"
+    places = set()
+    for name, value in written.items():
+        stated = {**GRID, "proj:code": None, name: value}
+        item = stac_item(1, {"href": "images/scene.png", **(stated if level != "item" else {})})
+        item["properties"] |= stated if level == "item" else {"proj:epsg": 3857} if "against" in level else {}
+        sample = only(read(root, item))
+        places.add((sample.footprint, sample.metadata.gsd))
+    assert len(places) == 1
+    lon, lat = Transformer.from_crs(crs, 4326, always_xy=True).transform(500600, 4999600)
+    assert sample.metadata.location == pytest.approx((lon, lat), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        GRID,
+        {**GRID, "proj:code": None, "proj:wkt2": None},
+        {**GRID, "proj:code": "EPSG:None"},
+        {**GRID, "proj:wkt2": "PROJCRS[]"},
+        {**GRID, "proj:projjson": {"type": "ProjectedCRS"}},
+        {**GRID, "proj:code": "EPSG:32632", "proj:shape": [60, 40]},  # the picture has 40 rows of 60
+        {**GRID, "proj:code": "EPSG:32632", "proj:shape": [40, 61 * 60]},
+    ],
+)
+def test_a_transform_that_places_nothing_is_a_reject(root: Path, stated: dict[str, Any]) -> None:
+    (reject,) = read(root, stac_item(1, {"href": "images/scene.png", **stated})).rejects
+    assert (reject.reason, "proj:" in reject.message) == ("metadata_invalid", True)
+    assert only(read(root, stac_item(1, {**ASSET, **stated}))).metadata.gsd == pytest.approx((10, 10), rel=1e-3)  # its own
+
+
+def test_an_asset_is_what_its_type_says_or_its_first_bytes(root: Path) -> None:
+    shutil.copy(root / "images/scene.tif", root / "images/raster")
+    shutil.copy(root / "images/scene.tif", root / "images/raster.png")
+    shutil.copy(root / "images/scene.png", root / "images/picture.tif")
+    (root / "images/other").write_text("{}")
+    cog = "image/tiff; application=geotiff; profile=cloud-optimized"
+    for href, kind in (("raster", cog), ("raster", None), ("raster.png", "image/png"), ("raster", "application/octet-stream")):
+        sample = only(read(root, stac_item(1, {"href": f"images/{href}", "type": kind})))
+        assert sample.metadata.gsd == pytest.approx((10, 10), rel=1e-3)  # measured, not the item's
+        assert Stac().read_chip(str(root / "items.json"), sample, (60, 40), 10**6).size == (60, 40)
+    sample = only(read(root, stac_item(1, {"href": "images/picture.tif"})))
+    assert sample.metadata.gsd == (10.0, 10.0)
+    assert Stac().read_chip(str(root / "items.json"), sample, (60, 40), 10**6).size == (60, 40)
+    both = changed(assets={"a": {"href": "images/raster"}, "b": {"href": "images/other"}, "c": {"href": "x", "type": "text/html"}})
+    assert only(read(root, both)).path == "images/raster"
+    assert "c" in read(root, changed(assets={"c": {"href": "images/raster", "type": "text/html"}})).rejects[0].message
+
+
+def test_an_asset_whose_control_points_fit_no_grid_is_a_reject_and_not_laid_into_its_bbox(root: Path) -> None:
+    write_control_points(root / "images/scene.tif", 0.0)
+    assert only(read(root, stac_item(1, ASSET))).metadata.gsd == pytest.approx((20, 20), rel=1e-3)
+    write_control_points(root / "images/scene.tif", 10.0)
+    (reject,) = read(root, stac_item(1, ASSET)).rejects
+    assert reject.reason == "no_georeference"
 
 
 def test_items_of_two_collections_may_share_an_id_and_none_is_lost(root: Path) -> None:

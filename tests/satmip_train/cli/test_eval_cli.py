@@ -4,12 +4,14 @@ import base64
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.browser import look_at
 from helpers.eval_world import COMMON, SMALL, as_multilabel, call, rewrite, write_run
 from helpers.toy_shards import write_toy_shards
 from PIL import Image
@@ -31,7 +33,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in (0, 1):
         write_run(root / "runs" / f"satmips-seed{seed}", shards, seed=seed)
     run = write_run(root / "runs" / "simclr-seed0", shards, objective="simclr")
-    Image.new("RGB", (60, 40), "white").save(run / "curves.png")
+    line = {"epoch": 0.0, "lr": 1e-3, "samples_per_second": 9.0, "data_wait": 0.5, "chance": {"loss": 3.0}, "loss": 4.0}
+    lines = [{**line, "step": step, "epoch": step + 1.0, "loss": 4.0 - step} for step in range(3)]
+    (run / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return root
 
 
@@ -327,7 +331,7 @@ class Page(HTMLParser):
         if tag not in ("meta", "img", "br"):
             self.open.append(tag)
         values = dict(attributes)
-        self.links += [value for name in ("src", "href") if (value := values.get(name)) and not value.startswith("data:")]
+        self.links += [value for name in ("src", "href") if (value := values.get(name)) and not value.startswith(("data:", "#"))]
         if tag == "img":
             self.pictures.append(Image.open(io.BytesIO(base64.b64decode(str(values["src"]).partition("base64,")[2]))))
 
@@ -359,9 +363,38 @@ def test_the_report_is_one_whole_page(world: Path, tmp_path: Path) -> None:
         "airport",
     ):
         assert expected in page.text
-    # 12 chips, one curve, six queries with six neighbours each.
-    assert len(page.pictures) == 12 + 1 + 6 * 7
+    # 12 chips, six queries with six neighbours each; the charts of the run that has a log: loss, rate, speed, waiting.
+    assert len(page.pictures) == 12 + 6 * 7
+    assert html.count('role="img"') == 4
+    assert "loss from 4 to 2" in html
     assert {picture.format for picture in page.pictures} == {"PNG"}
+
+
+def test_a_browser_shows_the_report_on_a_telephone_and_on_a_desk(world: Path, tmp_path: Path) -> None:
+    long = write_toy_shards(
+        tmp_path / "shards", {"train": 24, "val": 8}, classes=("a" * 90, "b " * 50, "<script>alert(1)</script>", "d")
+    )
+    run = write_run(tmp_path / f"a-run-with-a-name-that-does-not-end{'-' * 90}", long, objective="simclr")
+    shutil.copy(world / "runs/simclr-seed0/log.jsonl", run)
+    call("report", "--shards", long, "--runs", run, "--out", tmp_path, "--k", "1", "--random-seeds", "0,1", *COMMON)
+    for width, shown in look_at(tmp_path / "index.html", tmp_path).items():
+        assert shown["overflow"] <= 0, width
+        assert (shown["lines"], shown["pictures"]) == (5, 12 + 6 * 7)  # four lines and a level of chance
+        assert shown["letters"] > 10, width
+
+
+def test_names_that_are_markup_stay_text(tmp_path: Path) -> None:
+    hostile = ("<script>alert(1)</script>", "</style><img src=x onerror=alert(1)>", "\"&quot;'", "port")
+    shards = write_toy_shards(tmp_path / "shards", {"train": 24, "val": 8}, classes=hostile)
+    run = write_run(tmp_path / "<b>run<script>", shards, objective="simclr")
+    got = call("report", "--shards", shards, "--runs", run, "--out", tmp_path / "out", "--k", "1", "--random-seeds", "", *COMMON)
+    assert got.exit_code == 0, got.output
+    html = (tmp_path / "out/index.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert (page.open, page.links) == ([], [])
+    assert "<script" not in html
+    assert "onerror" not in re.sub(r"&lt;/style&gt;&lt;img src=x onerror=alert\(1\)&gt;", "", html)
+    assert all(name in page.text for name in (*hostile, "<b>run<script>"))
 
 
 def test_the_report_shows_the_nearest_chips(world: Path, tmp_path: Path) -> None:

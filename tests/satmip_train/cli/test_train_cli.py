@@ -14,6 +14,8 @@ from satmip_train import objectives
 from satmip_train.cli import train
 from satmip_train.cli.train import main
 from satmip_train.config import Settings
+from satmip_train.models.backbones import create_backbone
+from satmip_train.objectives.base import Objective
 from satmip_train.training.batches import DataPath
 from satmip_train.training.dry_run import Estimate
 
@@ -67,17 +69,42 @@ def test_a_word_without_an_option_is_told_where_it_belongs(call, words):
     assert "Did you mean 'export'?" in call("exprt", code=2).output
 
 
-def test_an_objective_of_ones_own_trains_as_the_page_says(call, toy, tmp_path, monkeypatch):
+def test_a_term_of_ones_own_trains_as_the_page_says(call, toy, tmp_path, monkeypatch):
     page = (Path(__file__).parents[3] / "docs/training.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(# mine\.py:.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    monkeypatch.setattr(objectives, "OBJECTIVES", objectives.OBJECTIVES.copy())
+    monkeypatch.setattr(objectives, "TERMS", objectives.TERMS.copy())
     exec(code, {"__name__": "mine"})
-    arguments = ("--shards", toy, *ARGUMENTS, "--objective", "mine", "--max-steps", 2, "--log-every", 1)
+    arguments = ("--shards", toy, *ARGUMENTS, "--objective", "small+simclr", "--max-steps", 2, "--log-every", 1)
     call(*arguments)
-    lines = [json.loads(line) for line in (tmp_path / "out/runs/mine-seed0/log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "out/runs/simclr+small-seed0/log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 1]
     for line in lines:
-        assert line["loss"] == pytest.approx(line["loss_views"] + 0.01 * line["loss_size"])
+        assert line["loss"] == pytest.approx(line["loss_views"] + line["loss_small"])
+
+
+class Mine(Objective):
+    """An objective that is no sum, which learns to give an image the same features as its mirror image."""
+
+    view_sources = ("image",)
+
+    def __init__(self, settings, shape):
+        super().__init__(settings)
+        self.backbone, self.start = create_backbone(settings), "random"
+
+    def forward(self, batch):
+        (view,) = batch["views"]
+        one, two = self.encode((view,)), self.encode((view.flip(-1),))
+        return {"loss": (one[0] - two[0]).float().square().mean()}
+
+    def chance(self):
+        return {"loss": 0.0}
+
+
+def test_an_objective_that_is_no_sum_trains_under_its_name(call, toy, tmp_path, monkeypatch):
+    monkeypatch.setitem(objectives.OBJECTIVES, "mine", Mine)
+    arguments = ("--shards", toy, *ARGUMENTS, "--objective", "mine", "--max-steps", 2, "--log-every", 1)
+    call(*arguments)
+    assert "backbone.safetensors" in call("export", tmp_path / "out/runs/mine-seed0").output
 
 
 def test_a_dry_run_writes_nothing(call, toy, tmp_path):
@@ -173,8 +200,12 @@ def test_auto_takes_the_papers_recipe_with_a_gpu(call, monkeypatch):
         (1, ["--shards", "nowhere"], "there is no nowhere. Pass the path of one"),
         (1, ["--shards", "TOY"], "Pass --batch-size 16"),
         (1, ["--shards", "TOY", "--batch-size", "8", "--fields", "cloud_cover"], "Run: satmip-data caption"),
-        (2, ["--shards", "TOY", "--batch-size", "8", "--metadata-encoder", "tabular", "--fields", "height"], "['height']"),
-        (1, ["--shards", "TOY", "--batch-size", "8", "--objective", "magic"], "objective must be one of"),
+        (
+            2,
+            ["--shards", "TOY", "--batch-size", "8", "--metadata-encoder", "tabular", "--fields", "height"],
+            'Unknown field "height"',
+        ),
+        (1, ["--shards", "TOY", "--batch-size", "8", "--objective", "magic"], 'Unknown objective "magic"'),
         (1, ["--shards", "TOY", "--batch-size", "8", "--backbone", "magic"], "a timm model"),
         (1, ["--shards", "TOY", "--batch-size", "8", "--backbone-args", '{"num_heads": 5}'], "takes backbone_args, however: "),
         (1, ["--shards", "TOY", "--batch-size", "8", "--text-heads", "5"], "Pass another --text-heads"),

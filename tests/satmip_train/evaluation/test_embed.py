@@ -19,9 +19,6 @@ from PIL import Image
 from pyproj import Transformer
 from rasterio.transform import Affine
 
-from satmip_data.imagery.raster import parse_stretch, read_layers
-from satmip_data.records import Window
-from satmip_data.storage.store import Store
 from satmip_train.data.dataset import open_dataset
 from satmip_train.data.image_files import Rendering, find_images, parse_rendering, read_picture
 from satmip_train.errors import UsageError
@@ -116,12 +113,12 @@ def test_vectors_of_chips_lie_where_their_metadata_say(world: Path, tmp_path: Pa
 
 def test_deep_rasters_need_a_stretch_and_bands(world: Path) -> None:
     path = world / "deep.tif"
-    with pytest.raises(UsageError, match=r"has 4 and 5 is asked for\. Pass numbers from 1 to 4") as error:
+    with pytest.raises(UsageError, match=r"deep\.tif.* band 5.* 1 to 4") as error:
         read_picture(path, parse_rendering("3,5,1", "none"))
     assert "Add" not in str(error.value)
-    with pytest.raises(UsageError, match=r"4 bands\. Add: --bands R,G,B"):
+    with pytest.raises(UsageError, match=r"4 bands .*Add: --bands R,G,B"):
         read_picture(path, Rendering())
-    with pytest.raises(UsageError, match=r"however: .*uint16.*Add: --stretch minmax:LOW,HIGH"):
+    with pytest.raises(UsageError, match=r"uint16.*--stretch minmax:LOW,HIGH"):
         read_picture(path, parse_rendering("3,2,1", "none"))
     got = read_picture(path, parse_rendering("3,2,1", "minmax:0,4000")).pixels
     values = rasterio.open(path).read([3, 2, 1]).transpose(1, 2, 0)
@@ -131,24 +128,6 @@ def test_deep_rasters_need_a_stretch_and_bands(world: Path) -> None:
     np.testing.assert_array_equal(stretched, np.round(((values[..., 0] - low) / (high - low)).clip(0, 1) * 255).astype(np.uint8))
 
 
-@pytest.mark.parametrize("stretch", ["percentile", "minmax:-500,3000", "minmax:100,3000"])
-@pytest.mark.parametrize("dtype", ["uint16", "float32"])
-def test_a_raster_has_the_pixels_that_a_build_gives_it(tmp_path: Path, stretch: str, dtype: str) -> None:
-    """Zeros around the data are no data though the raster names no such value, and percentiles are those of the same preview."""
-    height, width = 530, 1040
-    values = np.random.default_rng(1).integers(100, 4000, (3, height, width)).astype(dtype)
-    values[:, :, :300] = 0
-    values[1, 400:, 500:] = 0 if dtype == "uint16" else np.nan
-    profile = {"driver": "GTiff", "width": width, "height": height, "transform": TURNED, "crs": "EPSG:32632"}
-    with rasterio.open(tmp_path / "a.tif", "w", count=3, dtype=dtype, **profile) as out:
-        out.write(values)
-    whole = Window(0, 0, width, height)
-    layers = read_layers(Store(str(tmp_path)), "a.tif", None, parse_stretch(stretch), whole, (width, height))
-    np.testing.assert_array_equal(
-        read_picture(tmp_path / "a.tif", parse_rendering("auto", stretch)).pixels, layers.values.transpose(1, 2, 0)
-    )
-
-
 def test_numbers_of_colours_are_no_brightness(tmp_path: Path) -> None:
     path = tmp_path / "classes.tif"
     with rasterio.open(
@@ -156,7 +135,7 @@ def test_numbers_of_colours_are_no_brightness(tmp_path: Path) -> None:
     ) as out:
         out.write(np.full((1, 4, 4), 3, np.uint8))
         out.write_colormap(1, {3: (200, 10, 10, 255)})
-    with pytest.raises(UsageError, match=r"values of .*classes\.tif are numbers of colours.*--bands 1"):
+    with pytest.raises(UsageError, match=r"classes\.tif.*numbers of colours.*--bands 1"):
         read_picture(path, Rendering())
     assert (read_picture(path, parse_rendering("1", "none")).pixels == 3).all()
 

@@ -18,11 +18,11 @@ from satmip_train.errors import UsageError
 from satmip_train.evaluation import features, finetune
 from satmip_train.evaluation.classifiers import Knn
 from satmip_train.evaluation.evaluate import Protocol, evaluate
-from satmip_train.evaluation.finetune import Recipe
+from satmip_train.evaluation.finetune import FinetuneSettings
 from satmip_train.evaluation.models import load_model
 from satmip_train.views import draws, policies
 
-RECIPE = Recipe(epochs=3, batch_size=16, lr=1e-3)
+RECIPE = FinetuneSettings(epochs=3, batch_size=16, lr=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def tune(world: Path, out: Path, recipe: Recipe = RECIPE, progress: object = None, shards: Path | None = None) -> dict[str, object]:
+def tune(
+    world: Path, out: Path, recipe: FinetuneSettings = RECIPE, progress: object = None, shards: Path | None = None
+) -> dict[str, object]:
     dataset = open_dataset(shards or world / "shards")
     protocol = Protocol(dataset, dataset, random_seeds=(), folder=out)
     return finetune.finetune([world / "run"], protocol, recipe, out, progress or (lambda name, samples: None))
@@ -46,7 +48,7 @@ def test_labels_are_learned_end_to_end(world: Path, tmp_path: Path) -> None:
     (model,) = result["models"]
     assert model["metrics"]["top1"] >= 0.9
     assert model["losses"][-1] < model["losses"][0] / 2
-    assert result["settings"] == {**asdict(Recipe(12, 16, 1e-3)), "precision": "fp32", "larger_images": "resize"}
+    assert result["settings"] == {**asdict(FinetuneSettings(12, 16, 1e-3)), "precision": "fp32", "larger_images": "resize"}
     start = load_file(world / "run" / "backbone.safetensors")
     end = load_file(model["weights"])
     assert not torch.equal(start["blocks.0.attn.qkv.weight"], end["backbone.blocks.0.attn.qkv.weight"])
@@ -103,7 +105,7 @@ def test_a_damaged_state_is_named(world: Path, tmp_path: Path) -> None:
 
 
 def test_another_recipe_is_another_run(world: Path, tmp_path: Path) -> None:
-    one, other = tune(world, tmp_path), tune(world, tmp_path, Recipe(epochs=1, batch_size=16, lr=1e-3, seed=1))
+    one, other = tune(world, tmp_path), tune(world, tmp_path, FinetuneSettings(epochs=1, batch_size=16, lr=1e-3, seed=1))
     assert one["models"][0]["weights"] != other["models"][0]["weights"]
     assert len(other["models"][0]["losses"]) == 1
 
@@ -159,14 +161,14 @@ def test_the_result_tells_the_weights_that_tuning_started_from(world: Path, tmp_
 
 
 def test_the_rate_rises_and_falls() -> None:
-    rates = [finetune.learning_rate(step, 10, Recipe(epochs=4, lr=0.2)) for step in range(40)]
+    rates = [finetune.learning_rate(step, 10, FinetuneSettings(epochs=4, lr=0.2)) for step in range(40)]
     assert rates[:10] == pytest.approx([0.02 * (step + 1) for step in range(10)])
     assert rates[10] == pytest.approx(0.2)
     assert rates[25] == pytest.approx(0.1)
     assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
-def tuning_of(run: Path, protocol: Protocol, out: Path, recipe: Recipe = RECIPE) -> finetune._Tuning:
+def tuning_of(run: Path, protocol: Protocol, out: Path, recipe: FinetuneSettings = RECIPE) -> finetune._Tuning:
     return finetune._Tuning(load_model(run), protocol, recipe, out, lambda name, samples: None)
 
 

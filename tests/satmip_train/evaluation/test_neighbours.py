@@ -119,7 +119,7 @@ def test_queries_may_be_named(world: Path, tmp_path: Path) -> None:
         "neighbours", world / "run", "--shards", world / "shards", "--query", "nothing", "--out", tmp_path / "x.png", *COMMON
     )
     assert got.exit_code == 1
-    assert "must be the key of a sample, such as val_" in got.output
+    assert "key nothing. Use a --query such as val_" in got.output
     got = call("neighbours", world / "run", "--shards", world / "shards", "--out", tmp_path / "x.jpg", *COMMON)
     assert "the sheet is a PNG" in got.output
 

@@ -78,7 +78,7 @@ def test_patch_features_lie_where_the_patches_are() -> None:
 def test_the_backbone_looks_in_evaluation_mode(world: Path) -> None:
     model = load_model(world / "run")
     model.backbone.train()
-    looked = segment._Look(model, ((0.5,) * 3, (0.2,) * 3), Running(), lambda samples: None)
+    looked = segment._PatchReader(model, ((0.5,) * 3, (0.2,) * 3), Running(), lambda samples: None)
     assert len(list(looked.grids(segment.find_pairs(world / "val")))) == 6
     assert not model.backbone.training
 
@@ -90,7 +90,7 @@ def test_a_class_of_the_test_masks_alone_is_one_that_is_never_found(world: Path,
         mask[-8:] = 5
         Image.fromarray(mask).save(path)
     folders = segment.read_folders(world / "train", test)
-    result = segment.segment([world / "run"], folders, segment.Recipe(epochs=1), Running(), (), lambda name, samples: None)
+    result = segment.segment([world / "run"], folders, segment.SegmentSettings(epochs=1), Running(), (), lambda name, samples: None)
     assert result["classes"] == 3
     assert result["models"][0]["iou_per_class"]["5"] == 0.0
 
@@ -106,7 +106,7 @@ def test_the_rate_falls_as_a_cosine_and_the_loss_is_that_of_the_last_epoch(
     """Also beside an image of which nothing is known, which has no loss."""
     pairs = segment.find_pairs(paint(tmp_path / "some", 4, seed=6))
     Image.fromarray(np.full_like(segment.read_mask(pairs[0].mask), 255)).save(pairs[0].mask)
-    looked = segment._Look(load_model(world / "run"), ((0.5,) * 3, (0.2,) * 3), Running(), lambda samples: None)
+    looked = segment._PatchReader(load_model(world / "run"), ((0.5,) * 3, (0.2,) * 3), Running(), lambda samples: None)
     rates, losses = [], []
     step, measure = torch.optim.AdamW.step, torch.nn.functional.cross_entropy
 
@@ -120,7 +120,7 @@ def test_the_rate_falls_as_a_cosine_and_the_loss_is_that_of_the_last_epoch(
 
     monkeypatch.setattr(torch.optim.AdamW, "step", noted)
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", measured)
-    _, loss = segment._fit(looked, pairs, (3, 9), segment.Recipe(epochs=3, batch_size=1, lr=0.02))
+    _, loss = segment._fit(looked, pairs, (3, 9), segment.SegmentSettings(epochs=3, batch_size=1, lr=0.02))
     assert rates == pytest.approx([0.01 * (1 + math.cos(math.pi * number / 12)) for number in range(9)])
     assert loss == pytest.approx(sum(value.item() for value in losses[-3:]) / 3)
 

@@ -27,6 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "satmip-tabular": {"objective": "satmip", "metadata_encoder": "tabular"},
     "satmip-siglip": {"objective": "satmip", "metadata_loss": "siglip"},
     "satmips": {"objective": "satmips"},
+    "satmips-tp": {"objective": "satmip+simclr+tp"},
     "satmips-decoupled": {"objective": "satmips", "coupled": False, "metadata_encoder": "tabular"},
 }
 SLIP = {"objective": "satmip", "loss_gather": "slip"}

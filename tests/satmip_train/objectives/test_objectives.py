@@ -1,5 +1,6 @@
-"""The objectives: their contract, their terms, and that they learn."""
+"""The objectives: their names, their contract, their terms, and that they learn."""
 
+import itertools
 import math
 from typing import Any
 
@@ -10,9 +11,10 @@ from helpers.tiny_networks import SHAPE, SIDE, tiny_batch, tiny_settings
 
 from satmip_train.config import Settings
 from satmip_train.data.places import Places
-from satmip_train.objectives import OBJECTIVES, applies, build_objective
+from satmip_train.objective_names import terms_of
+from satmip_train.objectives import OBJECTIVES, TERMS, applies, build_objective, check_objective
 from satmip_train.objectives.base import MetadataShape, Objective
-from satmip_train.objectives.losses import same_place, view_loss
+from satmip_train.objectives.losses import metadata_image_loss, same_place, view_loss
 from satmip_train.training.optim import build_optimizer
 
 VARIANTS: list[dict[str, Any]] = [
@@ -23,12 +25,16 @@ VARIANTS: list[dict[str, Any]] = [
     {"objective": "satmip", "metadata_loss": "siglip"},
     {"objective": "satmips"},
     {"objective": "satmips", "coupled": False, "metadata_encoder": "tabular", "simclr_weight": 0.5},
+    {"objective": "satmip+simclr+tp", "metadata_weight": 0.5},
 ]
 PARTS = {
     "simclr": {"loss_views"},
     "satmip": {"loss_metadata", "temperature"},
     "satmips": {"loss_metadata", "loss_views", "temperature"},
+    "satmip+simclr+tp": {"loss_metadata", "loss_views", "temperature"},
 }
+SUMS = ("satmip+geo", "satmip+moco", "satmip+simclr+geo+tp", "satmip+simclr+moco+geo")
+PLACES = Places(np.array([0, 8]), np.array([0, 0, 1, 2, 3, 3, 3, 4]), np.random.default_rng(0).uniform(-80, 80, (8, 2)))
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v.values())))
 
 
@@ -38,14 +44,67 @@ def build(variant: dict[str, Any], shape: MetadataShape = SHAPE) -> tuple[Object
     return build_objective(settings, shape), settings
 
 
-def test_an_unknown_objective_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"must be one of \['moco', .*'satmip', 'satmips', 'simclr'.*\], however: 'byol'"):
-        build_objective(tiny_settings(objective="byol"), SHAPE)
-    assert set(PARTS) <= set(OBJECTIVES)
+def batch_of(objective: Objective, seed: int = 0) -> dict[str, Any]:
+    located = {"place": torch.tensor(PLACES.place), "location": torch.tensor(PLACES.location, dtype=torch.float32)}
+    return {**tiny_batch(objective, seed=seed), **located}
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("satmip+simclr", "satmips"),
+        ("simclr + satmip", "satmips"),
+        ("tp+geo+moco", "moco-geo-tp"),
+        ("simclr-geo+tp", "simclr-geo-tp"),
+        ("tp+satmips", "satmip+simclr+tp"),
+        ("geo+simclr-tp+satmip", "satmip+simclr+geo+tp"),
+        ("zeta+alpha+moco", "moco+alpha+zeta"),
+        ("satmae++", "satmae++"),
+        *((name, name) for name in OBJECTIVES),
+    ],
+)
+def test_an_objective_has_one_name_whatever_the_order_of_its_terms(typed: str, kept: str) -> None:
+    assert tiny_settings(objective=typed).objective == kept
+    assert tiny_settings(objective=kept) == tiny_settings(objective=typed)
+
+
+def test_a_name_says_what_its_terms_are() -> None:
+    said = {
+        name: (terms_of(name).learns_from_metadata, terms_of(name).compares_views) for name in (*OBJECTIVES, *SUMS, "geo", "byol")
+    }
+    for name, found in said.items():
+        kinds = [TERMS[term] for term in terms_of(name).terms if term in TERMS]
+        assert found == (any(kind.learns_from_metadata for kind in kinds), any(kind.views == 2 for kind in kinds))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("byol", '"byol"'),
+        ("simcrl", 'Did you mean "simclr"'),
+        ("satmip+goe", 'Did you mean "geo"'),
+        ("satmip+", '"satmip+"'),
+        ("satmip+tp", "Add simclr or moco"),
+        ("geo+tp", "Add simclr or moco"),
+        ("tp", "Add simclr or moco"),
+    ],
+)
+def test_what_is_no_objective_is_refused(name: str, words: str) -> None:
+    for refuse in (lambda: check_objective(name), lambda: build_objective(tiny_settings(objective=name), SHAPE)):
+        with pytest.raises(ValueError, match=words.replace("+", r"\+")):
+            refuse()
+
+
+def test_a_term_stands_once_in_a_sum() -> None:
+    with pytest.raises(ValueError, match='"simclr" twice'):
+        tiny_settings(objective="satmips+simclr")
 
 
 @pytest.mark.parametrize("encoder", ["text", "tabular"])
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", [*OBJECTIVES, *SUMS])
 def test_what_an_objective_says_that_it_reads_is_what_it_reads(name: str, encoder: str) -> None:
     read: set[str] = set()
 
@@ -57,13 +116,13 @@ def test_what_an_objective_says_that_it_reads_is_what_it_reads(name: str, encode
     settings = Watched(**tiny_settings(objective=name, metadata_encoder=encoder, geo_clusters=2, queue_length=8).model_dump())
     read.clear()
     objective = build_objective(settings, SHAPE)
-    lonlat = np.random.default_rng(0).uniform(-80, 80, (8, 2))
-    objective.fit(lambda: Places(np.array([0, 8]), np.arange(8), lonlat))
-    objective({**tiny_batch(objective), "location": torch.tensor(lonlat, dtype=torch.float32)})
+    objective.fit(lambda: PLACES)
+    objective(batch_of(objective))
     objective.after_step()
     objective.chance()
-    read |= {"fields", "metadata_mask"} if name.startswith("satmip") else set()  # by the stream
+    read |= {"fields", "metadata_mask"} if terms_of(name).learns_from_metadata else set()  # by the stream
     of_some = {name for objective in OBJECTIVES.values() for name in getattr(objective, "reads", ())}
+    assert {"moco_weight", "simclr_weight", "metadata_weight", "geo_weight", "coupled"} <= of_some
     assert read & of_some == {name for name in of_some if applies(name, settings)}
     assert all(applies(name, settings) for name in Settings.model_fields.keys() - of_some)
 
@@ -76,6 +135,120 @@ def test_settings_of_an_objective_of_ones_own_all_apply(monkeypatch: pytest.Monk
     assert applies("queue_length", tiny_settings(objective="mine"))
     assert applies("queue_length", tiny_settings(objective="moco"))
     assert not applies("queue_length", tiny_settings(objective="simclr"))
+
+
+# Numbers
+
+DROP = {
+    "backbone_args": {
+        **{"img_size": SIDE, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4},
+        **{"drop_path_rate": 0.5, "pos_drop_rate": 0.2},
+    }
+}
+DECOUPLED = {"coupled": False, "metadata_encoder": "tabular", "simclr_weight": 0.5}
+BEFORE: dict[str, tuple[list[float], dict[str, Any]]] = {
+    "simclr cross masked": ([3.71258, 3.28391, 3.72056, 2.86956], {"negatives": "cross", "mask_same_place": True}),
+    "simclr resnet": ([2.47505, 3.69396, 3.39458, 2.99746], {"backbone": "test_resnet", "backbone_args": {}, "view_size": 16}),
+    "simclr-geo": ([4.75025, 3.97801, 5.25376, 3.91057], {"geo_weight": 0.5}),
+    "simclr-geo features": ([5.20872, 4.25583, 5.81941, 4.54164], {"geo_input": "features"}),
+    "simclr-tp": ([4.18687, 3.25008, 4.94543, 3.44076], {}),
+    "simclr-geo-tp": ([5.30341, 4.36274, 5.98263, 4.26794], {"geo_space": "sphere"}),
+    "moco": ([0.0, 2.35406, 0.324299, 1.73498], {**DROP}),
+    "moco-geo": ([0.571578, 2.54188, 0.743244, 2.74826], {"geo_weight": 0.5, "optimizer": "sgd"}),
+    "moco-tp masked": ([0.0, 1.93418, 0.0838722, 1.55185], {"mask_same_place": True}),
+    "moco-geo-tp": ([1.22127, 1.79214, 1.56902, 1.34714], {"geo_input": "features"}),
+    "satmip tabular": ([2.54529, 4.30305, 2.69096, 2.42174], {"metadata_encoder": "tabular", "tabular_ffn_dropout": 0.3, **DROP}),
+    "satmip siglip": ([12.1942, 7.21621, 2.88336, 4.81784], {"metadata_loss": "siglip", "mask_same_place": True}),
+    "satmips": ([6.64198, 6.90226, 5.91645, 4.97289], {"mask_same_place": True}),
+    "satmips decoupled": (
+        [5.1944, 5.26542, 4.57916, 3.93735],
+        {**DECOUPLED, "tabular_attention_dropout": 0.3, **DROP},
+    ),
+    "satmips cross": ([9.60296, 12.3225, 8.65245, 8.16051], {"negatives": "cross", "simclr_weight": 2.0, "projection_bias": True}),
+}
+"""Losses of four steps, as they were before objectives were sums of terms."""
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_objectives_with_a_name_of_their_own_give_the_numbers_of_before(name: str) -> None:
+    expected, changes = BEFORE[name]
+    objective, settings = build(
+        {"objective": name.split()[0], "geo_clusters": 3, "queue_length": 20, "key_momentum": 0.7, **changes}
+    )
+    objective.fit(lambda: PLACES)
+    optimizer = build_optimizer(objective, settings)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    found = []
+    for step in range(4):
+        torch.manual_seed(100 + step)
+        optimizer.zero_grad()
+        parts = objective(batch_of(objective, step))
+        parts["loss"].backward()
+        optimizer.step()
+        objective.after_step()
+        found.append(parts["loss"].item())
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("coupled", [True, False])
+def test_a_sum_of_all_terms_weighs_each_and_gives_each_its_view(coupled: bool) -> None:
+    weights = {"metadata_weight": 0.5, "simclr_weight": 2.0, "moco_weight": 3.0, "geo_weight": 0.25}
+    small = {"geo_clusters": 2, "queue_length": 8, "temperature": 0.3}
+    objective, _ = build({"objective": "geo+moco+tp+simclr+satmip", "coupled": coupled, **weights, **small})
+    objective.fit(lambda: PLACES)
+    assert objective.view_sources == (("image", "partner") if coupled else ("image", "image", "partner"))
+    assert objective.batch_keys == {"tokens", "location"}
+    for seed in (1, 2):  # the second has the keys of the first
+        batch = batch_of(objective, seed)
+        metadata, one, two = (objective.backbone(view) for view in (batch["views"][0], *batch["views"][-2:]))
+        a, b = objective.simclr.head(one), objective.simclr.head(two)
+        image = objective.matching.image_projection(metadata)
+        text = objective.matching.metadata_projection(objective.metadata_encoder(batch))
+        logits = objective.geo.head[1](a.relu())
+        expected = {
+            "loss_metadata": metadata_image_loss(image, text, 1 / 0.07),
+            "loss_views": view_loss(a, b, 0.3),
+            "loss_geo": torch.nn.functional.cross_entropy(logits, objective.geo.labels(batch["location"])),
+        }
+        parts = objective(batch)
+        objective.after_step()
+        for name, value in expected.items():
+            torch.testing.assert_close(parts[name], value.detach(), rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        assert set(parts) == {"loss", "loss_moco", "temperature", *expected}
+        shares = zip(weights.values(), ("loss_metadata", "loss_views", "loss_moco", "loss_geo"), strict=True)
+        assert parts["loss"].item() == pytest.approx(sum(weight * parts[part].item() for weight, part in shares), rel=1e-5)
+    assert parts["loss_moco"] > 0
+    assert objective.chance()["loss"] == pytest.approx(
+        0.5 * math.log(8) + 2 * math.log(15) + 3 * math.log(9) + 0.25 * math.log(2), rel=1e-6
+    )
+
+
+def test_the_order_of_terms_changes_no_number() -> None:
+    found = []
+    for terms in itertools.permutations(("satmip", "simclr", "tp")):
+        objective, _ = build({"objective": "+".join(terms)})
+        found.append((objective(tiny_batch(objective))["loss"].item(), list(objective.state_dict())))
+    assert all(one == found[0] for one in found)
+
+
+def test_weights_of_sums_do_not_weigh_a_term_that_stands_alone() -> None:
+    heavy, _ = build({"objective": "simclr", "simclr_weight": 3.0})
+    plain, _ = build({"objective": "simclr"})
+    assert heavy(tiny_batch(heavy))["loss"] == plain(tiny_batch(plain))["loss"]
+
+
+def test_geo_without_a_projection_reads_features() -> None:
+    objective, _ = build({"objective": "satmip+geo", "geo_clusters": 2, "geo_input": "projection"})
+    objective.fit(lambda: PLACES)
+    batch = batch_of(objective)
+    logits = objective.geo.head[1](objective.backbone(batch["views"][0]))
+    expected = torch.nn.functional.cross_entropy(logits, objective.geo.labels(batch["location"]))
+    torch.testing.assert_close(objective(batch)["loss_geo"], expected.detach())
+    assert objective.views == 1
+
+
+# Contract
 
 
 @each_variant
@@ -107,7 +280,7 @@ def test_more_or_fewer_views_are_refused(variant: dict[str, Any]) -> None:
     batch = tiny_batch(objective)
     views = batch["views"]
     for given in ((*views, views[0]), views[:-1]):
-        with pytest.raises(ValueError, match=rf"must hold {objective.views} views, however: len\(views\)={len(given)}"):
+        with pytest.raises(ValueError, match=rf"{objective.views} views, and this one has {len(given)}"):
             objective({**batch, "views": given})
 
 
@@ -124,7 +297,7 @@ def test_chance_is_the_loss_of_projections_that_give_zero(variant: dict[str, Any
     last_layers = [
         m
         for name, m in objective.named_modules()
-        if name in ("matching.image_projection", "matching.metadata_projection", "ssl_head.linear3")
+        if name in ("matching.image_projection", "matching.metadata_projection", "simclr.head.linear3")
     ]
     for layer in last_layers:
         assert isinstance(layer, torch.nn.Linear)
@@ -150,11 +323,13 @@ def test_losses_are_those_of_the_projections_of_the_views(name: str, negatives: 
     features, excluded = [objective.backbone(view) for view in batch["views"]], same_place(batch["place"])
     expected, total = {"masked_pairs": torch.tensor(2.0 + 6.0)}, torch.zeros(())
     if name != "simclr":
-        expected["loss_metadata"] = objective.matching(features[0], objective.metadata_encoder(batch), excluded)
+        image, text = objective.matching.image_projection(features[0]), objective.metadata_encoder(batch)
+        text = objective.matching.metadata_projection(text)
+        expected["loss_metadata"] = metadata_image_loss(image, text, 1 / 0.07, "exact", excluded)
         expected["temperature"] = torch.tensor(0.07)
         total = total + expected["loss_metadata"]
     if name != "satmip":
-        one, two = (objective.ssl_head(view) for view in features[-2:])
+        one, two = (objective.simclr.head(view) for view in features[-2:])
         expected["loss_views"] = view_loss(one, two, 0.3, negatives, excluded)
         total = total + (1.0 if name == "simclr" else 0.5) * expected["loss_views"]
     parts = objective(batch)
@@ -283,5 +458,5 @@ def test_projections_have_a_bias_on_demand() -> None:
 @pytest.mark.parametrize("name", ["simclr", "satmips"])
 def test_heads_are_as_wide_as_they_are_set(name: str) -> None:
     objective, _ = build({"objective": name, "ssl_hidden": 40, "ssl_dim": 20})
-    shapes = [tuple(objective.get_parameter(f"ssl_head.linear{i}.weight").shape) for i in (1, 2, 3)]
+    shapes = [tuple(objective.get_parameter(f"simclr.head.linear{i}.weight").shape) for i in (1, 2, 3)]
     assert shapes == [(40, 32), (40, 40), (20, 40)]

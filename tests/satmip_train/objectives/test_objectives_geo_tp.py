@@ -31,9 +31,10 @@ from satmip_train.data.order import Order
 from satmip_train.data.places import Places, cluster_centres, read_places, sphere
 from satmip_train.data.tar import Readers
 from satmip_train.distributed import Job, rank, synchronize_batch_norm
-from satmip_train.objectives import geo
-from satmip_train.objectives.base import Objective, masked_pairs
+from satmip_train.objectives.base import Objective
+from satmip_train.objectives.geo import Geo
 from satmip_train.objectives.losses import cluster_loss, metadata_image_loss, same_place, sigmoid_loss, view_loss
+from satmip_train.objectives.term import Encoders, Inputs
 from satmip_train.runs.log import read_log
 from satmip_train.training.state import build_state
 from satmip_train.training.step import Step
@@ -50,8 +51,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "masked-satmip": {"objective": "satmip", "mask_same_place": True},
     "masked-siglip": {"objective": "satmip", "mask_same_place": True, "metadata_loss": "siglip"},
     "masked-satmips": {"objective": "satmips", "mask_same_place": True},
+    "satmips-tp": {"objective": "satmip+simclr+tp", "metadata_weight": 2.0},
+    "satmips-geo-tp": {"objective": "satmip+simclr+geo+tp", "geo_clusters": 3, "coupled": False, "mask_same_place": True},
+    "satmip-geo": {"objective": "satmip+geo", "geo_clusters": 3},
 }
 each_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=list(VARIANTS))
+ENCODERS = Encoders(nn.Identity(), None, 8)
+"""Whose term of two views has a projection of 8 numbers."""
 
 
 def batch_of(objective: Objective) -> dict[str, Any]:
@@ -140,8 +146,8 @@ def test_labels_are_the_nearest_centre_and_unknown_locations_have_none() -> None
     locations = np.stack([rng.uniform(-180, 180, 300), rng.uniform(-90, 90, 300)], axis=1)
     locations[::7] = np.nan
     for space in ("raw", "sphere"):
-        classifier = geo.GeoClassifier(8, tiny_settings(geo_clusters=20, geo_space=space))
-        classifier.fit(locations)
+        classifier = Geo(tiny_settings(geo_clusters=20, geo_space=space), ENCODERS)
+        classifier.fit_locations(locations)
         centres = cluster_centres(locations, 20, space, 0)
         labels = classifier.labels(torch.tensor(locations, dtype=torch.float32)).tolist()
         for location, label in zip(locations, labels, strict=True):
@@ -152,7 +158,7 @@ def test_labels_are_the_nearest_centre_and_unknown_locations_have_none() -> None
 
 
 def test_centres_a_hundred_metres_apart_are_told_apart() -> None:
-    classifier = geo.GeoClassifier(8, tiny_settings(geo_clusters=40, geo_space="raw"))
+    classifier = Geo(tiny_settings(geo_clusters=40, geo_space="raw"), ENCODERS)
     classifier.centres = torch.stack([170 + 0.001 * torch.arange(40), torch.full((40,), 60.0)], dim=1)
     assert classifier.labels(classifier.centres).tolist() == list(range(40))
 
@@ -162,8 +168,8 @@ def test_clusters_of_the_sphere_know_no_date_line() -> None:
     locations = np.stack([rng.choice([-179.5, 179.5, 0.0], 300), rng.normal(0, 1, 300)], axis=1)
     by_line = {}
     for space in ("raw", "sphere"):
-        classifier = geo.GeoClassifier(8, tiny_settings(geo_clusters=2, geo_space=space))
-        classifier.fit(locations)
+        classifier = Geo(tiny_settings(geo_clusters=2, geo_space=space), ENCODERS)
+        classifier.fit_locations(locations)
         east, west = classifier.labels(torch.tensor([[179.5, 0.0], [-179.5, 0.0]])).tolist()
         by_line[space] = east == west
     assert by_line == {"raw": False, "sphere": True}
@@ -174,8 +180,8 @@ def test_fewer_locations_than_clusters_are_refused() -> None:
         cluster_centres(np.array([[0.0, 1], [0, 1], [3, 3], [np.nan, np.nan]]), 5, "raw", 0)
     as_many = cluster_centres(np.array([[0.0, 1], [0, 1], [3, 3], [np.nan, np.nan]]), 2, "raw", 0)
     assert sorted(as_many.tolist()) == [[0, 1], [3, 3]]
-    classifier = geo.GeoClassifier(8, tiny_settings(geo_clusters=5))
-    with pytest.raises(ValueError, match="must be fitted before the first step"):
+    classifier = Geo(tiny_settings(geo_clusters=5), ENCODERS)
+    with pytest.raises(ValueError, match="Call fit before the first step"):
         classifier.labels(torch.zeros(2, 2))
 
 
@@ -240,9 +246,12 @@ def test_masked_losses_are_those_without_the_pairs_of_a_place() -> None:
 
 
 def test_pairs_are_counted_over_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("satmip_train.objectives.base.world_size", lambda: 3)
-    assert float(masked_pairs(torch.eye(4, 12, dtype=torch.bool))["masked_pairs"]) == 12.0
-    assert masked_pairs(None) == {}
+    monkeypatch.setattr("satmip_train.objectives.term.world_size", lambda: 3)
+    inputs = Inputs(build(VARIANTS["masked-satmips"]), {"place": PLACE}, 0, (0, 1))
+    inputs.leave_out(torch.eye(4, 12, dtype=torch.bool))
+    assert float(inputs.logged["masked_pairs"]) == 12.0
+    assert inputs.excluded is inputs.excluded is not None
+    assert float(inputs.logged["masked_pairs"]) == 12.0 + 3 * 8
 
 
 def test_without_pairs_of_a_place_masking_changes_nothing_and_the_number_of_pairs_is_logged() -> None:
@@ -280,7 +289,7 @@ def test_geo_classifies_the_projection_of_the_first_view_before_it_is_normalized
     objective = build(VARIANTS["geo"])
     batch = batch_of(objective)
     parts = objective(batch)
-    first = objective.ssl_head(objective.backbone(batch["views"][0]))  # type: ignore[operator]
+    first = objective.simclr.head(objective.backbone(batch["views"][0]))  # type: ignore[operator]
     labels = objective.geo.labels(LOCATION)  # type: ignore[operator, union-attr]
     logits = objective.geo.head[1](first.relu())  # type: ignore[index, union-attr, operator]
     expected = nn.functional.cross_entropy(logits[labels >= 0], labels[labels >= 0])
@@ -368,7 +377,7 @@ def learn(shards: Path, steps: int, **changes: Any) -> tuple[list[float], Object
     return [float(step(stream[number])["loss"]) for number in range(steps)], state.objective
 
 
-@pytest.mark.parametrize("objective", ["simclr-geo", "simclr-tp", "simclr-geo-tp", "moco", "moco-geo-tp"])
+@pytest.mark.parametrize("objective", ["simclr-geo", "simclr-tp", "moco-geo-tp", "satmip+simclr+geo+tp", "satmip+moco"])
 def test_it_learns_what_chance_cannot(toy: Path, objective: str) -> None:
     changes = {"batch_size": 20, "epochs": 40, "lr_base": 0.03, "policy": "crop", "weight_decay": 0.0}
     found, learned = learn(toy, 80, objective=objective, queue_length=100, key_momentum=0.9, **changes)

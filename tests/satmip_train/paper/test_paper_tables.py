@@ -16,10 +16,11 @@ from click.testing import CliRunner
 
 from satmip_train.cli.evaluate import main
 from satmip_train.errors import UsageError
+from satmip_train.evaluation_sets import evaluation_sets
 from satmip_train.paper import layout as layout_module
 from satmip_train.paper.fill import Budget, Cell, Filled, fill, identity
 from satmip_train.paper.formats import FORMATS, MISSING, as_text, lines, trace
-from satmip_train.paper.layout import table_layout
+from satmip_train.paper.layout import recipe_settings, table_layout
 from satmip_train.paper.scores import Samples, Score, Training, read_scores, read_trainings
 
 BASE = {
@@ -70,15 +71,17 @@ def test_a_layout_is_consistent(number: str) -> None:
     for row in layout.rows:
         assert len(row.labels) == len(layout.labels)
         assert row.published.keys() <= columns
-        assert (row.settings is not None) + (row.external is not None) + (row.control is not None) == 1
-        assert row.gain_over is None or layout.rows[row.gain_over].settings is not None
+        assert (row.recipe is not None) + (row.external is not None) + (row.control is not None) == 1
+        assert row.gain_over is None or layout.rows[row.gain_over].recipe is not None
     for column in layout.columns:
         assert set(column.of) <= columns
-        assert set(column.sets) <= layout_module.evaluation_sets().keys()
+        assert set(column.sets) <= evaluation_sets().keys()
         if column.kind == "score":
-            assert all({"probe", "dataset", "epochs"} <= layout.cell_of(row, column).keys() for row in layout.rows)
-    settings = [json.dumps([identity(row.settings), row.cell], default=str) for row in layout.rows if row.settings]
-    assert len(set(settings)) == len(settings)
+            for row in layout.rows:
+                assert {"probe", "dataset", *(["epochs"] if row.recipe else [])} <= layout.cell_of(row, column).keys()
+    trained = [(row, recipe_settings(row.recipe)) for row in layout.rows if row.recipe]
+    told = [json.dumps([identity(settings), settings["epochs"], row.cell], default=str) for row, settings in trained]
+    assert len(set(told)) == len(told)
 
 
 def test_printed_averages_follow_from_printed_cells() -> None:
@@ -97,7 +100,7 @@ def test_printed_averages_follow_from_printed_cells() -> None:
 
 def test_the_posters_averages_follow_from_table_4() -> None:
     """Poster: average transfer 79.7, 79.3, 80.9 of SimCLR, SatMIP, SatMIPS without HPT."""
-    transfer = [name for name in layout_module.evaluation_sets() if name != "fmow"]
+    transfer = [name for name in evaluation_sets() if name != "fmow"]
     for model, average in (("SimCLR", 79.7), ("SatMIP", 79.3), ("SatMIPS", 80.9)):
         row = table_layout("4").rows[row_of("4", model, "")]
         assert fmean(row.published[name].mean for name in transfer) == pytest.approx(average, abs=0.06)
@@ -127,8 +130,19 @@ def test_a_number_that_stands_in_two_tables_is_the_same() -> None:
     three = table_layout("3").rows[0].published
     assert (tabular["e200"].mean, both["e200"].mean) == (three["fmow_image"].mean, three["fmow_both"].mean)
     assert (tabular["eurosat"], both["eurosat"]) == (three["eurosat_image"], three["eurosat_both"])
-    for name in layout_module.evaluation_sets():
+    for name in evaluation_sets():
         assert table_layout("2").rows[row_of("2", "SatMIP")].published[name].mean == table_layout("s5").rows[0].published[name].mean
+
+
+def test_what_was_read_off_the_poster_says_so() -> None:
+    """Figure 3 is printed at 200 epochs alone; a number of the poster's figure is one with its error."""
+    layout = table_layout("figure3")
+    for row in layout.rows:
+        scores = {name: number for name, number in row.published.items() if name != "time"}
+        assert {"± 0.1" in number.source for number in scores.values()} == {row.labels[1] != "200"}
+        assert row.published.keys() >= {column.id for column in layout.columns} - {"ucmerced", "fgsc23"}
+    by_model = [[row.published["fmow"].mean for row in layout.rows if row.labels[0] == m] for m in ("SimCLR", "SatMIP", "SatMIPS")]
+    assert all(values == sorted(values) and len(values) == 4 for values in by_model)  # longer is better, in the figure
 
 
 def test_lost_tables_have_no_numbers_of_their_own() -> None:
@@ -304,7 +318,7 @@ def test_of_runs_with_other_settings_the_most_fill_the_row_and_the_rest_is_named
 
 def test_seeds_that_were_measured_on_different_shards_are_told() -> None:
     """Once the note named the last shards only, and none if both had the paper's counts."""
-    paper = layout_module.evaluation_sets()["fmow"]
+    paper = evaluation_sets()["fmow"]
     here = [Samples(root, paper.train, paper.test, paper.classes) for root in ("out/old", "out/new")]
     scores = [replace(score(seed=seed), samples=samples) for seed, samples in enumerate(here)]
     (note,) = (note for note in filled("2", scores).notes if note.startswith("fMoW here is"))
@@ -412,7 +426,7 @@ def test_what_was_measured_before_the_last_step_fills_no_cell(tmp_path: Path) ->
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     (tmp_path / "fmow").mkdir()
     (tmp_path / "fmow" / "knn.json").write_text('{"probe": "knn"}')
-    with pytest.raises(UsageError, match=r"knn.json must be a result of satmip-eval, however: KeyError"):
+    with pytest.raises(UsageError, match=r"knn.json is no result .*'test' is missing"):
         read_scores(tmp_path)
 
 
@@ -421,13 +435,13 @@ def test_a_damaged_file_of_a_reproduction_is_named(tmp_path: Path, content: str)
     (tmp_path / "reproduce.json").write_text(content)
     got = CliRunner().invoke(main, ["table", "2", "--runs", str(tmp_path)], catch_exceptions=False)
     assert got.exit_code == 1
-    assert "reproduce.json must say how a reproduction began, however: " in got.output
+    assert "reproduce.json does not say how a reproduction began" in got.output
     assert "Delete it" in got.output
 
 
 def test_a_damaged_export_is_named(tmp_path: Path) -> None:
     (tmp_path / "backbone.json").write_text("null")
-    with pytest.raises(UsageError, match=r"backbone.json must describe a backbone, however: TypeError"):
+    with pytest.raises(UsageError, match=r"backbone.json describes no backbone"):
         read_trainings(tmp_path)
 
 
@@ -487,4 +501,4 @@ def test_the_budget_of_a_reproduction_is_found_in_its_folder(tmp_path: Path) -> 
 def test_an_unknown_set_is_refused(tmp_path: Path) -> None:
     got = CliRunner().invoke(main, ["table", "2", "--runs", str(tmp_path), "--dataset", "mars=out/shards"])
     assert got.exit_code == 2
-    assert "must name one of fmow" in got.output
+    assert "Sets: fmow, resisc45" in got.output

@@ -4,20 +4,21 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from helpers.toy_shards import write_toy_shards
+from helpers.toy_shards import edited_copy, write_toy_shards
 
 from satmip_train.cli import evaluate, paper
 from satmip_train.cli import train as train_module
 from satmip_train.config import Settings, resolve
 from satmip_train.errors import UsageError
 from satmip_train.paper.fill import Budget, identity
-from satmip_train.paper.layout import table_layout
-from satmip_train.paper.reproduce import TARGETS, Command, Request, check_request, is_done, keep_request, plan_table
+from satmip_train.paper.layout import recipe_settings, run_names, table_layout
+from satmip_train.paper.reproduce import TARGETS, Command, Commands, Request, check_request, commands_of, is_done, keep_request
 
 NETWORK = json.dumps({"img_size": 32, "patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2})
 TRAIN = (
@@ -42,11 +43,12 @@ def options_of(command: Command) -> dict[str, Any]:
     return {name: value for name, value in context.params.items() if value is not None}
 
 
+@pytest.mark.parametrize("recipe", [None, "tiny"])
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_training_command_gives_a_run_of_its_row(target: str, shards: Path, tmp_path: Path) -> None:
+def test_every_training_command_gives_a_run_of_its_row(target: str, recipe: str | None, shards: Path, tmp_path: Path) -> None:
     (tmp_path / "slip.pt").touch()
-    request = request_for(shards, tmp_path, seeds=(3,), hpt=str(tmp_path / "slip.pt"))
-    plan = plan_table(target, request)
+    request = request_for(shards, tmp_path, seeds=(3,), hpt=str(tmp_path / "slip.pt"), recipe=recipe)
+    plan = commands_of(target, request)
     trained = []
     for command in plan.commands:
         if command.program != "satmip-train":
@@ -56,51 +58,109 @@ def test_every_training_command_gives_a_run_of_its_row(target: str, shards: Path
         settings = resolve(options["recipe"], flags).model_dump(mode="json")
         assert {**identity(settings), "epochs": settings["epochs"], "seed": settings["seed"]} == command.settings
         assert Path(options["out"]) == command.output
+        assert (settings["view_size"] == 64) == (recipe == "tiny")
         trained.append(command.settings)
     layout = table_layout(target)
     for row in layout.rows:
-        if row.settings is not None:
+        if row.recipe is not None:
             for epochs in {layout.cell_of(row, column)["epochs"] for column in layout.columns}:
-                assert {**identity(row.settings), "epochs": epochs, "seed": 3} in trained
+                assert {**identity(recipe_settings(row.recipe)), "epochs": epochs, "seed": 3} in trained
     outputs = [command.output for command in plan.commands]
     assert len(set(outputs)) == len(outputs)
 
 
-def test_rates_are_those_of_the_objective_unless_a_recipe_is_given(shards: Path, tmp_path: Path) -> None:
-    plan = plan_table("2", request_for(shards, tmp_path, seeds=(0,)))
-    recipes = {c.settings["objective"]: options_of(c)["recipe"] for c in plan.commands if c.program == "satmip-train"}
-    assert recipes == {
-        "simclr": "simclr", "simclr-geo": "simclr", "simclr-tp": "simclr", "simclr-geo-tp": "simclr",
-        "satmip": "satmip", "satmips": "satmips",
-    }  # fmt: skip
-    small = plan_table("2", request_for(shards, tmp_path, seeds=(0,), recipe="tiny"))
-    assert {options_of(c)["recipe"] for c in small.commands if c.program == "satmip-train"} == {"tiny"}
+def test_a_training_is_its_rows_recipe_unless_one_is_given(shards: Path, tmp_path: Path) -> None:
+    def recipes(**changes: Any) -> set[str]:
+        found = commands_of("6", request_for(shards, tmp_path, seeds=(0,), **changes)).commands
+        return {options_of(c)["recipe"] for c in found if c.program == "satmip-train"}
+
+    names = ("simclr", "satmip", "satmip-crop", "satmips", "satmips-decoupled")
+    assert recipes() == {f"paper/table6-{name}" for name in names}
+    assert recipes(recipe="tiny") == {"tiny"}
+    assert recipes(train_options=("--recipe", "tiny")) == {"tiny"}
+    tiny = commands_of("6", request_for(shards, tmp_path, seeds=(0,), train_options=("--recipe=tiny",))).commands
+    assert {options_of(c).get("coupled") for c in tiny if c.program == "satmip-train"} >= {False}
+
+
+def test_recipes_whose_runs_have_one_name_differ_in_epochs_alone() -> None:
+    """So that a run serves all tables it belongs into, and none is taken for another."""
+    used = {row.recipe for target in TARGETS for row in table_layout(target).rows if row.recipe}
+    used |= {baseline for target in TARGETS if (baseline := table_layout(target).baseline)}
+    assert used <= run_names().keys()
+    settings = {name: {**recipe_settings(name), "epochs": None} for name in run_names()}
+    for one, name in run_names().items():
+        assert {other for other in settings if settings[other] == settings[one]} == {o for o, n in run_names().items() if n == name}
+
+
+@pytest.mark.parametrize(
+    ("table", "seed", "name"),
+    [("s4", 0, "satmips-lambda0_25-25ep-seed0"), ("6", 2, "satmips-decoupled-25ep-seed2"), ("s6", 1, "satmip-tabular-25ep-seed1"),
+     ("2", 0, "satmips-200ep-seed0"), ("4", 1, "simclr-hpt-200ep-seed1"), ("5", 0, "satmip-tabular-gsd-timestamp-25ep-seed0")],
+)  # fmt: skip
+def test_runs_of_earlier_versions_lie_where_they_are_looked_for(
+    table: str, seed: int, name: str, shards: Path, tmp_path: Path
+) -> None:
+    commands = commands_of(table, request_for(shards, tmp_path, hpt="slip.pt")).commands
+    assert tmp_path / "runs" / name in {command.output for command in commands}
+    if table != "6":
+        assert name.rsplit("-", 1)[0] in {c.output.parent.parent.name for c in commands if c.program == "satmip-eval"}
 
 
 def test_evaluations_follow_the_trainings_they_need(shards: Path, tmp_path: Path) -> None:
     for target in TARGETS:
         done: set[Path] = set()
-        for command in plan_table(target, request_for(shards, tmp_path, seeds=(0, 1))).commands:
+        for command in commands_of(target, request_for(shards, tmp_path, seeds=(0, 1))).commands:
             assert {path.parent for path in command.inputs} <= done
             done.add(command.output)
 
 
 def test_the_paper_tests_on_fmows_val_and_on_the_others_test(shards: Path, tmp_path: Path) -> None:
     other = write_toy_shards(tmp_path / "euro", {"train": 8, "val": 4, "test": 4})
-    plan = plan_table("2", request_for(shards, tmp_path, evaluation={"fmow": str(other), "eurosat": str(other)}))
+    plan = commands_of("2", request_for(shards, tmp_path, evaluation={"fmow": str(other), "eurosat": str(other)}))
     splits = {c.output.parent.name: c.arguments[c.arguments.index("--test-split") + 1] for c in plan.commands if c.inputs}
     assert splits == {"fmow": "val", "eurosat": "test"}
 
 
+def test_evaluation_shards_are_checked_before_anything_is_trained(shards: Path, tmp_path: Path) -> None:
+    """Once the first training ended before its evaluation told that the shards would not do."""
+
+    def commands(table: str, edit: Callable[[dict[str, Any]], None], **changes: Any) -> Commands:
+        root = edited_copy(shards, tmp_path / str(len(list(tmp_path.iterdir()))), edit)
+        return commands_of(table, request_for(shards, tmp_path / "out", evaluation={"eurosat": str(root)}, **changes))
+
+    def without(*names: str) -> Callable[[dict[str, Any]], None]:
+        return lambda data: [data["splits"].pop(name) for name in names]  # type: ignore[return-value]
+
+    with pytest.raises(UsageError, match=r"Euro is tested on the split test or val.* has train only"):
+        commands("2", without("val"))
+    with pytest.raises(UsageError, match="train"):
+        commands("2", without("train"))
+    with pytest.raises(UsageError, match=r"no classes.*--eval-shards eurosat"):
+        commands("2", lambda data: data.update(classes=[]))
+    with pytest.raises(UsageError, match=r"no columns of location, which Euro"):
+        commands("3", lambda data: data.update(numeric=[c for c in data["numeric"] if c["field"] != "location"]))
+    with pytest.raises(UsageError, match=r"'location'\].*satmip-data caption"):
+        commands("s6", lambda data: data["caption"].update(fields=["gsd", "timestamp"]))
+    with pytest.raises(UsageError, match=r"of style sentence.*--style key-value"):
+        commands("s6", lambda data: data["caption"].update(style="sentence"))
+    commands("2", lambda data: data["caption"].update(style="sentence"))  # images alone
+    sizes = commands("2", lambda data: data.update(size=None))
+    assert any("Euro" in note and "--size" in note for note in sizes.notes)
+    resized = commands("2", lambda data: data.update(size=None), eval_options=("--larger-images", "resize"))
+    assert not any("--size" in note for note in resized.notes)
+    unknown = commands("3", lambda data: [c.update(known=0) for c in data["numeric"] if c["field"] == "location"])
+    assert any("knows its location;" in note for note in unknown.notes)
+
+
 def test_what_is_not_at_hand_is_named(shards: Path, tmp_path: Path) -> None:
-    notes = " ".join(plan_table("4", request_for(shards, tmp_path)).notes)
+    notes = " ".join(commands_of("4", request_for(shards, tmp_path)).notes)
     assert "pass --hpt" in notes
     assert "pass --eval-shards so2sat=DIR" in notes
-    assert "pass --external satmae=FILE" in " ".join(plan_table("2", request_for(shards, tmp_path)).notes)
+    assert "pass --external satmae=FILE" in " ".join(commands_of("2", request_for(shards, tmp_path)).notes)
 
 
 def test_an_external_backbone_is_evaluated_from_its_file(shards: Path, tmp_path: Path) -> None:
-    plan = plan_table("2", request_for(shards, tmp_path, external={"satmae++": "satmaepp.pth"}))
+    plan = commands_of("2", request_for(shards, tmp_path, external={"satmae++": "satmaepp.pth"}))
     (command,) = [c for c in plan.commands if "--external" in c.arguments]
     assert command.arguments[:5] == ("knn", "--external", "satmae++", "--weights", "satmaepp.pth")
     assert command.output == tmp_path / "eval" / "satmaepp" / "fmow" / "knn.json"
@@ -115,11 +175,11 @@ def test_larger_images_keep_their_size_beside_the_papers_views_alone(shards: Pat
         assert all(words[words.index("--larger-images") + 1] == larger for words in evaluations)
     got = CliRunner().invoke(evaluate.main, ["reproduce", "2", "--shards", str(shards), "--recipe-base", "none"])
     assert got.exit_code == 1
-    assert "--recipe-base and --view-size must say how trainings are made" in got.output
+    assert "--recipe-base or --view-size" in got.output
 
 
 def test_an_evaluation_of_resized_images_is_made_again(shards: Path, tmp_path: Path) -> None:
-    plan = plan_table("2", request_for(shards, tmp_path / "out", seeds=(0,)))
+    plan = commands_of("2", request_for(shards, tmp_path / "out", seeds=(0,)))
     command = next(c for c in plan.commands if c.arguments[:2] == ("knn", "--backbone"))
     command.output.parent.mkdir(parents=True)
     result = result_of(command, [{"run": None, "seed": 0}])
@@ -129,7 +189,7 @@ def test_an_evaluation_of_resized_images_is_made_again(shards: Path, tmp_path: P
 
 
 def test_a_budget_shortens_every_run_and_its_warm_up(shards: Path, tmp_path: Path) -> None:
-    plan = plan_table("s6", request_for(shards, tmp_path, seeds=(0,), budget=Budget(16)))
+    plan = commands_of("s6", request_for(shards, tmp_path, seeds=(0,), budget=Budget(16)))
     found = {(o["epochs"], o.get("warmup_epochs")) for c in plan.commands if c.program == "satmip-train" for o in [options_of(c)]}
     assert found == {(2.0, 2 / 25), (16.0, 16 / 25)}
     assert plan.epochs == 4 * (2 + 16)
@@ -146,14 +206,14 @@ def finish(command: Command, **changes: Any) -> None:
 
 
 def test_a_training_is_done_when_its_last_step_is_exported(shards: Path, tmp_path: Path) -> None:
-    command = next(c for c in plan_table("2", request_for(shards, tmp_path)).commands if c.program == "satmip-train")
+    command = next(c for c in commands_of("2", request_for(shards, tmp_path)).commands if c.program == "satmip-train")
     assert not is_done(command)
     finish(command)
     assert is_done(command)
     (command.output / "config.json").write_text(json.dumps({"last_step": 10}))
     assert not is_done(command)
     finish(command, policy="crop")
-    with pytest.raises(UsageError, match=r"however: it has another policy\. Pass another --out"):
+    with pytest.raises(UsageError, match=r"another policy\. Use another --out"):
         is_done(command)
 
 
@@ -161,14 +221,14 @@ def test_a_run_that_started_from_other_weights_is_refused(shards: Path, tmp_path
     """Once `--hpt` of another file gave the numbers of the first one."""
 
     def training(file: str) -> Command:
-        commands = plan_table("4", request_for(shards, tmp_path, hpt=file)).commands
+        commands = commands_of("4", request_for(shards, tmp_path, hpt=file)).commands
         return next(c for c in commands if c.settings.get("hpt"))
 
     done, other = training("slip_25ep.pt"), training("slip_100ep.pt")
     assert done.output == other.output
     finish(done, init="slip_25ep.pt")
     assert is_done(done)
-    with pytest.raises(UsageError, match=r"started from 'slip_25ep.pt' and not from 'slip_100ep.pt'. Pass another --out"):
+    with pytest.raises(UsageError, match=r"slip_25ep.pt, and slip_100ep.pt .*--out"):
         is_done(other)
 
 
@@ -179,7 +239,7 @@ def result_of(command: Command, models: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_what_is_damaged_is_made_again(shards: Path, tmp_path: Path) -> None:
-    commands = plan_table("2", request_for(shards, tmp_path, seeds=(0,))).commands
+    commands = commands_of("2", request_for(shards, tmp_path, seeds=(0,))).commands
     training = next(c for c in commands if c.program == "satmip-train")
     for name in ("backbone.json", "config.json"):
         finish(training)
@@ -193,18 +253,18 @@ def test_what_is_damaged_is_made_again(shards: Path, tmp_path: Path) -> None:
 
 def test_a_run_that_learned_from_other_shards_is_refused(shards: Path, tmp_path: Path) -> None:
     other = write_toy_shards(tmp_path / "other", {"train": 32, "val": 12}, seed=1)
-    plans = [plan_table("2", request_for(root, tmp_path / "out")) for root in (shards, other)]
+    plans = [commands_of("2", request_for(root, tmp_path / "out")) for root in (shards, other)]
     done, again = (next(c for c in plan.commands if c.program == "satmip-train") for plan in plans)
     finish(done)
     assert is_done(done)
     assert again.output == done.output
-    with pytest.raises(UsageError, match=r"learned from other shards, .*Pass another --out"):
+    with pytest.raises(UsageError, match=r"learned from other shards.*--out"):
         is_done(again)
 
 
 def test_an_evaluation_of_other_shards_or_of_another_split_is_made_again(shards: Path, tmp_path: Path) -> None:
     def evaluation(**changes: Any) -> Command:
-        plan = plan_table("2", request_for(shards, tmp_path / "out", seeds=(0,), **changes))
+        plan = commands_of("2", request_for(shards, tmp_path / "out", seeds=(0,), **changes))
         return next(c for c in plan.commands if c.arguments[:2] == ("knn", "--backbone"))
 
     done = evaluation()
@@ -224,7 +284,7 @@ def test_an_evaluation_of_other_shards_or_of_another_split_is_made_again(shards:
 
 
 def test_an_evaluation_is_done_when_it_is_newer_and_of_all_its_runs(shards: Path, tmp_path: Path) -> None:
-    command = next(c for c in plan_table("2", request_for(shards, tmp_path, seeds=(0, 1))).commands if len(c.inputs) == 2)
+    command = next(c for c in commands_of("2", request_for(shards, tmp_path, seeds=(0, 1))).commands if len(c.inputs) == 2)
     for path in command.inputs:
         path.parent.mkdir(parents=True)
         path.touch()
@@ -245,27 +305,27 @@ def test_an_evaluation_is_done_when_it_is_newer_and_of_all_its_runs(shards: Path
 def test_a_folder_belongs_to_one_reproduction(shards: Path, tmp_path: Path) -> None:
     keep_request(request_for(shards, tmp_path))
     keep_request(request_for(shards, tmp_path, seeds=(7,)))
-    with pytest.raises(UsageError, match=r"however: full_epochs was 200 and is now 8\. Pass another --out"):
+    with pytest.raises(UsageError, match=r'full_epochs was "200" and is now "8".*--out'):
         keep_request(request_for(shards, tmp_path, budget=Budget(8)))
 
 
 @pytest.mark.parametrize(
     ("name", "options", "shown"),
-    [("train_options", ("--batch-size", "64"), "train was '' and is now '--batch-size 64'"),
-     ("eval_options", ("--precision=bf16",), "eval was '' and is now '--precision=bf16'")],
+    [("train_options", ("--batch-size", "64"), 'train was "" and is now "--batch-size 64"'),
+     ("eval_options", ("--precision=bf16",), 'eval was "" and is now "--precision=bf16"')],
 )  # fmt: skip
 def test_other_options_are_another_reproduction(
     shards: Path, tmp_path: Path, name: str, options: tuple[str, ...], shown: str
 ) -> None:
     keep_request(request_for(shards, tmp_path))
-    with pytest.raises(UsageError, match=rf"however: {shown}\. Pass another --out"):
+    with pytest.raises(UsageError, match=rf"{shown}.*--out"):
         check_request(request_for(shards, tmp_path, **{name: options}))
 
 
 @pytest.mark.parametrize("option", ["--init", "--policy=crop", "--no-coupled", "--epochs", "--seed", "--out"])
 def test_what_rows_decide_is_refused_before_anything_is_trained(shards: Path, tmp_path: Path, option: str) -> None:
     """Once the first training was done, and then refused as another run than its name says."""
-    with pytest.raises(UsageError, match=rf"what its rows and --seeds decide, however: it holds {option}\. Leave it out"):
+    with pytest.raises(UsageError, match=rf"--train has {option}, .*Leave it out"):
         check_request(request_for(shards, tmp_path, train_options=("--batch-size", "64", option, "timm")))
 
 
@@ -346,7 +406,7 @@ def test_it_stops_at_the_first_failure_and_shows_the_command(
     monkeypatch.setattr(paper, "_wait", fail)
     got = reproduce(shards, tmp_path, "--run")
     assert (got.exit_code, len(ran)) == (1, 1)
-    assert f"however: {ended}. It was:\n  satmip-train --shards" in got.output
+    assert f"{ended}. It was:\n  satmip-train --shards" in got.output
     assert "goes on from here" in got.output
 
 
@@ -367,11 +427,11 @@ def test_a_program_is_waited_for_and_its_status_told() -> None:
 def test_words_with_an_open_quote_are_refused(shards: Path, option: str) -> None:
     got = CliRunner().invoke(evaluate.main, ["reproduce", "3", "--shards", str(shards), option, "--batch-size '8"])
     assert got.exit_code == 2
-    assert "must be words as a shell splits them, however" in " ".join(got.output.split())
+    assert "--batch-size '8" in " ".join(got.output.split())
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "nan", "inf"])
 def test_a_budget_that_is_none_is_refused(shards: Path, value: str) -> None:
     got = CliRunner().invoke(evaluate.main, ["reproduce", "3", "--shards", str(shards), "--budget", value])
     assert got.exit_code == 2
-    assert "must be a number of epochs or tiny" in got.output
+    assert "epochs above 0" in got.output

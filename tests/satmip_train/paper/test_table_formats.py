@@ -16,7 +16,7 @@ def layout(labels: tuple[str, ...], rows: tuple[Row, ...], kinds: tuple[ColumnKi
 
 
 def row(labels: tuple[str, ...], **published: Number) -> Row:
-    return Row(labels=labels, settings=None, external=None, control=None, cell={}, gain_over=None, published=published)
+    return Row(labels=labels, recipe=None, external=None, control=None, cell={}, gain_over=None, published=published)
 
 
 def cell(mean: float, std: float | None = None, seeds: tuple[int, ...] = (0,), note: str = "") -> Cell:

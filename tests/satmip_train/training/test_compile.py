@@ -236,12 +236,12 @@ SMALL_BUCKETS = """
 import functools
 import torch
 import torch.distributed
-from satmip_train import train as training
+from satmip_train.training import state
 
 compiler = torch.compile
 torch.compile = lambda function: compiler(function, backend="aot_eager")
 torch.distributed._DEFAULT_FIRST_BUCKET_BYTES = 1024
-training.DistributedDataParallel = functools.partial(training.DistributedDataParallel, bucket_cap_mb=0.002)
+state.DistributedDataParallel = functools.partial(state.DistributedDataParallel, bucket_cap_mb=0.002)
 """
 
 

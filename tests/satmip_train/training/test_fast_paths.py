@@ -209,7 +209,7 @@ def test_a_weight_is_cast_once_a_step_for_all_views(device: str) -> None:
     loss.backward()
     counts = {name: counter.casts.get(x.data_ptr(), 0) for name, x in objective.named_parameters()}
     assert max(counts.values()) == 1
-    assert all(counts[f"ssl_head.linear{i}.weight"] == 1 for i in (1, 2, 3))
+    assert all(counts[f"simclr.head.linear{i}.weight"] == 1 for i in (1, 2, 3))
 
 
 @each_device

@@ -15,7 +15,7 @@ from satmip_train.models.heads import ssl_head
 from satmip_train.models.metadata_encoders import MetadataShape, TabularEncoder, TextEncoder
 from satmip_train.models.weight_decay import undecayed
 from satmip_train.objectives import build_objective
-from satmip_train.training.optim import build_optimizer, doubts, learning_rate
+from satmip_train.training.optim import build_optimizer, doubts, learning_rate, load_optimizer
 
 
 def schedule(settings: Settings, steps_per_epoch: int, warmup_epochs: int, epochs: int) -> list[float]:
@@ -129,7 +129,7 @@ def test_decay_of_a_whole_objective_is_that_of_its_parts(metadata_encoder: str) 
         found = decayed(objective, policy)
         parts = {"backbone": objective.backbone, "metadata_encoder": objective.metadata_encoder}
         expected = {f"{path}.{name}" for path, part in parts.items() for name in decayed(part, policy)}
-        expected |= {f"ssl_head.linear{i}.weight" for i in (1, 2, 3)} | {
+        expected |= {f"simclr.head.linear{i}.weight" for i in (1, 2, 3)} | {
             "matching.image_projection.weight",
             "matching.metadata_projection.weight",
         }
@@ -157,3 +157,22 @@ def test_optimizer_holds_each_learning_parameter_once_with_the_settings_values()
     assert [(len(g["params"]), g["weight_decay"], g["momentum"]) for g in sgd.param_groups] == [
         (len(group["params"]), group["weight_decay"], 0.7) for group in optimizer.param_groups
     ]
+
+
+def test_the_optimizer_finds_its_state_by_names_and_not_by_positions() -> None:
+    settings = tiny_settings(objective="satmips")
+    objective = build_objective(settings, SHAPE)
+    optimizer, other = build_optimizer(objective, settings), build_optimizer(objective, settings)
+    for parameter in objective.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    for group in saved["param_groups"]:
+        group["params"], group["param_names"] = group["params"][::-1], group["param_names"][::-1]
+    load_optimizer(other, saved, [])
+    for parameter in objective.parameters():
+        assert torch.equal(optimizer.state[parameter]["exp_avg"], other.state[parameter]["exp_avg"])
+    for group in saved["param_groups"]:
+        group["param_names"] = [f"other.{name}" for name in group["param_names"]]
+    with pytest.raises(KeyError, match="backbone"):
+        load_optimizer(other, saved, [])

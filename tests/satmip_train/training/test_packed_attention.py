@@ -137,5 +137,5 @@ def test_it_is_put_into_every_image_encoder() -> None:
     attention.install("flash", objective.image_encoders)
     assert not any(isinstance(part, PackedAttention) for part in objective.modules())
     attention.install("packed", objective.image_encoders)
-    for encoder in (objective.backbone, objective.key_backbone):
+    for encoder in (objective.backbone, objective.moco.key_backbone):
         assert any(isinstance(part, PackedAttention) for part in encoder.modules())  # type: ignore[union-attr]

@@ -35,9 +35,10 @@ from pathlib import Path
 from rich.console import Console
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
-from satmip_train.job import join_job
-from satmip_train.shards import open_dataset
-from satmip_train.train import Step, train
+from satmip_train.distributed import join_job
+from satmip_train.data.dataset import open_dataset
+from satmip_train.training.step import Step
+from satmip_train.training.train import train
 
 torch.set_num_threads(1)
 shards, out, tiny = open_dataset(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
@@ -291,7 +292,7 @@ import datetime, json, sys, time
 from pathlib import Path
 import torch
 import torch.distributed.distributed_c10d as c10d
-from satmip_train.job import join_job
+from satmip_train.distributed import join_job
 
 with join_job("cpu") as job:
     print(json.dumps({
@@ -330,7 +331,7 @@ def test_ranks_agree_and_wait_longer_for_one_that_works_alone_than_collectives_m
 LOCKED = """
 import sys
 from pathlib import Path
-from satmip_train import checkpoint
+from satmip_train.runs import checkpoint
 with checkpoint.locked(Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()

@@ -5,11 +5,12 @@ import json
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from helpers.toy_shards import write_toy_shards
-from helpers.training_runs import PATIENCE, TINY, assert_same_state, free_port, losses, run_in_process, start_child
+from helpers.training_runs import PATIENCE, TINY, assert_same_state, free_port, losses, one_thread, run_in_process, start_child, toy
 
 from satmip_train.config import Settings
 from satmip_train.data.dataset import open_dataset
@@ -24,13 +25,50 @@ from satmip_train.training.batches import Resident
 from satmip_train.training.step import Step, seed_of
 from satmip_train.training.stop import StopRequest
 
+__all__ = ["one_thread", "toy"]  # fixtures
+
+
+def as_before_terms(run: Path) -> None:
+    """Give a checkpoint the names that weights had when every objective was one class, and an optimizer that tells no names."""
+    saved = checkpoint.load(run)
+    moved = {"simclr.head.": "ssl_head.", "moco.head.": "ssl_head.", "moco.": ""}
+
+    def then(name: str) -> str:
+        return next((old + name.removeprefix(new) for new, old in moved.items() if name.startswith(new)), name)
+
+    saved["model"] = {then(name): value for name, value in saved["model"].items()}
+    for group in saved["optimizer"]["param_groups"]:
+        del group["param_names"]
+    for setting in ("metadata_weight", "moco_weight"):
+        del saved["settings"][setting]
+    checkpoint.save(run, saved)
+
+
+@pytest.mark.parametrize("objective", ["satmips", "moco-geo"])
+def test_a_checkpoint_of_before_terms_had_modules_goes_on_to_the_same_weights(toy, tmp_path, objective):
+    changes = {"objective": objective, "geo_clusters": 4, "queue_length": 20}
+    run_in_process(toy, tmp_path / "whole", **changes)
+    run_in_process(toy, tmp_path / "old", max_steps=5, **changes)
+    as_before_terms(tmp_path / "old")
+    assert "ssl_head.linear1.weight" in checkpoint.load(tmp_path / "old")["model"]
+    assert run_in_process(toy, tmp_path / "old", **changes)[0] == 0
+    assert_same_state(tmp_path / "whole", tmp_path / "old")
+
+
+def test_a_run_goes_on_whatever_the_order_in_which_its_terms_are_typed(toy, tmp_path):
+    run_in_process(toy, tmp_path, objective="satmips", max_steps=1)
+    run_in_process(toy, tmp_path, objective="simclr+satmip", max_steps=2)
+    assert checkpoint.load(tmp_path)["step"] == 2
+    with pytest.raises(UsageError, match="objective was 'satmips' and is now 'satmip"):
+        run_in_process(toy, tmp_path, objective="satmip+simclr+tp", max_steps=3)
+
 
 def test_a_killed_run_goes_on_to_the_same_weights(toy, tmp_path):
     # The tabular encoder has dropout, so its random numbers must come back too. Step 7 lies inside the second epoch.
     # MoCo has a second copy of its networks, and a queue that is full since step 2.
     cases = {
-        "moco": {"objective": "moco-tp", "queue_length": 20, "optimizer": "sgd"},
-        "satmips": {"objective": "satmips", "metadata_encoder": "tabular"},
+        "moco": {"objective": "satmip+moco+tp", "queue_length": 20, "optimizer": "sgd"},
+        "satmips": {"objective": "satmip+simclr+geo+tp", "metadata_encoder": "tabular", "geo_clusters": 4},
     }
     children = {name: start_child(toy, tmp_path / name / "killed", kill_at=7, **changes) for name, changes in cases.items()}
     for name, changes in cases.items():

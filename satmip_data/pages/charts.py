@@ -1,0 +1,169 @@
+"""Charts of lines as numbers that a template draws as SVG: ticks, paths, dots. Opens no file."""
+
+import math
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+WIDTH, HEIGHT = 340, 190
+"""Of a chart in its own units, which are about pixels on a telephone."""
+_LEFT, _TOP, _BOTTOM = 52, 8, 22
+_COLOURS = 6
+_ROWS, _COLUMNS = 4, 4
+"""Ticks at most, about."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """What is drawn as one line; a value that is no finite number leaves a gap."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    chance: float | None = None
+    """What a model that learned nothing has, drawn as a line of dots."""
+    dots: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over one axis."""
+
+    title: str
+    x_name: str
+    series: tuple[Series, ...]
+    from_zero: bool = False
+    """Whether the axis begins at 0, however large the values are."""
+    within: tuple[float, float] = (-math.inf, math.inf)
+    """What no value, and so no tick, passes."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line as SVG draws it."""
+
+    name: str
+    colour: int
+    path: str
+    dots: tuple[tuple[float, float], ...] = ()
+    label: str = ""
+    """What the key says of it."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A chart as a template draws it, see `parts.html`."""
+
+    title: str
+    summary: str
+    """For who does not see it."""
+    lines: tuple[Line, ...]
+    references: tuple[Line, ...]
+    rows: tuple[tuple[float, str], ...]
+    """Height and label of each tick."""
+    columns: tuple[tuple[float, str], ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = _LEFT
+
+
+def draw(chart: Chart) -> Drawn | None:
+    """Return a chart to be drawn; None where there is no finite value."""
+    points = [list(_finite(series)) for series in chart.series]
+    known = [point for one in points for point in one]
+    if not known:
+        return None
+    heights = [y for _, y in known] + [series.chance for series in chart.series if series.chance is not None]
+    bottom = min([0.0, *heights] if chart.from_zero else heights)
+    rows = [tick for tick in ticks(bottom, max(heights), _ROWS) if chart.within[0] <= tick <= chart.within[1]]
+    down = _Scale(min([bottom, *rows]), max([*heights, *rows]), HEIGHT - _BOTTOM, _TOP)
+    along = _Scale(min(x for x, _ in known), max(x for x, _ in known), _LEFT, WIDTH - 6)
+    columns = ticks(along.low, along.high, _COLUMNS)
+    lines, references = [], []
+    for number, (series, mine) in enumerate(zip(chart.series, points, strict=True)):
+        shown = list(_thinned(mine, along))
+        dots = tuple((along(x), down(y)) for x, y in shown) if series.dots or len(shown) == 1 else ()
+        label = series.name if series.chance is None else f"{series.name}, chance {series.chance:.4g}"
+        lines.append(Line(series.name, number % _COLOURS, _path(shown, series, along, down), dots, label))
+        if series.chance is not None:
+            level = down(series.chance)
+            path = f"M{_LEFT} {level:g}H{WIDTH - 6}"
+            references.append(Line(label, number % _COLOURS, path))
+    inside = [tick for tick in columns if along.low <= tick <= along.high]
+    return Drawn(
+        chart.title,
+        _summary(chart, points),
+        tuple(lines),
+        tuple(references),
+        tuple(zip(map(down, rows), _labels(rows), strict=True)),
+        tuple(zip(map(along, inside), _labels(inside), strict=True)),
+    )
+
+
+def ticks(low: float, high: float, most: int) -> list[float]:
+    """Return round numbers, about `most` and at least two, from at most `low` to at least `high`."""
+    if high - low <= 1e-12 * max(abs(low), abs(high)):
+        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+    rough = (high - low) / most
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [number * step for number in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """From values to places."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        share = 0.5 if self.high == self.low else (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 1)
+
+
+def _finite(series: Series) -> Iterator[tuple[float, float]]:
+    yield from ((x, y) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(y))
+
+
+def _thinned(points: Sequence[tuple[float, float]], along: _Scale) -> Iterator[tuple[float, float]]:
+    """Give the points that show: of many in one place the first, the lowest, the highest and the last."""
+    for _, group in groupby(points, key=lambda point: round(along(point[0]))):
+        there = list(group)
+        heights = [y for _, y in there]
+        for number in sorted({0, heights.index(min(heights)), heights.index(max(heights)), len(there) - 1}):
+            yield there[number]
+
+
+def _path(shown: Sequence[tuple[float, float]], series: Series, along: _Scale, down: _Scale) -> str:
+    """Return the line, broken where values in between are not finite."""
+    gaps = [x for x, y in zip(series.x, series.y, strict=True) if not math.isfinite(y)]
+    words: list[str] = []
+    before = -math.inf
+    for x, y in shown:
+        broken = not words or bisect_left(gaps, before) < bisect_right(gaps, x)
+        words.append(f"{'M' if broken else 'L'}{along(x):g} {down(y):g}")
+        before = x
+    return "".join(words)
+
+
+def _labels(values: Sequence[float]) -> list[str]:
+    """Return ticks in few letters, all alike: 12k, 0.05 and 0.10, 1e-4 and 1.5e-4."""
+    largest = max(map(abs, values), default=0.0)
+    if largest >= 1e4:
+        return [f"{value / 1e3:g}k" if value else "0" for value in values]
+    if largest < 1e-2:
+        return [re.sub(r"e-0?", "e-", f"{value:.1e}".replace(".0e", "e")) if value else "0" for value in values]
+    digits = max((len(f"{round(value, 6):.6f}".rstrip("0").partition(".")[2]) for value in values), default=0)
+    return [f"{value:.{digits}f}" for value in values]
+
+
+def _summary(chart: Chart, points: Sequence[Sequence[tuple[float, float]]]) -> str:
+    pairs = [(series.name, mine) for series, mine in zip(chart.series, points, strict=True) if mine]
+    ends = "; ".join(f"{name} from {mine[0][1]:.4g} to {mine[-1][1]:.4g}" for name, mine in pairs)
+    return f"{chart.title} by {chart.x_name}: {ends}"
