@@ -58,6 +58,7 @@ class BuildOptions(TypedDict, total=False):
     split_seed: int
     bands: str
     stretch: str
+    limits: str
     allow_outside: bool
     table: str
     columns: str
