@@ -256,7 +256,7 @@ def inspect_command(shard_directory: str, split: str | None, samples: int, sheet
     with failures():
         dataset = dataset_module.read_dataset(Store(shard_directory))
         display.show_dataset(console, without_secrets(shard_directory), dataset)
-        display.show_fields(console, shard_directory, split)
+        display.show_fields(console, shard_directory, dataset, split)
         display.show_samples(console, shard_directory, dataset, samples, split)
         if sheet is not None:
             display.write_sheet(shard_directory, dataset, sheet, chips, split)
