@@ -112,11 +112,11 @@ def test_the_index_is_a_table_of_the_samples(shards: Shards, monkeypatch: pytest
 
 def test_what_cannot_be_opened_says_why(shards: Shards, tree: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="train"):
-        _ = shards["trian"]
+        _ = shards["rain"]
     with pytest.raises(satmip_data.BuildError, match="satmip-data build"):
         satmip_data.open_shards(tmp_path)
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
-        ({"kind": "fmw"}, ValueError, "fmow"), ({"boxs": "all"}, TypeError, "boxes"), ({"asset": "x"}, TypeError, "asset"),
+        ({"kind": "fmw"}, ValueError, "fmow"), ({"bxes": "all"}, TypeError, "boxes"), ({"asset": "x"}, TypeError, "asset"),
         ({"quality": 0}, ValueError, "quality"), ({"fields": ["gds"]}, ValueError, "gsd"), ({"decoder": "none"}, Exception, "none"),
     ]  # fmt: skip
     for options, kind, word in wrong:

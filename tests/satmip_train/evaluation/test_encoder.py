@@ -249,5 +249,5 @@ def test_importing_takes_no_library() -> None:
     code += "print(sorted({name.split('.')[0] for name in sys.modules.keys() - known} - sys.stdlib_module_names))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "['satmip_data', 'satmip_train']\n"
-    with pytest.raises(AttributeError, match="'satmip_train' has no attribute 'lod'"):
-        _ = satmip_train.lod
+    with pytest.raises(AttributeError, match="'satmip_train' has no attribute 'lo'"):
+        _ = satmip_train.lo
