@@ -162,7 +162,7 @@ def declared(extras: tuple[str, ...]) -> set[str]:
 @pytest.mark.parametrize(
     ("package", "extras"),
     [
-        ("satmip_data", ("fast", "h5", "ray", "wandb")),
+        ("satmip_data", ("fast", "h5", "http", "ray", "wandb")),
         ("satmip_train", ("train", "hf", "nvml", "wandb")),
         ("schemas", ()),
     ],
