@@ -25,11 +25,11 @@ MODULES = sorted(path for package in ("satmip_data", "satmip_train", "schemas") 
 FLOORS = {
     "satmip_data": (
         "names errors", "storage execution pages", "records", "geometry land imagery", "metadata", "sources shards demo",
-        "pipeline validation", "cli",
+        "pipeline validation", "api", "cli",
     ),
     "satmip_train": (
         "errors choices evaluation_sets objective_names", "files config distributed", "data", "views", "models", "objectives runs",
-        "evaluation paper", "training", "cli",
+        "evaluation paper", "training encoder export", "cli",
     ),
 }  # fmt: skip
 """Folders and top modules from the ground up: each imports only what stands below it, or stands in it."""
@@ -148,7 +148,7 @@ DISTRIBUTIONS = {
 }
 """Packages by the module in them, where their names differ."""
 
-NOT_NEEDED = {"huggingface_hub", "triton"}
+NOT_NEEDED = {"geopandas", "huggingface_hub", "triton"}
 """Imported only where they are installed; else the command says so, or does without."""
 
 
@@ -162,7 +162,7 @@ def declared(extras: tuple[str, ...]) -> set[str]:
 @pytest.mark.parametrize(
     ("package", "extras"),
     [
-        ("satmip_data", ("fast", "h5", "ray", "wandb")),
+        ("satmip_data", ("fast", "h5", "http", "ray", "wandb")),
         ("satmip_train", ("train", "hf", "nvml", "wandb")),
         ("schemas", ()),
     ],
