@@ -15,15 +15,29 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from satmip_train.errors import UsageError
 
+_alone = False
+"""Whether this rank computes by itself for a while, see `alone`."""
+
 
 def world_size() -> int:
     """Return the number of ranks; 1 without torch.distributed."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() and not _alone else 1
 
 
 def rank() -> int:
     """Return the number of this rank, from 0; 0 without torch.distributed."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() and not _alone else 0
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it this rank computes as if there were no others."""
+    global _alone
+    _alone = True
+    try:
+        yield
+    finally:
+        _alone = False
 
 
 class _Gather(torch.autograd.Function):

@@ -4,7 +4,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class EvaluationSet:
 def evaluation_sets() -> dict[str, EvaluationSet]:
     """Return the paper's evaluation sets by id, in its order."""
     entries = tomllib.loads((files("satmip_train") / "evaluation_sets.toml").read_text(encoding="utf-8"))
-    lists = ("test_splits", "names")
-    return {
-        id: EvaluationSet(id=id, **{name: tuple(value) if name in lists else value for name, value in entry.items()})
-        for id, entry in entries.items()
-    }
+    return {id: EvaluationSet(id=id, **{**entry, **_tuples(entry)}) for id, entry in entries.items()}
+
+
+def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) for name, value in entry.items() if isinstance(value, list)}
 
 
 def set_named(name: str) -> EvaluationSet | None:

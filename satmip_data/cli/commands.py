@@ -15,6 +15,7 @@ from satmip_data.cli.options import (
     caption_options,
     engine_options,
     failures,
+    limit_options,
     make_source,
     selection_options,
     shards_argument,
@@ -38,6 +39,7 @@ from satmip_data.pipeline.settings import BuildSettings
 from satmip_data.shards import dataset as dataset_module
 from satmip_data.sources import SOURCES
 from satmip_data.sources.base import Source
+from satmip_data.storage.limits import Limits
 from satmip_data.storage.store import Store
 from satmip_data.validation import validate
 
@@ -97,6 +99,7 @@ def main() -> None:
     "--subsampling", type=click.Choice(["4:4:4", "4:2:2", "4:2:0"]), default="4:4:4", show_default=True, help="Of the chroma."
 )
 @click.option("--max-pixels", type=int, default=400_000_000, show_default=True, help="Reject images with more pixels.")
+@limit_options
 @click.option(
     "--decoder",
     type=click.Choice(list(DECODERS)),
@@ -169,6 +172,7 @@ def _build_request(root: str, out: str, source_name: str, options: dict[str, Any
         source, root, out, settings, options["workers"], options["limit"], options["max_rejects"],
         selection=Selection(options["splits"], options["categories"], options["where"]),
         retry_rejects=options["retry_rejects"],
+        limits=Limits(options["max_unpacked"], options["max_scans"], options["max_windows"]),
         ray=(options["ray_address"] or "local") if options["engine"] == "ray" else None,
         decoder=options["decoder"],
     )  # fmt: skip
@@ -252,7 +256,7 @@ def inspect_command(shard_directory: str, split: str | None, samples: int, sheet
     with failures():
         dataset = dataset_module.read_dataset(Store(shard_directory))
         display.show_dataset(console, without_secrets(shard_directory), dataset)
-        display.show_fields(console, shard_directory, split)
+        display.show_fields(console, shard_directory, dataset, split)
         display.show_samples(console, shard_directory, dataset, samples, split)
         if sheet is not None:
             display.write_sheet(shard_directory, dataset, sheet, chips, split)

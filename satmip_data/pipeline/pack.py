@@ -15,11 +15,12 @@ from satmip_data.metadata.serialize import sample_to_json
 from satmip_data.metadata.tabular import Standardizer
 from satmip_data.pipeline.settings import BuildSettings
 from satmip_data.pipeline.shard_plan import ShardPlan
-from satmip_data.records import Reject, Sample
+from satmip_data.records import Reject, Sample, crash
 from satmip_data.shards.members import Members, dump_json, multi_hot, npy_bytes
 from satmip_data.shards.record import CaptionCount, ChannelSums, ShardRecord
 from satmip_data.shards.tar import add_members, file_sha256
 from satmip_data.sources.base import ImageFiles, Source
+from satmip_data.storage.limits import DEFAULT, Limits, using
 from satmip_data.storage.store import Store
 
 
@@ -36,6 +37,8 @@ class PackTask:
     classes: tuple[str, ...]
     decoder: str = "auto"
     """One of `decoders.DECODERS`."""
+    limits: Limits = DEFAULT
+    """What one file may take."""
 
 
 @dataclass(slots=True)
@@ -82,6 +85,11 @@ def pack_shard(task: PackTask) -> ShardRecord:
 
 def encode_samples(task: PackTask, traffic: Traffic) -> Iterator[tuple[Sample, EncodedSample | Reject]]:
     """Yield every sample of a shard with what is written of it, or with the reject where its image gives no chip."""
+    with using(task.limits):
+        yield from _encoded(task, traffic)
+
+
+def _encoded(task: PackTask, traffic: Traffic) -> Iterator[tuple[Sample, EncodedSample | Reject]]:
     settings = task.settings
     for sample, read_chip in _chip_readers(task, traffic):
         size = (sample.window.width, sample.window.height) if settings.size is None else (settings.size, settings.size)
@@ -90,6 +98,11 @@ def encode_samples(task: PackTask, traffic: Traffic) -> Iterator[tuple[Sample, E
                 image = read_chip(size, settings.max_pixels)
         except chips.ImageError as error:
             yield sample, Reject(sample.path, "pack", error.reason, str(error), key=sample.key).unsigned()
+            continue
+        except MemoryError:
+            raise
+        except Exception as error:  # one image ends no build
+            yield sample, crash(sample.path, "pack", error, sample.key).unsigned()
             continue
         yield sample, _encode(sample, image, task)
 

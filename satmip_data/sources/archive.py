@@ -18,7 +18,7 @@ from satmip_data.imagery.raster_file import driver_of, is_raster
 from satmip_data.names import PICTURES, ends_with
 from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scene, Window, with_digest
 from satmip_data.sources import splits
-from satmip_data.sources.base import Found, ImageFiles, InvalidError, Item, reject
+from satmip_data.sources.base import Found, ImageFiles, InvalidError, Item, check_grid, reject
 from satmip_data.storage.locations import REMOTE, OutsideError, archive_url, hidden, locate
 from satmip_data.storage.store import Store
 
@@ -275,7 +275,11 @@ def cut(whole: Scene, tile: int, measure: Callable[[Window], Metadata]) -> Itera
         whole: the image; the key of a window is its key, with the window's name where there are several.
         tile: side of the windows in pixels.
         measure: gives the metadata of a window, as `placed` does.
+
+    Raises:
+        chips.ImageError: there are too many windows.
     """
+    check_grid(whole.width, whole.height, tile)
     windows = geometry.grid(whole.width, whole.height, tile)
     for name, window in windows:
         key = make_key(whole.key, name) if len(windows) > 1 else whole.key

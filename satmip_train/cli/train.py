@@ -260,10 +260,11 @@ def export(run: Path, repository: str | None, open_clip: bool) -> None:
     \b
     Example: satmip-train export out/runs/satmips-seed0
     """
-    from satmip_train.runs.export import export_run, push
+    from satmip_train.runs.export import export_run
+    from satmip_train.runs.hub import push
 
     try:
-        files = export_run(run, open_clip)
+        files = export_run(run, open_clip, repository)
         for path in files:
             click.echo(path)
         if repository is not None:

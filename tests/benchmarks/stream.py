@@ -38,7 +38,7 @@ def ours(dataset: Dataset, workers: int = 0) -> Iterable[Any]:
     """Return the batches of an epoch of training, made by so many processes (0: by this one)."""
     counts = tuple(shard.samples for shard in dataset.split("train"))
     order = Order(counts, BATCH, seed=0, block=8)
-    decoder = Decoder(frozenset({"image", "tokens"}), CaptionReader(FIELDS, FIELDS, CONTEXT))
+    decoder = Decoder(frozenset({"image", "tokens"}), CaptionReader(FIELDS, True, CONTEXT))
     return loader(TrainingStream(Readers(dataset, "train"), order, decoder), range(order.steps_per_epoch), workers)
 
 

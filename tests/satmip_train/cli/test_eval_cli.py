@@ -4,12 +4,14 @@ import base64
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.browser import look_at
 from helpers.eval_world import COMMON, SMALL, as_multilabel, call, rewrite, write_run
 from helpers.toy_shards import write_toy_shards
 from PIL import Image
@@ -366,6 +368,19 @@ def test_the_report_is_one_whole_page(world: Path, tmp_path: Path) -> None:
     assert html.count('role="img"') == 4
     assert "loss from 4 to 2" in html
     assert {picture.format for picture in page.pictures} == {"PNG"}
+
+
+def test_a_browser_shows_the_report_on_a_telephone_and_on_a_desk(world: Path, tmp_path: Path) -> None:
+    long = write_toy_shards(
+        tmp_path / "shards", {"train": 24, "val": 8}, classes=("a" * 90, "b " * 50, "<script>alert(1)</script>", "d")
+    )
+    run = write_run(tmp_path / f"a-run-with-a-name-that-does-not-end{'-' * 90}", long, objective="simclr")
+    shutil.copy(world / "runs/simclr-seed0/log.jsonl", run)
+    call("report", "--shards", long, "--runs", run, "--out", tmp_path, "--k", "1", "--random-seeds", "0,1", *COMMON)
+    for width, shown in look_at(tmp_path / "index.html", tmp_path).items():
+        assert shown["overflow"] <= 0, width
+        assert (shown["lines"], shown["pictures"]) == (5, 12 + 6 * 7)  # four lines and a level of chance
+        assert shown["letters"] > 10, width
 
 
 def test_names_that_are_markup_stay_text(tmp_path: Path) -> None:

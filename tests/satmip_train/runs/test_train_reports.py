@@ -5,9 +5,11 @@ import json
 import re
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
+from helpers.browser import look_at
 from helpers.toy_shards import write_toy_shards
 from helpers.training_runs import TINY
 from rich.console import Console
@@ -20,7 +22,8 @@ from satmip_train.errors import UsageError
 from satmip_train.runs import checkpoint, cost
 from satmip_train.runs.cost import Cost, read_cost
 from satmip_train.runs.curves import draw_curves
-from satmip_train.runs.export import export_run, load_metadata_encoder, push
+from satmip_train.runs.export import export_run, load_metadata_encoder
+from satmip_train.runs.hub import push
 from satmip_train.runs.log import keep_lines, read_log
 from satmip_train.training import meter
 from satmip_train.training.announce import show_run
@@ -208,7 +211,7 @@ def test_energy_is_what_the_gpu_counts(monkeypatch):
 
 def test_a_clock_counts_from_the_last_reading_and_tells_waiting_from_work(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("satmip_train.runs.log.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("satmip_train.training.meter.time.perf_counter", lambda: now[0])
     clock = Clock(torch.device("cpu"))
 
     def step(waited, worked):
@@ -237,7 +240,7 @@ def test_a_clock_of_a_gpu_has_the_gpus_time_though_no_more_than_passed(monkeypat
         assert enable_timing
         return types.SimpleNamespace(record=lambda: recorded.append(1), elapsed_time=lambda later: milliseconds)
 
-    monkeypatch.setattr("satmip_train.runs.log.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("satmip_train.training.meter.time.perf_counter", lambda: next(now))
     monkeypatch.setattr(torch.cuda, "Event", event)
     clock = Clock(torch.device("cuda"))
     for _ in range(2):
@@ -246,7 +249,7 @@ def test_a_clock_of_a_gpu_has_the_gpus_time_though_no_more_than_passed(monkeypat
     assert (len(recorded), clock.read(), clock.worked) == (4, (2, 2.5, waited), 2.5 - waited)
 
 
-def test_the_page_holds_everything_and_loads_nothing(run):
+def test_the_page_holds_everything_and_loads_nothing(run, tmp_path):
     page = (run / "index.html").read_text()
     assert page.count('role="img"') >= 5
     assert not re.search(r"(src|href)=['\"]?(https?:|//|[a-z]+\.(png|js|css))", page)
@@ -262,6 +265,9 @@ def test_the_page_holds_everything_and_loads_nothing(run):
     ):
         assert word in page
     assert page.count("<table") == page.count("</table>")
+    for shown in look_at(run / "index.html", tmp_path).values():
+        assert shown["overflow"] <= 0
+        assert shown["lines"] >= 5
 
 
 LINE = {"step": 4, "epoch": 0.5, "lr": 0.1, "loss": 2.0, "chance": {"loss": 3.0}, "knn": {"macro_f1": 0.25, "top1": 0.5}}
@@ -390,7 +396,7 @@ def test_the_exported_metadata_encoder_gives_equal_features_and_knows_what_it_re
 def test_a_run_without_metadata_has_no_metadata_encoder(toy, tmp_path):
     plan = plan_run(settings_of(objective="simclr"), toy, CPU)
     save(plan, build_state(plan), tmp_path)
-    assert [path.name for path in export_run(tmp_path)] == ["backbone.safetensors", "README.md"]
+    assert [path.name for path in export_run(tmp_path)] == ["backbone.safetensors", "model.safetensors", "README.md"]
     with pytest.raises(UsageError, match=r"no metadata.safetensors in"):
         load_metadata_encoder(tmp_path)
 
@@ -417,9 +423,13 @@ def test_push_uploads_what_was_exported(run, monkeypatch):
     huggingface_hub = pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     assert push(run, export_run(run), "me/satmip") == "https://hub/me/satmip"
-    assert sorted(calls[0]["allow_patterns"]) == [
-        "README.md", "backbone.json", "backbone.safetensors", "metadata.json", "metadata.safetensors"
-    ]  # fmt: skip
+    assert {Path(call["folder_path"]).relative_to(run): sorted(call["allow_patterns"]) for call in calls} == {
+        Path(): [
+            "README.md", "backbone.json", "backbone.safetensors", "metadata.json", "metadata.safetensors", "projections.json",
+            "projections.safetensors",
+        ],
+        Path("timm"): ["config.json", "model.safetensors"],
+    }  # fmt: skip
     for error in (OSError("no token"), ValueError("no name")):
         monkeypatch.setattr(Api, "upload_folder", lambda self, error=error, **options: (_ for _ in ()).throw(error))
         with pytest.raises(UsageError, match=rf"the hub must accept the files, however: {error}\. Run: hf auth login"):
