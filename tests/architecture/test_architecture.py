@@ -214,7 +214,21 @@ def test_a_worker_imports_what_it_needs_and_no_more(work: tuple[object, object],
     code = "import json, pickle, sys; pickle.load(sys.stdin.buffer); print(json.dumps([*sys.modules]))"
     run = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(work), capture_output=True, check=True)
     found = {name.split(".")[0] for name in json.loads(run.stdout)}
-    heavy = {"pandas", "pyarrow", "rasterio", "boto3", "botocore", "s3fs", "click", "rich", "pydantic", "ray", "wandb", "torch"}
+    heavy = {
+        "pandas",
+        "pyarrow",
+        "rasterio",
+        "boto3",
+        "botocore",
+        "s3fs",
+        "click",
+        "rich",
+        "pydantic",
+        "ray",
+        "wandb",
+        "torch",
+        "jinja2",
+    }
     assert not found & (heavy | {"simplejpeg", "pyvips", "instant_clip_tokenizer"})
     assert {"numpy", "PIL", "pyproj", "satmip_data"} <= found
 
