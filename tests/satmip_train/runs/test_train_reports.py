@@ -58,7 +58,6 @@ def test_settings_are_shown_in_groups_with_what_differs_from_the_recipe(toy):
     plan = plan_run(settings, toy, CPU)
     description = {
         **describe(plan, build_state(plan).objective),
-        "attention": "flash",
         "data": "stream: asked for",
         "online_knn": "none: knn_every is 0",
     }
@@ -89,7 +88,7 @@ def test_settings_are_shown_in_groups_with_what_differs_from_the_recipe(toy):
 )
 def test_only_the_settings_of_the_objective_and_the_metadata_encoder_are_shown(toy, changes, expected):
     plan = plan_run(settings_of(), toy, CPU)
-    description = {**describe(plan, build_state(plan).objective), "attention": "", "data": "", "online_knn": ""}
+    description = {**describe(plan, build_state(plan).objective), "data": "", "online_knn": ""}
     output = io.StringIO()
     show_run(Console(file=output, width=120, markup=False, highlight=False), settings_of(**changes), description, None)
     names = ("text_layers", "text_model some/bert", "tabular_layers", "simclr_weight", "queue_length")
