@@ -33,7 +33,7 @@ from satmip_data.imagery.decoders import DECODERS
 from satmip_data.names import without_secrets
 from satmip_data.pipeline import build, estimate, recaption
 from satmip_data.pipeline import request as request_module
-from satmip_data.pipeline.equal_chips import NAME, read_equal_chips
+from satmip_data.pipeline.equal_chips import EQUAL_CHIPS, read_equal_chips
 from satmip_data.pipeline.recaption import CaptionRewrite
 from satmip_data.pipeline.selection import Selection, read_exclusions
 from satmip_data.pipeline.settings import BuildSettings
@@ -156,7 +156,8 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
     folder = quote(without_secrets(out))
     display.show_dataset(console, without_secrets(out), dataset)
     if equal := read_equal_chips(Store(out)):
-        told = f"{len(equal):,} chips stand in two splits, pixel for pixel: they are listed in {without_secrets(out)}/{NAME}, as"
+        place = f"{without_secrets(out).rstrip('/')}/{EQUAL_CHIPS}"
+        told = f"{len(equal):,} chips stand in two splits, pixel for pixel: they are listed in {place}, as"
         click.secho(f"{told} --exclude takes it", fg="yellow")
     click.echo(f"Next: {_next(root, folder, source_name, dataset)}")
 
@@ -277,7 +278,7 @@ def inspect_command(shard_directory: str, split: str | None, samples: int, sheet
     with failures():
         dataset = dataset_module.read_dataset(Store(shard_directory))
         display.show_dataset(console, without_secrets(shard_directory), dataset)
-        display.show_fields(console, shard_directory, split)
+        display.show_fields(console, shard_directory, dataset, split)
         display.show_samples(console, shard_directory, dataset, samples, split)
         if sheet is not None:
             display.write_sheet(shard_directory, dataset, sheet, chips, split)

@@ -1,4 +1,4 @@
-"""Equal chips in two splits: what was learned from one is no test on the other. Pure but for the file they are listed in."""
+"""Equal chips in two splits: what was learned from one is no test on the other. They are listed in a file."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,7 @@ from PIL import Image
 
 from satmip_data.storage.store import Store
 
-NAME = "equal_chips.txt"
+EQUAL_CHIPS = "equal_chips.txt"
 """File of a shard directory that lists them, as `--exclude` takes it."""
 
 KEPT = ("test", "val")
@@ -34,21 +34,19 @@ def equal_chips(chips: Iterable[tuple[str, str, str]]) -> dict[str, str]:
             continue
         staying = min(members, key=lambda member: (KEPT.index(member[0]) if member[0] in KEPT else len(KEPT), member))
         equal |= {key: "/".join(staying) for split, key in members if split != staying[0]}
-    return dict(sorted(equal.items()))
+    return equal
 
 
-def write_equal_chips(out: Store, equal: Mapping[str, str]) -> None:
-    """List the keys in `NAME`; where there is none, there is no such file."""
-    if not equal:
-        out.remove(NAME)
-        return
-    lines = ["# These chips stand in another split too, after the #: leave them out with --exclude, in a new folder."]
-    out.write(NAME, "\n".join((*lines, *(f"{key} # {other}" for key, other in equal.items()), "")).encode())
+def equal_chips_file(equal: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the list of the keys as `EQUAL_CHIPS`, by its name; where there is none, there is no such file."""
+    head = "# These chips stand in another split too, after the #: leave them out with --exclude, in a new folder."
+    lines = (head, *(f"{key} # {other}" for key, other in sorted(equal.items())), "")
+    return {EQUAL_CHIPS: "\n".join(lines).encode()} if equal else {}
 
 
 def read_equal_chips(out: Store) -> dict[str, str]:
-    """Return what `write_equal_chips` wrote; nothing where there is no such file."""
-    if not out.exists(NAME):
+    """Return what `equal_chips_file` lists; nothing where there is no such file."""
+    if not out.exists(EQUAL_CHIPS):
         return {}
-    pairs = (line.partition(" # ") for line in out.read(NAME).decode().splitlines() if not line.startswith("#"))
+    pairs = (line.partition(" # ") for line in out.read(EQUAL_CHIPS).decode().splitlines() if not line.startswith("#"))
     return {key: other for key, _, other in pairs}
