@@ -16,6 +16,7 @@ from satmip_data.imagery import decoders
 from satmip_data.metadata import tabular
 from satmip_data.metadata.serialize import sample_to_json
 from satmip_data.names import without_secrets
+from satmip_data.pipeline.equal_chips import EQUAL_CHIPS, equal_chips, equal_chips_file, read_equal_chips
 from satmip_data.pipeline.index import Index, build_index, collector_paused
 from satmip_data.pipeline.journal import Journal, OtherSettingsError, differences
 from satmip_data.pipeline.pack import PackTask, pack_shard
@@ -24,13 +25,13 @@ from satmip_data.pipeline.selection import select
 from satmip_data.pipeline.settings import BuildSettings
 from satmip_data.pipeline.shard_plan import ShardPlan, plan_shards
 from satmip_data.records import Reject, Sample
-from satmip_data.shards.dataset import CAPTION_JOURNAL, JOURNAL, TRAIN, read_dataset, write_dataset
+from satmip_data.shards.dataset import CAPTION_JOURNAL, JOURNAL, TRAIN, read_dataset, read_table, write_dataset
 from satmip_data.shards.index_table import index_table, rejects_table
 from satmip_data.shards.members import dump_json
 from satmip_data.shards.record import CaptionCount, ChannelSums, ShardRecord
 from satmip_data.sources.base import Source
 from satmip_data.storage.locations import same_place
-from satmip_data.storage.parquet import parquet_bytes, read_parquet
+from satmip_data.storage.parquet import parquet_bytes
 from satmip_data.storage.store import Store
 
 LOG = "rejects.log"
@@ -67,7 +68,7 @@ def plan_build(request: BuildRequest, show: Show = no_show) -> Plan:
     index = build_index(request.source, request.root, request.settings, request.engine, request.limit, show, request.limits)
     if not index.samples:
         raise BuildError(_nothing_found(request, index))
-    samples, dropped = select(index.samples, request.selection)
+    samples, dropped = select(index.samples, request.selection, request.settings.seed)
     if not samples:
         counts = ", ".join(f"--{option} drops {count:,}" for option, count in dropped.items())
         raise BuildError(f"the selection must leave samples, however: of {len(index.samples):,}, {counts}. Choose more.")
@@ -105,6 +106,7 @@ def build(request: BuildRequest, show: Show = no_show) -> dict[str, Any]:
     if (done := standing(request)) is not None:
         return done
     out = Store(request.out)
+    out.check_writable()
     journal = Journal(out, JOURNAL)
     finished = _finished(request, out)
     if finished is None and journal.intent() is None and out.occupied():
@@ -134,7 +136,7 @@ def standing(request: BuildRequest) -> dict[str, Any] | None:
     """
     out = Store(request.out)
     finished = _finished(request, out)
-    if finished is None or (request.retry_rejects and _packing_rejects(out)):
+    if finished is None or (request.retry_rejects and _packing_rejects(out, finished)):
         return None
     if out.exists(JOURNAL):  # a process was killed after it had sealed the build, or before it reopened it
         with out.locked():
@@ -192,9 +194,9 @@ def _begin(request: BuildRequest, plan: Plan, journal: Journal) -> None:
         ) from error
 
 
-def _packing_rejects(out: Store) -> set[str]:
+def _packing_rejects(out: Store, finished: dict[str, Any]) -> set[str]:
     """Return the keys of the samples whose images gave no chip."""
-    table = read_parquet(out.read("rejects.parquet")).to_pylist()
+    table = read_table(out, finished, "rejects.parquet").to_pylist()
     return {row["key"] for row in table if row["stage"] == "pack"}
 
 
@@ -220,7 +222,7 @@ def _reopen(request: BuildRequest, plan: Plan, finished: dict[str, Any], out: St
             f"that first: satmip-data caption {quote(request.out)}"
         )
     _begin(request, plan, journal)
-    lost = _packing_rejects(out)
+    lost = _packing_rejects(out, finished)
     incomplete = {shard.name for shard in plan.shards if any(sample.key in lost for sample in shard.samples)}
     for entry in finished["shards"]:
         if entry["name"] not in incomplete:
@@ -301,25 +303,33 @@ def _seal(
         if not record.samples:
             out.remove(record.name)
     dataset = {**_describe(request, plan, whole, rejects), "flags": count_flags(sample for _, sample in rows)}
-    out.write("index.parquet", parquet_bytes(index_table(rows)))
-    _write_rejects(out, rejects)
+    digests = ((record.split, key, digest) for record in whole for key, digest in record.chips.items())
+    keys = {sample.key for _, sample in rows}
+    before = {key: other for key, other in read_equal_chips(out).items() if key in keys}  # of shards that a retry leaves
+    equal = equal_chips_file({**before, **equal_chips(digests)})
+    files = {"index.parquet": parquet_bytes(index_table(rows)), **_reject_files(rejects), **equal}
+    for name in (LOG, EQUAL_CHIPS):  # of an earlier attempt
+        out.remove(name)
     for split in dataset["splits"]:
         # As open_clip looks for it: beside the shards, by their base names.
         sizes = {record.name.rpartition("/")[2]: record.samples for record in whole if record.split == split}
-        out.write(f"{split}/sizes.json", dump_json(sizes))
-    write_dataset(out, dataset)
+        files[f"{split}/sizes.json"] = dump_json(sizes)
+    dataset = write_dataset(out, dataset, files)
     journal.close()
     return dataset
 
 
-def _write_rejects(out: Store, rejects: tuple[Reject, ...]) -> None:
-    """Write the table of rejects and, where an error came that satmip does not know, `LOG` with its traceback."""
-    out.write("rejects.parquet", parquet_bytes(rejects_table(rejects)))
+def _reject_files(rejects: tuple[Reject, ...]) -> dict[str, bytes]:
+    """Return the table of rejects and, where an error came that satmip does not know, `LOG` with its traceback, by name."""
     traces = [f"{reject.key or reject.path}: {reject.path}\n{reject.trace}" for reject in rejects if reject.trace]
-    if traces:
-        out.write(LOG, "\n".join(traces).encode("utf-8", "backslashreplace"))
-    else:
-        out.remove(LOG)
+    log = {LOG: "\n".join(traces).encode("utf-8", "backslashreplace")} if traces else {}
+    return {"rejects.parquet": parquet_bytes(rejects_table(rejects)), **log}
+
+
+def _write_rejects(out: Store, rejects: tuple[Reject, ...]) -> None:
+    out.remove(LOG)
+    for name, content in _reject_files(rejects).items():
+        out.write(name, content)
 
 
 def _describe(request: BuildRequest, plan: Plan, records: list[ShardRecord], rejects: tuple[Reject, ...]) -> dict[str, Any]:
@@ -332,10 +342,10 @@ def _describe(request: BuildRequest, plan: Plan, records: list[ShardRecord], rej
     mean, std = channels.mean_std()
     settings = request.settings
     return {
-        "schema_version": satmip_schemas.SCHEMA_VERSION,
         "software": {name: version(name) for name in ("satmip", "numpy", "pillow", "pyproj")},
         **_intent(request),
         "decoder": decoders.decoder_info(request.decoder),
+        "image": satmip_schemas.RGB,
         "size": _chip_size(settings, plan),
         "splits": {
             split: {
@@ -350,6 +360,7 @@ def _describe(request: BuildRequest, plan: Plan, records: list[ShardRecord], rej
         **plan.standardizer.to_json(),
         "caption": {"fields": list(settings.fields), "style": settings.style, **captions.to_json()},
         "channels": {"mean": mean, "std": std, "samples": train},
+        "files": {},
         "rejects": dict(sorted(Counter(reject.reason for reject in rejects).items())),
         "dropped": plan.dropped,
     }

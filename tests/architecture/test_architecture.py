@@ -25,11 +25,11 @@ MODULES = sorted(path for package in ("satmip_data", "satmip_train", "schemas") 
 FLOORS = {
     "satmip_data": (
         "names errors", "storage execution pages", "records", "geometry land imagery", "metadata", "sources shards demo",
-        "pipeline validation", "cli",
+        "pipeline validation", "api", "cli",
     ),
     "satmip_train": (
         "errors choices evaluation_sets objective_names", "files config distributed", "data", "views", "models", "objectives runs",
-        "evaluation paper", "training", "cli",
+        "evaluation paper", "training encoder export", "cli",
     ),
 }  # fmt: skip
 """Folders and top modules from the ground up: each imports only what stands below it, or stands in it."""
@@ -148,7 +148,7 @@ DISTRIBUTIONS = {
 }
 """Packages by the module in them, where their names differ."""
 
-NOT_NEEDED = {"huggingface_hub", "triton"}
+NOT_NEEDED = {"geopandas", "huggingface_hub", "triton"}
 """Imported only where they are installed; else the command says so, or does without."""
 
 
@@ -172,6 +172,21 @@ def test_what_is_imported_is_declared(package: str, extras: tuple[str, ...]) -> 
     names = {name.split(".")[0] for path in modules for name in imports(path)} - sys.stdlib_module_names - NOT_NEEDED
     others = {name for name in names if not name.startswith("satmip_")}
     assert not {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in others} - declared(extras)
+
+
+def test_every_file_of_the_packages_is_installed() -> None:
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    listed = {package: tools["package-dir"].get(package, package.replace(".", "/")) for package in tools["packages"]}
+    taken = {
+        path
+        for package, folder in listed.items()
+        for pattern in ("*.py", *tools["package-data"].get(package, ()))
+        for path in (ROOT / folder).glob(pattern)
+    }
+    kept = {
+        path for package in ("satmip_data", "satmip_train", "schemas") for path in (ROOT / package).rglob("*") if path.is_file()
+    }
+    assert {path for path in kept if path.suffix != ".pyc"} == taken
 
 
 @pytest.mark.parametrize(("package", "name"), [(package, name) for package, names in PURE.items() for name in names])
@@ -214,7 +229,21 @@ def test_a_worker_imports_what_it_needs_and_no_more(work: tuple[object, object],
     code = "import json, pickle, sys; pickle.load(sys.stdin.buffer); print(json.dumps([*sys.modules]))"
     run = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(work), capture_output=True, check=True)
     found = {name.split(".")[0] for name in json.loads(run.stdout)}
-    heavy = {"pandas", "pyarrow", "rasterio", "boto3", "botocore", "s3fs", "click", "rich", "pydantic", "ray", "wandb", "torch"}
+    heavy = {
+        "pandas",
+        "pyarrow",
+        "rasterio",
+        "boto3",
+        "botocore",
+        "s3fs",
+        "click",
+        "rich",
+        "pydantic",
+        "ray",
+        "wandb",
+        "torch",
+        "jinja2",
+    }
     assert not found & (heavy | {"simplejpeg", "pyvips", "instant_clip_tokenizer"})
     assert {"numpy", "PIL", "pyproj", "satmip_data"} <= found
 

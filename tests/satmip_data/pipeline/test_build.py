@@ -310,7 +310,7 @@ def test_a_dataset_json_of_another_program_is_refused_and_left_as_it_is(tree: Pa
         lambda: recaption.recaption(str(tmp_path), CaptionRewrite(("gsd",), "key-value")),
         lambda: validate.validate(str(tmp_path)),
     ):
-        with pytest.raises(BuildError, match=r"dataset\.json must follow its schema, however: .*Build into another folder"):
+        with pytest.raises(BuildError, match=r"dataset\.json is of another version: .*another folder"):
             use()
     assert contents(tmp_path) == {"dataset.json": foreign.encode()}
 
