@@ -10,12 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from satmip_train.data.webdataset_pipeline import as_webdataset
     from satmip_train.encoder import Encoder, load
     from satmip_train.errors import UsageError
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "UsageError", "__version__", "load"]
-_HOMES = {"Encoder": "encoder", "load": "encoder", "UsageError": "errors"}
+__all__ = ["Encoder", "UsageError", "__version__", "as_webdataset", "load"]
+_HOMES = {"Encoder": "encoder", "as_webdataset": "data.webdataset_pipeline", "load": "encoder", "UsageError": "errors"}
 
 
 def __getattr__(name: str) -> Any:

@@ -174,6 +174,21 @@ def test_what_is_imported_is_declared(package: str, extras: tuple[str, ...]) -> 
     assert not {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in others} - declared(extras)
 
 
+def test_every_file_of_the_packages_is_installed() -> None:
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    listed = {package: tools["package-dir"].get(package, package.replace(".", "/")) for package in tools["packages"]}
+    taken = {
+        path
+        for package, folder in listed.items()
+        for pattern in ("*.py", *tools["package-data"].get(package, ()))
+        for path in (ROOT / folder).glob(pattern)
+    }
+    kept = {
+        path for package in ("satmip_data", "satmip_train", "schemas") for path in (ROOT / package).rglob("*") if path.is_file()
+    }
+    assert {path for path in kept if path.suffix != ".pyc"} == taken
+
+
 @pytest.mark.parametrize(("package", "name"), [(package, name) for package, names in PURE.items() for name in names])
 def test_pure_modules_open_no_file(package: str, name: str) -> None:
     path = ROOT / package / f"{name}.py"
