@@ -1,11 +1,11 @@
 """The processes of a run: devices, ranks, gathered rows with the exact gradient, global batch statistics."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -102,9 +102,6 @@ def _keep_own_rows(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
     return own_rows(output) if module.training else output
 
 
-Decision = TypeVar("Decision")
-
-
 @dataclass(frozen=True, slots=True)
 class Job:
     """This process among those of a run."""
@@ -140,24 +137,6 @@ class Job:
         votes = torch.tensor(int(answer))
         dist.all_reduce(votes, dist.ReduceOp.MIN)
         return bool(votes)
-
-    def decided(self, decide: Callable[[], Decision]) -> Decision:
-        """Return what the main rank decides, on every rank.
-
-        Raises:
-            UsageError: it could not, on the others; on the main rank whatever `decide` raises.
-        """
-        if self.ranks == 1:
-            return decide()
-        told: list[Decision | None] = [None]
-        try:
-            if self.main:
-                told = [decide()]
-        finally:  # also where it fails, so that no rank waits for it
-            dist.broadcast_object_list(told, 0, self.patient)
-        if told[0] is None:
-            raise UsageError("the main rank must decide for all, however: it failed. Its own message says why")
-        return told[0]
 
     def same(self, number: int) -> bool:
         """Return whether every rank has the same number."""

@@ -16,6 +16,7 @@ from satmip_data.imagery import decoders
 from satmip_data.metadata import tabular
 from satmip_data.metadata.serialize import sample_to_json
 from satmip_data.names import without_secrets
+from satmip_data.pipeline.equal_chips import EQUAL_CHIPS, equal_chips, equal_chips_file, read_equal_chips
 from satmip_data.pipeline.index import Index, build_index, collector_paused
 from satmip_data.pipeline.journal import Journal, OtherSettingsError, differences
 from satmip_data.pipeline.pack import PackTask, pack_shard
@@ -67,7 +68,7 @@ def plan_build(request: BuildRequest, show: Show = no_show) -> Plan:
     index = build_index(request.source, request.root, request.settings, request.engine, request.limit, show, request.limits)
     if not index.samples:
         raise BuildError(_nothing_found(request, index))
-    samples, dropped = select(index.samples, request.selection)
+    samples, dropped = select(index.samples, request.selection, request.settings.seed)
     if not samples:
         counts = ", ".join(f"--{option} drops {count:,}" for option, count in dropped.items())
         raise BuildError(f"the selection must leave samples, however: of {len(index.samples):,}, {counts}. Choose more.")
@@ -105,6 +106,7 @@ def build(request: BuildRequest, show: Show = no_show) -> dict[str, Any]:
     if (done := standing(request)) is not None:
         return done
     out = Store(request.out)
+    out.check_writable()
     journal = Journal(out, JOURNAL)
     finished = _finished(request, out)
     if finished is None and journal.intent() is None and out.occupied():
@@ -301,8 +303,13 @@ def _seal(
         if not record.samples:
             out.remove(record.name)
     dataset = {**_describe(request, plan, whole, rejects), "flags": count_flags(sample for _, sample in rows)}
-    files = {"index.parquet": parquet_bytes(index_table(rows)), **_reject_files(rejects)}
-    out.remove(LOG)  # of an earlier attempt
+    digests = ((record.split, key, digest) for record in whole for key, digest in record.chips.items())
+    keys = {sample.key for _, sample in rows}
+    before = {key: other for key, other in read_equal_chips(out).items() if key in keys}  # of shards that a retry leaves
+    equal = equal_chips_file({**before, **equal_chips(digests)})
+    files = {"index.parquet": parquet_bytes(index_table(rows)), **_reject_files(rejects), **equal}
+    for name in (LOG, EQUAL_CHIPS):  # of an earlier attempt
+        out.remove(name)
     for split in dataset["splits"]:
         # As open_clip looks for it: beside the shards, by their base names.
         sizes = {record.name.rpartition("/")[2]: record.samples for record in whole if record.split == split}

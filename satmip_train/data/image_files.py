@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from rasterio import Affine
-from rasterio.crs import CRS
 from shapely import Polygon
 
+from satmip_data.geometry import OffEarthError, footprint, is_invertible
 from satmip_data.imagery import raster
 from satmip_data.imagery.chips import ImageError
 from satmip_data.imagery.raster_file import is_raster
@@ -18,7 +17,6 @@ from satmip_data.names import FORMATS, RASTERS
 from satmip_data.records import Window
 from satmip_data.storage.locations import list_files
 from satmip_data.storage.store import Store
-from satmip_train.data.outline import outline
 from satmip_train.errors import UsageError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
@@ -87,9 +85,7 @@ def read_picture(path: Path, rendering: Rendering) -> Picture:
         raise UsageError(f"Cannot read {path}. {error}") from error
     try:
         with Image.open(path, formats=(*FORMATS, "GIF")) as image:
-            if image.mode not in _EIGHT_BITS:
-                raise UsageError(f"a picture must have 8 bits a channel, however: {path} has the mode {image.mode}. Convert it")
-            return Picture(np.array(image.convert("RGB")), None)
+            return Picture(as_rgb(image, str(path)), None)
     except Image.DecompressionBombError as error:
         raise UsageError(
             f"a picture must be of a size that Pillow opens, however: {path}: {error}. Cut it into tiles, or save it as GeoTIFF"
@@ -98,6 +94,20 @@ def read_picture(path: Path, rendering: Rendering) -> Picture:
         raise
     except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
         raise UsageError(f"an image must be readable, however: {path}: {error}. Remove or replace it") from error
+
+
+def as_rgb(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
+    """Return the pixels of a Pillow image. Shape: (H, W, 3).
+
+    Args:
+        name: of it, for the error
+
+    Raises:
+        UsageError: it has more than 8 bits a channel.
+    """
+    if image.mode not in _EIGHT_BITS:
+        raise UsageError(f"a picture must have 8 bits a channel, however: {name} has the mode {image.mode}. Convert it")
+    return np.array(image.convert("RGB"))
 
 
 def _read_raster(store: Store, name: str, rendering: Rendering) -> Picture:
@@ -109,6 +119,11 @@ def _read_raster(store: Store, name: str, rendering: Rendering) -> Picture:
 
 
 def _footprint(header: raster.Header) -> Polygon | None:
-    if (place := header.georeference) is None:
+    """Return the outline as a build writes it for a chip of the whole raster; None where it lies nowhere on Earth."""
+    place = header.georeference
+    if place is None or not is_invertible(place.affine):
         return None
-    return outline(CRS.from_user_input(place.crs), Affine(*place.affine), header.width, header.height)
+    try:
+        return Polygon(footprint(place, Window(0, 0, header.width, header.height)))
+    except OffEarthError:
+        return None

@@ -84,7 +84,7 @@ def _train(plan: Plan, run: Path, console: Console, recipe: str | None) -> int:
         needed = check_memory(plan, restored=state.step > 0)
         path = batches_module.choose(plan, state.step, needed)
         step = Step(plan, state)
-        description = {**describe(plan, state.objective), "attention": str(step.attention), "data": str(path)}
+        description = {**describe(plan, state.objective), "data": str(path)}
         description["online_knn"] = _online(plan)
         if job.main:
             _announce(plan, state, run, console, description, recipe)

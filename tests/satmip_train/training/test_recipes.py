@@ -164,7 +164,7 @@ DEFAULTS = {
     "sgd_momentum": 0.9, "precision": "auto", "compile": None, "workers": 2, "shuffle_shards": 16, "data": "auto",
     "micro_batch": None, "grad_checkpointing": False, "activation_budget": 1.0, "residual": "fp32", "attention": "auto",
     "tf32": "views", "trim_tokens": True, "log_every": 10, "checkpoint_every": 500, "knn_every": 0, "knn_samples": 10000,
-    "report_to": (),
+    "report_to": (), "shuffle_metadata": False,
 }  # fmt: skip
 
 
