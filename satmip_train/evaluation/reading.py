@@ -22,9 +22,10 @@ from satmip_train.data.tar import Readers
 from satmip_train.evaluation.evaluate import describe_model, describe_split
 from satmip_train.evaluation.metadata_features import Running
 from satmip_train.evaluation.models import image_features, load_model, metadata_features_of
-from satmip_train.evaluation.retrieval import Physical, load_projections, physical_row
+from satmip_train.evaluation.retrieval import Physical, physical_row
 from satmip_train.evaluation.tables import Result
 from satmip_train.runs import checkpoint
+from satmip_train.runs.export import load_projections
 
 Numbers = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -106,11 +107,11 @@ def nearest_records(run: Path, dataset: Dataset, splits: tuple[str, str], runnin
     Raises:
         UsageError: the run did not learn from metadata, or a split cannot be read.
     """
-    model, (image_side, metadata_side) = load_model(run, "both"), load_projections(run)
+    model, sides = load_model(run, "both"), load_projections(run)
     pictures = image_features(model, dataset, splits[0], running)
     records = metadata_features_of(model, dataset, splits[1], running)
-    one = F.normalize(image_side(torch.from_numpy(pictures.vectors)).float(), dim=1)
-    other = F.normalize(metadata_side(torch.from_numpy(records.vectors)).float(), dim=1)
+    one = F.normalize(sides.image(torch.from_numpy(pictures.vectors)).float(), dim=1)
+    other = F.normalize(sides.metadata(torch.from_numpy(records.vectors)).float(), dim=1)
     similarity, found = (one @ other.mT).topk(min(count, len(other)), dim=1)
     return found.numpy(), similarity.double().numpy()
 

@@ -15,7 +15,7 @@ from satmip_train.evaluation import reading, tables
 from satmip_train.evaluation.gallery import Chip, read_chips
 from satmip_train.evaluation.metadata_features import Running
 from satmip_train.evaluation.reading import Indices, Records
-from satmip_train.evaluation.retrieval import load_projections
+from satmip_train.runs.export import load_projections
 
 PICTURES, NEAREST = 6, 10
 """How many pictures are shown, and how many records of each, the first of which is the answer."""
