@@ -28,7 +28,7 @@ FLOORS = {
         "pipeline validation", "cli",
     ),
     "satmip_train": (
-        "errors choices evaluation_sets objective_names", "files config distributed", "data", "views", "models", "objectives runs",
+        "errors choices evaluation_sets objective_names policies", "files config distributed", "data", "views", "models", "objectives runs",
         "evaluation paper", "training", "cli",
     ),
 }  # fmt: skip

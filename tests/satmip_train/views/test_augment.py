@@ -15,7 +15,8 @@ from scipy.stats import ks_2samp
 from torchvision import transforms
 from torchvision.transforms import functional as tv
 
-from satmip_train.views import apply, colour, cpu, draws, policies
+from satmip_train import policies
+from satmip_train.views import apply, colour, cpu, draws
 from satmip_train.views.draws import Params
 
 TORCHVISION_OPS = [tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue]
