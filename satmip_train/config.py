@@ -123,7 +123,7 @@ class Settings(BaseModel):
     view_size: int = Field(224, ge=16, description="side of a view in pixels")
     policy: str = Field(
         "simclr-sat",
-        description="augmentation policy: simclr-sat or crop (supplement B), or moco-v2, which is simclr-sat without vertical flips and "
+        description="augmentation policy: simclr-sat or crop (supplement B), or moco-v2: simclr-sat without vertical flips and "
         "rotations",
     )
     jitter: float = Field(1.0, ge=0, le=5, description="strength of the colour jitter, times SLIP's 0.4, 0.4, 0.4 and 0.1 (hue)")
