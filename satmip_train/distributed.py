@@ -1,11 +1,11 @@
 """The processes of a run: devices, ranks, gathered rows with the exact gradient, global batch statistics."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -102,9 +102,6 @@ def _keep_own_rows(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
     return own_rows(output) if module.training else output
 
 
-Decision = TypeVar("Decision")
-
-
 @dataclass(frozen=True, slots=True)
 class Job:
     """This process among those of a run."""
@@ -114,7 +111,7 @@ class Job:
     ranks: int = 1
     first_on_machine: bool = True
     ranks_on_machine: int = 1
-    patient: Any = None
+    waiting_group: Any = None
     """The group in which ranks wait for one that works alone, longer than collectives may take."""
 
     @property
@@ -125,7 +122,7 @@ class Job:
     def wait(self) -> None:
         """Wait until every rank is here."""
         if self.ranks > 1:
-            dist.barrier(self.patient)
+            dist.barrier(self.waiting_group)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Return the mean of a tensor over the ranks."""
@@ -140,24 +137,6 @@ class Job:
         votes = torch.tensor(int(answer))
         dist.all_reduce(votes, dist.ReduceOp.MIN)
         return bool(votes)
-
-    def decided(self, decide: Callable[[], Decision]) -> Decision:
-        """Return what the main rank decides, on every rank.
-
-        Raises:
-            UsageError: it could not, on the others; on the main rank whatever `decide` raises.
-        """
-        if self.ranks == 1:
-            return decide()
-        told: list[Decision | None] = [None]
-        try:
-            if self.main:
-                told = [decide()]
-        finally:  # also where it fails, so that no rank waits for it
-            dist.broadcast_object_list(told, 0, self.patient)
-        if told[0] is None:
-            raise UsageError("the main rank must decide for all, however: it failed. Its own message says why")
-        return told[0]
 
     def same(self, number: int) -> bool:
         """Return whether every rank has the same number."""
@@ -192,8 +171,8 @@ def join_job(device: str = "auto") -> Iterator[Job]:
     try:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
         # A rank may fetch a split for hours, while by default the others give up after half an hour.
-        patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))
-        yield Job(chosen, dist.get_rank(), ranks, local == 0, here, patient)
+        waiting_group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        yield Job(chosen, dist.get_rank(), ranks, local == 0, here, waiting_group)
     finally:
         dist.destroy_process_group()
 

@@ -33,10 +33,12 @@ from satmip_data.imagery.decoders import DECODERS
 from satmip_data.names import without_secrets
 from satmip_data.pipeline import build, estimate, recaption
 from satmip_data.pipeline import request as request_module
+from satmip_data.pipeline.equal_chips import EQUAL_CHIPS, read_equal_chips
 from satmip_data.pipeline.recaption import CaptionRewrite
-from satmip_data.pipeline.selection import Selection
+from satmip_data.pipeline.selection import Selection, read_exclusions
 from satmip_data.pipeline.settings import BuildSettings
 from satmip_data.shards import dataset as dataset_module
+from satmip_data.shards.dataset import TRAIN
 from satmip_data.sources import SOURCES
 from satmip_data.sources.base import Source
 from satmip_data.storage.limits import Limits
@@ -153,7 +155,22 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
                 dataset = build.build(request, show)
     folder = quote(without_secrets(out))
     display.show_dataset(console, without_secrets(out), dataset)
-    click.echo(f"Next: satmip-data caption {folder} --fields gsd,time,loc   or   satmip-train --shards {folder}")
+    if equal := read_equal_chips(Store(out)):
+        place = f"{without_secrets(out).rstrip('/')}/{EQUAL_CHIPS}"
+        told = f"{len(equal):,} chips stand in two splits, pixel for pixel: they are listed in {place}, as"
+        click.secho(f"{told} --exclude takes it", fg="yellow")
+    click.echo(f"Next: {_next(root, folder, source_name, dataset)}")
+
+
+def _next(root: str, folder: str, source_name: str, dataset: dict[str, Any]) -> str:
+    """Return commands that can follow a build: training needs a split of its own, and chips of one size."""
+    caption = f"satmip-data caption {folder} --fields gsd,time,loc"
+    if TRAIN not in dataset["splits"]:
+        return caption
+    if dataset["size"] is None:
+        again = f"satmip-data build {quote(without_secrets(root))} {folder}-224 --source {source_name} --size 224"
+        return f"{caption}   or, for chips of one size to train on,   {again}"
+    return f"{caption}   or   satmip-train --shards {folder}"
 
 
 def _build_request(root: str, out: str, source_name: str, options: dict[str, Any]) -> request_module.BuildRequest:
@@ -170,12 +187,17 @@ def _build_request(root: str, out: str, source_name: str, options: dict[str, Any
         raise click.UsageError("--ray-address is used with --engine ray only, however: the engine is local. Add --engine ray.")
     return request_module.BuildRequest(
         source, root, out, settings, options["workers"], options["limit"], options["max_rejects"],
-        selection=Selection(options["splits"], options["categories"], options["where"]),
+        selection=_selection(options),
         retry_rejects=options["retry_rejects"],
         limits=Limits(options["max_unpacked"], options["max_scans"], options["max_windows"]),
         ray=(options["ray_address"] or "local") if options["engine"] == "ray" else None,
         decoder=options["decoder"],
     )  # fmt: skip
+
+
+def _selection(options: dict[str, Any]) -> Selection:
+    exclude = read_exclusions(options["exclude"]) if options["exclude"] else frozenset[str]()
+    return Selection(options["splits"], options["categories"], options["where"], exclude, options["sample"])
 
 
 def _chip_size(text: str | None, source: Source) -> int | None:

@@ -132,7 +132,14 @@ def limit_options(command: Command) -> Command:
 
 
 def selection_options(command: Command) -> Command:
-    """`--split`, `--category`, `--where`: which samples are taken."""
+    """`--split`, `--category`, `--where`, `--exclude`, `--sample`: which samples are taken."""
+    command = click.option(
+        "--sample", type=click.IntRange(1), metavar="N",
+        help="Take N samples, drawn from --seed so that each class of each split keeps its share.",
+    )(command)  # fmt: skip
+    command = click.option(
+        "--exclude", default="", metavar="FILE", help="Leave out the samples whose keys or paths FILE lists, one a line."
+    )(command)
     command = click.option(
         "--where", default="", metavar="CONDITION",
         help='Take the samples for which it holds, as "cloud_cover < 30 and year >= 2015": columns of the index.',

@@ -13,6 +13,7 @@ from satmip_data.imagery.fetch import ImageFile, read_ahead
 from satmip_data.metadata.captions import caption
 from satmip_data.metadata.serialize import sample_to_json
 from satmip_data.metadata.tabular import Standardizer
+from satmip_data.pipeline.equal_chips import chip_digest
 from satmip_data.pipeline.settings import BuildSettings
 from satmip_data.pipeline.shard_plan import ShardPlan
 from satmip_data.records import Reject, Sample, crash
@@ -66,6 +67,7 @@ class EncodedSample:
 def pack_shard(task: PackTask) -> ShardRecord:
     """Read, crop, encode and write the samples of one shard; a sample whose pixels fail becomes a reject of the record."""
     captions, channels, traffic, rejects, count = CaptionCount(), ChannelSums(), Traffic(), [], 0
+    digests: dict[str, str] = {}
     with task.out.staging(task.shard.name) as staged:
         with tarfile.open(staged, "w|") as tar:
             for sample, encoded in encode_samples(task, traffic):
@@ -75,11 +77,12 @@ def pack_shard(task: PackTask) -> ShardRecord:
                 add_members(tar, sample.key, encoded.members)
                 captions.add(sample.key, encoded.text)
                 channels.add_image(encoded.chip)
+                digests[sample.key] = chip_digest(encoded.chip)
                 count += 1
         size, digest = staged.stat().st_size, file_sha256(staged)
     name, split = task.shard.name, task.shard.split
     return ShardRecord(
-        name, split, count, size, digest, captions, channels, tuple(rejects), traffic.fetched, traffic.saved
+        name, split, count, size, digest, captions, channels, tuple(rejects), traffic.fetched, traffic.saved, digests
     )  # fmt: skip
 
 

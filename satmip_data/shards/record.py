@@ -86,6 +86,8 @@ class ShardRecord:
     fetched: int = 0
     """Bytes of images that came over a network."""
     saved: int = 0
+    chips: dict[str, str] = field(default_factory=dict)
+    """Key of each sample -> what tells its pixels apart; of shards that stood before, none."""
     """Bytes of the same images that did not have to."""
 
     def entry(self) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class DealtSplits:
     """Splits that folders, a user's lists or seeded shares name."""
 
     default_shares: ClassVar[str] = "train=80,val=20"
+    joined: ClassVar[dict[str, str]] = {}
+    """Split of a list -> the split of the set that it belongs to."""
 
     shares: str = field(
         default="",
@@ -64,6 +66,10 @@ class DealtSplits:
         if self.split_file:
             lists = splits.read_split_file(self.split_file)
             found = {name: splits.find_split(lists, name) for name in names}
+            if not any(found.values()):  # TorchGeo's lists of EuroSAT name .jpg, and its 13 bands are .tif
+                bare = splits.without_endings(lists)
+                found = {name: splits.find_split(bare, name) for name in names}
+            found = {name: self.joined.get(split, split) if split else None for name, split in found.items()}
             if not any(found.values()):
                 raise splits.SplitFileError(
                     f"--split-file must name samples of the archive, however: {next(iter(lists))!r} and all others of "

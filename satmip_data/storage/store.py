@@ -113,6 +113,11 @@ class Store:
         return bool(_filesystem(self.url)[0].async_impl)
 
     @property
+    def protocol(self) -> str:
+        """What the files are reached by, as "file", "s3" or "https"."""
+        return "file" if self.local else str(get_protocol(self.url))
+
+    @property
     def filesystem(self) -> Any:
         """Fsspec's file system, for whoever opens files by `path` there."""
         return _filesystem(self.url)[0]
@@ -199,6 +204,26 @@ class Store:
         """Delete a file or a whole folder, if there is one."""
         if self.exists(name):
             _filesystem(self.url)[0].rm(self.path(name), recursive=True)
+
+    def check_writable(self) -> None:
+        """Refuse a destination that cannot be written to, before hours of work; nothing is made.
+
+        Raises:
+            OSError: it is a file, a folder that may not be written to, or on a web server.
+        """
+        if self.protocol in ("http", "https"):
+            raise OSError(
+                f"{self.url} is on a web server, which takes no files. Choose a folder, or a URL such as s3://bucket/shards."
+            )
+        if not self.local:
+            return
+        folder = self.path()
+        while not os.path.lexists(folder):
+            folder = os.path.dirname(folder)
+        if not os.path.isdir(folder):
+            raise OSError(f"{folder} is a file, and {self.url} has to be a folder. Choose another destination.")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OSError(f"{folder} may not be written to. Change its mode, or choose another destination than {self.url}.")
 
     def occupied(self) -> bool:
         """Tell whether there is any file but what a process that was killed left under way."""

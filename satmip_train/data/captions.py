@@ -92,8 +92,8 @@ class CaptionReader:
         ids = token_ids(text, self.model)
         if len(ids) > self.context:
             raise UsageError(
-                f'The caption "{text}" has {len(ids)} tokens, and the context holds {self.context}. Build the shards again, or '
-                "write their captions anew: satmip-data caption SHARDS"
+                f'The caption "{text}" has {len(ids)} tokens, and the context holds {self.context}. Leave out a field, '
+                "or write the captions of the shards anew: satmip-data caption SHARDS"
             )
         row = np.zeros(self.context, np.int64)
         row[: len(ids)] = ids

@@ -85,9 +85,7 @@ def read_picture(path: Path, rendering: Rendering) -> Picture:
         raise UsageError(f"Cannot read {path}. {error}") from error
     try:
         with Image.open(path, formats=(*FORMATS, "GIF")) as image:
-            if image.mode not in _EIGHT_BITS:
-                raise UsageError(f"a picture must have 8 bits a channel, however: {path} has the mode {image.mode}. Convert it")
-            return Picture(np.array(image.convert("RGB")), None)
+            return Picture(as_rgb(image, str(path)), None)
     except Image.DecompressionBombError as error:
         raise UsageError(
             f"a picture must be of a size that Pillow opens, however: {path}: {error}. Cut it into tiles, or save it as GeoTIFF"
@@ -96,6 +94,20 @@ def read_picture(path: Path, rendering: Rendering) -> Picture:
         raise
     except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
         raise UsageError(f"an image must be readable, however: {path}: {error}. Remove or replace it") from error
+
+
+def as_rgb(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
+    """Return the pixels of a Pillow image. Shape: (H, W, 3).
+
+    Args:
+        name: of it, for the error
+
+    Raises:
+        UsageError: it has more than 8 bits a channel.
+    """
+    if image.mode not in _EIGHT_BITS:
+        raise UsageError(f"a picture must have 8 bits a channel, however: {name} has the mode {image.mode}. Convert it")
+    return np.array(image.convert("RGB"))
 
 
 def _read_raster(store: Store, name: str, rendering: Rendering) -> Picture:

@@ -35,7 +35,7 @@ from satmip_train.distributed import Job
 from satmip_train.evaluation import features, probes
 from satmip_train.training import optim
 from satmip_train.training.batches import Resident
-from satmip_train.training.plan import Plan, plan_run
+from satmip_train.training.plan import RunPlan, plan_run
 from satmip_train.training.state import State, build_state
 from satmip_train.training.step import Step, batch_keys
 
@@ -114,8 +114,6 @@ def fake_memory() -> Iterator[None]:
 
 def run(dataset: Dataset, settings: Settings, device: str) -> None:
     """Take a step on a batch of a resident split, and bring some chips to features."""
-    if settings.attention == "auto":  # implementations would have to be measured
-        settings = settings.model_copy(update={"attention": "torch"})
     plan = plan_run(settings, dataset, Job(torch.device("cpu")))
     state = build_state(plan)
     split = Resident(plan, batch_keys(state), read_places(dataset, settings.split), lambda samples: None)
@@ -133,7 +131,7 @@ def run(dataset: Dataset, settings: Settings, device: str) -> None:
             features.run_frozen(objective.backbone, views, plan.job.device, plan.precision)
 
 
-def step(plan: Plan, state: State, split: Resident) -> None:
+def step(plan: RunPlan, state: State, split: Resident) -> None:
     """Take a step."""
     take, cuda = Step(plan, state), plan.job.device.type == "cuda"
     assert all(group["fused"] == cuda for group in state.optimizer.param_groups)
@@ -194,7 +192,7 @@ def main() -> None:
     """Run what the command line names on both devices."""
     dataset, variants = open_dataset(sys.argv[1]), json.loads(sys.argv[2])
     FakeTensorMode.avoid_device_init = property(lambda mode: True)  # type: ignore[assignment]
-    precise = {name: {**changes, "precision": "fp32", "attention": "torch"} for name, changes in variants.items()}
+    precise = {name: {**changes, "precision": "fp32"} for name, changes in variants.items()}
     with (
         patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
         patch("torch.cuda.is_bf16_supported", lambda **_: True),

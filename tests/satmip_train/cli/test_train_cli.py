@@ -1,8 +1,10 @@
 """satmip-train as it is typed."""
 
 import json
+import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from click.testing import CliRunner
 from helpers.toy_shards import write_toy_shards
 from helpers.training_runs import TINY
 
-from satmip_train import objectives
+from satmip_train import __main__, objectives
 from satmip_train.cli import train
 from satmip_train.cli.train import main
 from satmip_train.config import Settings
@@ -105,6 +107,16 @@ def test_an_objective_that_is_no_sum_trains_under_its_name(call, toy, tmp_path, 
     arguments = ("--shards", toy, *ARGUMENTS, "--objective", "mine", "--max-steps", 2, "--log-every", 1)
     call(*arguments)
     assert "backbone.safetensors" in call("export", tmp_path / "out/runs/mine-seed0").output
+
+
+def test_a_value_that_a_setting_once_had_is_taken_with_a_warning(call, tmp_path):
+    output = call("--recipe", "tiny", "--attention", "packed", "--print-config").output
+    assert output.startswith("Warning: attention")
+    assert json.loads(output[output.index("{") :])["attention"] == "auto"
+    assert "packed" not in call("-h").output
+    call("--recipe", "tiny", "--attention", "pakced", "--print-config", code=2)
+    (tmp_path / "old.toml").write_text('extends = "tiny"\nattention = "packed"')
+    assert "Warning: attention" in call("--recipe", tmp_path / "old.toml", "--print-config").output
 
 
 def test_a_dry_run_writes_nothing(call, toy, tmp_path):
@@ -239,3 +251,19 @@ def test_what_is_wrong_with_a_setting_is_said_of_its_option(tmp_path: Path, flag
     result = CliRunner().invoke(main, ["--shards", str(tmp_path), *flags])
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("own", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
+def test_threads_wait_briefly_unless_the_user_says_how(monkeypatch, own):
+    """Beside one other busy process training fell to a sixth; a library leaves the environment as it is."""
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    seen = {}
+    command = SimpleNamespace(main=lambda: seen.update({name: os.environ[name] for name in names if name in os.environ}))
+    monkeypatch.setattr("satmip_train.__main__.import_module", lambda _: command)
+    __main__.evaluate()
+    assert seen == (own or {"GOMP_SPINCOUNT": "10000"})

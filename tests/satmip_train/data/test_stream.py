@@ -18,7 +18,9 @@ from helpers.toy_shards import tar_bytes, write_toy_shards
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.utils.data import DataLoader
 
+import satmip_train
 from satmip_data.metadata.captions import caption
 from satmip_data.metadata.serialize import metadata_from_json
 from satmip_train.data.captions import CaptionReader, caption_reader, caption_statistics, captions, token_ids
@@ -129,6 +131,33 @@ def test_ordered_batches_are_what_webdataset_reads(toy, workers):
         assert whole["label"][i] == int(sample["cls"])
         assert whole["place"][i] == place_id(json.loads(sample["json"])["place"])
     assert (whole["numeric"].dtype, whole["mask"].dtype, whole["categorical"].dtype) == (torch.float32, torch.bool, torch.int64)
+
+
+@FORKS
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves its last file to the garbage collector
+@pytest.mark.parametrize("workers", [0, 2])
+def test_webdatasets_pipeline_gives_the_decoded_samples_that_our_reader_gives(toy, workers):
+    dataset = open_dataset(toy)
+    columns = tuple(range(len(dataset.numeric))), tuple(range(len(dataset.categorical)))
+    (ours,) = ordered_batches(dataset, "train", ALL - {"tokens"}, 100, columns=columns)
+    pipeline = satmip_train.as_webdataset(dataset if workers else str(toy), "train", shardshuffle=3, seed=0).shuffle(10)
+    found = list(DataLoader(pipeline, batch_size=None, num_workers=workers, collate_fn=dict))
+    gc.collect()
+    keys = [sample["__key__"] for sample in found]
+    assert sorted(keys) == sorted(ours["key"])
+    assert keys != ours["key"]
+    samples = dict(zip(keys, found, strict=True))
+    for i, key in enumerate(ours["key"]):
+        sample = samples[key]
+        assert np.array_equal(np.moveaxis(np.asarray(sample["jpg"]), 2, 0), ours["image"][i])
+        for name, suffix in (("numeric", "num.npy"), ("mask", "mask.npy"), ("categorical", "cat.npy")):
+            assert np.array_equal(sample[suffix], ours[name][i])
+        assert sample["cls"] == ours["label"][i]
+        assert place_id(sample["json"]["place"]) == ours["place"][i]
+        record = metadata_from_json(sample["json"]["metadata"])
+        assert sample["txt"] == caption(record, dataset.caption_fields, dataset.caption_style)
+    with pytest.raises(UsageError, match="other"):
+        satmip_train.as_webdataset(toy, "other")
 
 
 def test_a_sample_without_a_label_has_label_minus_one(tmp_path):

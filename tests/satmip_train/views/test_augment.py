@@ -278,7 +278,7 @@ def test_the_policy_of_moco_v2_neither_flips_vertically_nor_rotates() -> None:
 
 
 def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(ValueError, match='"simclr".*"simclr-sat"'):
+    with pytest.raises(ValueError, match=r'"simclr".*"simclr-sat"'):
         policies.policy("simclr", 224)
 
 
