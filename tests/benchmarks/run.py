@@ -32,7 +32,6 @@ PACKAGES = (
     "pillow",
     "simplejpeg",
     "turbojpeg",
-    "pyvips",
     "opencv-python-headless",
     "orjson",
     "torch",
