@@ -194,7 +194,7 @@ def _outline(georeference: Georeference, window: Window) -> list[Point]:
     return points
 
 
-def _between(georeference: Georeference, start: Point, end: Point, first: Point, last: Point, halvings: int = 12) -> list[Point]:
+def _between(georeference: Georeference, start: Point, end: Point, first: Point, last: Point, halvings: int = 17) -> list[Point]:
     """Return points on the ground between two points of the image, `start` and `end`, which lie at `first` and `last`.
 
     A straight line of the image is nearly one of longitude and latitude where it is short and spans few degrees of longitude.
@@ -203,7 +203,7 @@ def _between(georeference: Georeference, start: Point, end: Point, first: Point,
     if georeference.crs == "EPSG:4326" or _is_pole(first) != _is_pole(last):
         return []  # a pole that is a point has any longitude; a side with both ends on one lies on it, which is a line then
     step = abs(wrap_longitude(last[0] - first[0]))
-    if halvings == 0:  # a pole that is nearer than a thousandth of the side lies on it
+    if halvings == 0:  # a pole that is nearer than a hundred thousandth of the side lies on it
         return [(0.0, math.copysign(90.0, first[1]))] if step > 90.0 and abs(first[1]) > 89.0 else []
     middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
     place = lonlat(georeference, *middle)
@@ -271,6 +271,12 @@ def lonlat(georeference: Georeference, col: float, row: float) -> Point:
 @cache
 def _to_lonlat(crs: str) -> Transformer:
     return Transformer.from_crs(CRS.from_user_input(crs), "EPSG:4326", always_xy=True)
+
+
+def is_invertible(affine: tuple[float, float, float, float, float, float]) -> bool:
+    """Tell whether an affine gives pixels an area, which a damaged one does not."""
+    a, b, _, d, e, _ = affine
+    return all(map(math.isfinite, affine)) and a * e != b * d
 
 
 def wrap_longitude(lon: float) -> float:

@@ -6,6 +6,7 @@
 import datetime as dt
 import hashlib
 import math
+import traceback
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 from operator import attrgetter
@@ -165,10 +166,18 @@ class Reject:
     """A code of `REASONS`."""
     message: str
     key: str = ""
+    trace: str = ""
+    """Of an error that satmip does not know, its traceback: it is written to a log."""
 
     def unsigned(self) -> "Reject":
         """Return the same without the secrets of URLs, to be written down."""
-        return replace(self, path=unsigned(self.path), message=without_secrets(self.message))
+        return replace(self, path=unsigned(self.path), message=without_secrets(self.message), trace=without_secrets(self.trace))
+
+
+def crash(path: str, stage: str, error: Exception, key: str = "") -> Reject:
+    """Return the reject of what ended in an error that no source expects."""
+    message = f"Reading it ended in an error that satmip does not know: {type(error).__name__}: {error}. The log has more."
+    return Reject(path, stage, "unexpected", message, key, "".join(traceback.format_exception(error)))
 
 
 REASONS = {
@@ -189,6 +198,7 @@ REASONS = {
     "image_damaged": "the image can be decoded, but parts of its data are damaged or missing; --keep-damaged keeps such",
     "image_too_large": "the image has more pixels than --max-pixels",
     "size_mismatch": "the image's size is not what its metadata says",
+    "unexpected": "reading it ended in an error that satmip does not know; rejects.log has the traceback",
     "image_empty": "the window holds no data (every pixel black)",
 }
 """Every reason code with its meaning."""

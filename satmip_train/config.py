@@ -1,6 +1,7 @@
 """The settings of a training run, validated; recipes are TOML files of them, and flags win over the recipe."""
 
 import tomllib
+import warnings
 from functools import reduce
 from importlib.resources import files
 from pathlib import Path
@@ -33,6 +34,10 @@ FREE_SETTINGS = frozenset(
 )  # fmt: skip
 """Settings that a resumed run may change: they change its speed, its memory, its reports and where it stops, not what is learned
 (its numbers may round otherwise)."""
+
+
+RETIRED = {("attention", "packed"): "auto"}
+"""Values that a setting had once, as typed and in the files of earlier runs, and what is used in their place."""
 
 
 class Settings(BaseModel):
@@ -175,10 +180,8 @@ class Settings(BaseModel):
         "fp32",
         description="type of a ViT's residual stream in bf16 or fp16: float32, or theirs, which moves fewer bytes and rounds more",
     )
-    attention: Literal["auto", "torch", "flash", "cudnn", "efficient", "packed", "math"] = Field(
-        "auto",
-        description="implementation of attention to try first; packed: our own for few tokens, of ViTs alone; auto: on a GPU the "
-        "fastest as measured, else torch's choice",
+    attention: Literal["auto", "torch", "flash", "cudnn", "efficient", "math"] = Field(
+        "auto", description="torch's backend of attention to try first; auto and torch: torch chooses"
     )
     tf32: Literal["off", "views", "all"] = Field(
         "views", description="which float32 matrix products of a GPU may round to TF32; the losses' only with all"
@@ -194,6 +197,18 @@ class Settings(BaseModel):
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = Field(
         (), description="where else the log goes, comma-separated: tensorboard, wandb"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_retired_values(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        retired = {name: RETIRED[name, given[name]] for name in given if (name, str(given[name])) in RETIRED}
+        for name, value in retired.items():
+            warnings.warn(
+                f'{name} "{given[name]}" is gone, and "{value}" is used. Leave the setting out.', FutureWarning, stacklevel=2
+            )
+        return {**given, **retired}
 
     @field_validator("objective")
     @classmethod

@@ -1,11 +1,11 @@
 """The processes of a run: devices, ranks, gathered rows with the exact gradient, global batch statistics."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,15 +15,29 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from satmip_train.errors import UsageError
 
+_alone = False
+"""Whether this rank computes by itself for a while, see `alone`."""
+
 
 def world_size() -> int:
     """Return the number of ranks; 1 without torch.distributed."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() and not _alone else 1
 
 
 def rank() -> int:
     """Return the number of this rank, from 0; 0 without torch.distributed."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() and not _alone else 0
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it this rank computes as if there were no others."""
+    global _alone
+    _alone = True
+    try:
+        yield
+    finally:
+        _alone = False
 
 
 class _Gather(torch.autograd.Function):
@@ -88,9 +102,6 @@ def _keep_own_rows(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
     return own_rows(output) if module.training else output
 
 
-Decision = TypeVar("Decision")
-
-
 @dataclass(frozen=True, slots=True)
 class Job:
     """This process among those of a run."""
@@ -126,24 +137,6 @@ class Job:
         votes = torch.tensor(int(answer))
         dist.all_reduce(votes, dist.ReduceOp.MIN)
         return bool(votes)
-
-    def decided(self, decide: Callable[[], Decision]) -> Decision:
-        """Return what the main rank decides, on every rank.
-
-        Raises:
-            UsageError: it could not, on the others; on the main rank whatever `decide` raises.
-        """
-        if self.ranks == 1:
-            return decide()
-        told: list[Decision | None] = [None]
-        try:
-            if self.main:
-                told = [decide()]
-        finally:  # also where it fails, so that no rank waits for it
-            dist.broadcast_object_list(told, 0, self.patient)
-        if told[0] is None:
-            raise UsageError("the main rank must decide for all, however: it failed. Its own message says why")
-        return told[0]
 
     def same(self, number: int) -> bool:
         """Return whether every rank has the same number."""

@@ -13,6 +13,8 @@ RUN_CONFIG = "config.json"
 WEIGHTS, CONFIG = "backbone.safetensors", "backbone.json"
 BEST_WEIGHTS = "backbone-best.safetensors"
 METADATA_WEIGHTS = "metadata.safetensors"
+PROJECTIONS = "projections.safetensors"
+"""What brings features of images and of metadata into their common space."""
 
 
 def result_path(folder: Path, probe: str, modality: str = "image") -> Path:

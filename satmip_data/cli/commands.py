@@ -16,6 +16,7 @@ from satmip_data.cli.options import (
     caption_options,
     engine_options,
     failures,
+    limit_options,
     make_source,
     selection_options,
     shards_argument,
@@ -33,12 +34,15 @@ from satmip_data.imagery.decoders import DECODERS
 from satmip_data.names import without_secrets
 from satmip_data.pipeline import build, estimate, recaption
 from satmip_data.pipeline import request as request_module
+from satmip_data.pipeline.equal_chips import EQUAL_CHIPS, read_equal_chips
 from satmip_data.pipeline.recaption import CaptionRewrite
-from satmip_data.pipeline.selection import Selection
+from satmip_data.pipeline.selection import Selection, read_exclusions
 from satmip_data.pipeline.settings import BuildSettings
 from satmip_data.shards import dataset as dataset_module
+from satmip_data.shards.dataset import TRAIN
 from satmip_data.sources import SOURCES
 from satmip_data.sources.base import Source
+from satmip_data.storage.limits import Limits
 from satmip_data.storage.store import Store
 from satmip_data.validation import validate
 
@@ -98,6 +102,7 @@ def main() -> None:
     "--subsampling", type=click.Choice(["4:4:4", "4:2:2", "4:2:0"]), default="4:4:4", show_default=True, help="Of the chroma."
 )
 @click.option("--max-pixels", type=int, default=400_000_000, show_default=True, help="Reject images with more pixels.")
+@limit_options
 @click.option(
     "--decoder",
     type=DecoderChoice(DECODERS),
@@ -152,7 +157,22 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
                 dataset = build.build(request, show)
     folder = quote(without_secrets(out))
     display.show_dataset(console, without_secrets(out), dataset)
-    click.echo(f"Next: satmip-data caption {folder} --fields gsd,time,loc   or   satmip-train --shards {folder}")
+    if equal := read_equal_chips(Store(out)):
+        place = f"{without_secrets(out).rstrip('/')}/{EQUAL_CHIPS}"
+        told = f"{len(equal):,} chips stand in two splits, pixel for pixel: they are listed in {place}, as"
+        click.secho(f"{told} --exclude takes it", fg="yellow")
+    click.echo(f"Next: {_next(root, folder, source_name, dataset)}")
+
+
+def _next(root: str, folder: str, source_name: str, dataset: dict[str, Any]) -> str:
+    """Return commands that can follow a build: training needs a split of its own, and chips of one size."""
+    caption = f"satmip-data caption {folder} --fields gsd,time,loc"
+    if TRAIN not in dataset["splits"]:
+        return caption
+    if dataset["size"] is None:
+        again = f"satmip-data build {quote(without_secrets(root))} {folder}-224 --source {source_name} --size 224"
+        return f"{caption}   or, for chips of one size to train on,   {again}"
+    return f"{caption}   or   satmip-train --shards {folder}"
 
 
 def _build_request(root: str, out: str, source_name: str, options: dict[str, Any]) -> request_module.BuildRequest:
@@ -169,11 +189,17 @@ def _build_request(root: str, out: str, source_name: str, options: dict[str, Any
         raise click.UsageError("--ray-address is used with --engine ray only, however: the engine is local. Add --engine ray.")
     return request_module.BuildRequest(
         source, root, out, settings, options["workers"], options["limit"], options["max_rejects"],
-        selection=Selection(options["splits"], options["categories"], options["where"]),
+        selection=_selection(options),
         retry_rejects=options["retry_rejects"],
+        limits=Limits(options["max_unpacked"], options["max_scans"], options["max_windows"]),
         ray=(options["ray_address"] or "local") if options["engine"] == "ray" else None,
         decoder=options["decoder"],
     )  # fmt: skip
+
+
+def _selection(options: dict[str, Any]) -> Selection:
+    exclude = read_exclusions(options["exclude"]) if options["exclude"] else frozenset[str]()
+    return Selection(options["splits"], options["categories"], options["where"], exclude, options["sample"])
 
 
 def _chip_size(text: str | None, source: Source) -> int | None:
@@ -254,7 +280,7 @@ def inspect_command(shard_directory: str, split: str | None, samples: int, sheet
     with failures():
         dataset = dataset_module.read_dataset(Store(shard_directory))
         display.show_dataset(console, without_secrets(shard_directory), dataset)
-        display.show_fields(console, shard_directory, split)
+        display.show_fields(console, shard_directory, dataset, split)
         display.show_samples(console, shard_directory, dataset, samples, split)
         if sheet is not None:
             display.write_sheet(shard_directory, dataset, sheet, chips, split)

@@ -2,13 +2,14 @@
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 import pandas as pd
-from pyarrow import ArrowException
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,10 +21,8 @@ from satmip_data.metadata.fields import ALIASES, FIELDS
 from satmip_data.pipeline.build import Plan, count_flags
 from satmip_data.pipeline.estimate import Estimate
 from satmip_data.records import REASONS
-from satmip_data.shards.dataset import TRAIN
-from satmip_data.shards.members import Members
+from satmip_data.shards.dataset import TRAIN, read_table
 from satmip_data.shards.tar import read_samples
-from satmip_data.storage.parquet import read_parquet
 from satmip_data.storage.store import Store
 from satmip_data.validation.validate import Report
 
@@ -139,27 +138,32 @@ def show_report(console: Console, report: Report) -> None:
     if report.problems:
         table = _table("where", "check", "problem")
         for problem in report.problems:
-            table.add_row(escape(problem.where), problem.check, escape(problem.message))
+            table.add_row(escape(_printable(problem.where)), problem.check, escape(_printable(problem.message)))
         console.print(table)
     verdict = f"[red]{len(report.problems)} problems[/red]" if report.problems else "[green]no problem[/green]"
     console.print(f"{report.samples:,} samples in {report.shards:,} shards checked: {verdict}", highlight=False)
 
 
-def show_fields(console: Console, out: str, split: str | None = None) -> None:
+def _printable(text: str) -> str:
+    """Return text that every terminal takes: what is no Unicode, as in names of damaged files, is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def show_fields(console: Console, out: str, dataset: dict[str, Any], split: str | None = None) -> None:
     """Print of each field how often it is missing and its range, over one split or all, from the index.
 
     Raises:
         BuildError: the index cannot be read, or there is no such split.
     """
-    try:
-        frame = read_parquet(Store(out).read("index.parquet")).to_pandas(use_threads=False)
-    except ArrowException as error:
-        raise BuildError(f"index.parquet must be whole, however: {error}. Run: satmip-data validate {quote(out)}") from error
-    if split is not None:
-        splits = ", ".join(sorted(frame["split"].unique()))
-        frame = frame[frame["split"] == split]
-        if frame.empty:
-            raise BuildError(f'There is no split "{split}" in {out}. Use --split with one of: {splits}')
+    index = read_table(Store(out), dataset, "index.parquet")
+    if split not in (None, *dataset["splits"]):
+        raise BuildError(f'There is no split "{split}" in {out}. Use --split with one of: {", ".join(dataset["splits"])}')
+    with _readable(out, "index.parquet"):
+        frame = index.to_pandas(use_threads=False)
+        _show_fields(console, frame if split is None else frame[frame["split"] == split])
+
+
+def _show_fields(console: Console, frame: pd.DataFrame) -> None:
     table = _table("field", "unit", "# missing", "smallest", "median", "largest", "# values")
     for field in FIELDS:
         known = frame[field.name].dropna()
@@ -185,28 +189,41 @@ def _range(values: "pd.Series[Any]") -> tuple[str, str, str]:
     return escape(str(values.min())), "", escape(str(values.max()))
 
 
-def _first_samples(out: str, dataset: dict[str, Any], count: int, split: str | None) -> list[tuple[str, Members]]:
-    samples: list[tuple[str, Members]] = []
+@contextmanager
+def _readable(out: str, name: str) -> Iterator[None]:
+    """Say which file is damaged, whatever that provokes."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise BuildError(f"{name} is damaged: {type(error).__name__}: {error}. Run: satmip-data validate {quote(out)}") from error
+
+
+def _first_samples(out: str, dataset: dict[str, Any], count: int, split: str | None) -> list[tuple[str, bytes, str]]:
+    """Return key, chip and caption of the first samples."""
+    samples: list[tuple[str, bytes, str]] = []
     for shard in dataset["shards"]:
         if len(samples) >= count:
             break
         if split not in (None, shard["split"]):
             continue
-        samples += list(read_samples(Store(out).read(shard["name"])))[: count - len(samples)]
+        with _readable(out, shard["name"]):
+            found = islice(read_samples(Store(out).read(shard["name"])), count - len(samples))
+            samples += [(key, members["jpg"], members["txt"].decode()) for key, members in found]
     return samples
 
 
 def show_samples(console: Console, out: str, dataset: dict[str, Any], count: int, split: str | None = None) -> None:
     """Print key and caption of the first samples."""
-    for key, members in _first_samples(out, dataset, count, split):
-        console.print(f"[bold]{escape(key)}[/bold]  {escape(members['txt'].decode())}", highlight=False)
+    for key, _, caption in _first_samples(out, dataset, count, split):
+        console.print(f"[bold]{escape(key)}[/bold]  {escape(caption)}", highlight=False)
 
 
 def write_sheet(out: str, dataset: dict[str, Any], path: Path, count: int, split: str | None = None) -> None:
     """Draw the first chips with their captions; shards are shuffled, so they are a fair draw."""
-    chips = [(key, members["jpg"], members["txt"].decode()) for key, members in _first_samples(out, dataset, count, split)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(chips).save(path, "PNG")
+    contact_sheet(_first_samples(out, dataset, count, split)).save(path, "PNG")
 
 
 def show_field_table(console: Console) -> None:

@@ -18,6 +18,7 @@ from satmip_data.metadata.captions import STYLES
 from satmip_data.pipeline.selection import SelectionError
 from satmip_data.sources import SOURCES
 from satmip_data.sources.base import Source
+from satmip_data.storage.limits import DEFAULT
 
 DEFAULT_SHARDS = "out/shards"
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -121,7 +122,7 @@ def failures() -> Iterator[None]:
     except (BuildError, ShardError, SelectionError, EngineError, TrackingError, DecoderError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except ImportError as error:  # fsspec's, which says which package opens such URLs
-        raise click.ClickException(f"{error}\nFor s3:// type: pip install 'satmip[s3]'") from error
+        raise click.ClickException(f"{error}\nFor s3:// type: pip install 's3fs>=2026.6'") from error
     except Exception as error:
         if not type(error).__module__.startswith("botocore."):
             raise
@@ -130,8 +131,26 @@ def failures() -> Iterator[None]:
         ) from error
 
 
+def limit_options(command: Command) -> Command:
+    """`--max-unpacked`, `--max-scans` and `--max-windows`: what one file may take."""
+    for name, default, text in (
+        ("--max-windows", DEFAULT.windows, "Reject rasters with more windows on the grid."),
+        ("--max-scans", DEFAULT.scans, "Reject JPEGs with more scans; each takes as long as a whole image."),
+        ("--max-unpacked", DEFAULT.unpacked, "Megabytes that a member of an archive, or a compressed table, may unpack to."),
+    ):
+        command = click.option(name, type=click.IntRange(1), default=default, show_default=True, help=text)(command)
+    return command
+
+
 def selection_options(command: Command) -> Command:
-    """`--split`, `--category`, `--where`: which samples are taken."""
+    """`--split`, `--category`, `--where`, `--exclude`, `--sample`: which samples are taken."""
+    command = click.option(
+        "--sample", type=click.IntRange(1), metavar="N",
+        help="Take N samples, drawn from --seed so that each class of each split keeps its share.",
+    )(command)  # fmt: skip
+    command = click.option(
+        "--exclude", default="", metavar="FILE", help="Leave out the samples whose keys or paths FILE lists, one a line."
+    )(command)
     command = click.option(
         "--where", default="", metavar="CONDITION",
         help='Take the samples for which it holds, as "cloud_cover < 30 and year >= 2015": columns of the index.',

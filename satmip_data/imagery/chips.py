@@ -18,6 +18,7 @@ from satmip_data.imagery.jpeg import cut_below
 from satmip_data.imagery.png import lacks_rows
 from satmip_data.names import FORMATS
 from satmip_data.records import Window
+from satmip_data.storage import limits
 from satmip_data.storage.store import check_regular
 
 MAX_PIXELS = 400_000_000
@@ -99,7 +100,7 @@ def _decode(
     """Return the box (left, top, right, bottom) of the image as RGB."""
     try:
         header = _open(data)
-        _check_header(header, expected_size, max_pixels)
+        _check_header(header, data, expected_size, max_pixels)
         if header.format not in ("JPEG", "MPO"):
             part = _crop(header, box)
             _judge(damage(data, header))
@@ -180,9 +181,12 @@ def _without_pillow_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _check_header(image: Image.Image, expected_size: tuple[int, int], max_pixels: int) -> None:
+def _check_header(image: Image.Image, data: bytes, expected_size: tuple[int, int], max_pixels: int) -> None:
     """Refuse by the header alone, before a pixel is decoded."""
     width, height = image.size
+    if (scans := data.count(b"\xff\xda")) > limits.current().scans and image.format == "JPEG":
+        message = f"The JPEG has {scans} scans, more than {limits.current().scans}. Write it again, or raise --max-scans."
+        raise ImageError("image_too_large", message)
     if width * height > max_pixels:
         raise ImageError("image_too_large", f"an image must have at most {max_pixels} pixels, however: {width} x {height}")
     if image.size != tuple(expected_size):

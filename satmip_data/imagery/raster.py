@@ -113,6 +113,8 @@ def choose_bands(header: Header, bands: tuple[int, ...] | None, stretch: Stretch
     if max(bands) > header.count:
         raise ScaleError(f"The raster has no band {max(bands)}. Use --bands with numbers from 1 to {header.count}.")
     deep = [header.dtypes[number - 1] for number in bands if header.dtypes[number - 1] != "uint8"]
+    if any(dtype.startswith("complex") for dtype in deep):
+        raise ScaleError("The raster holds complex numbers, which have no brightness. Write their amplitude.")
     if stretch.kind == "none" and deep:
         raise ScaleError(
             f"The raster's values are {deep[0]}, not 8-bit. Add: --stretch percentile   or, the same for every image: "

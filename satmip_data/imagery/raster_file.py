@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-import fsspec
-
 from satmip_data.imagery.chips import ImageError
 from satmip_data.storage.store import Store, check_regular
 
@@ -82,7 +80,7 @@ def _opener(store: Store, name: str) -> Any:
     """Return what opens files for GDAL elsewhere than on this machine."""
     if store.local:
         return None
-    filesystem = fsspec.core.url_to_fs(store.url)[0]
+    filesystem = store.filesystem
     if "?" not in name:
         return filesystem
 

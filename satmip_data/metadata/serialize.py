@@ -1,11 +1,17 @@
 """Records to and from JSON: the `<key>.json` of a shard (`schemas/sample.schema.json`) and the rows of the index. Pure."""
 
 import datetime as dt
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any, get_args, get_origin
 
-from satmip_data.metadata.fields import FIELDS
+from satmip_data.metadata.fields import ALIASES, BY_NAME, FIELDS
 from satmip_data.names import unsigned
 from satmip_data.records import Metadata, Sample, Window
+
+_HELD = {field.name: get_args(field.type)[0] for field in fields(Metadata)}
+"""What each attribute of `Metadata` holds where it is known."""
 
 
 def metadata_to_json(metadata: Metadata) -> dict[str, Any]:
@@ -17,6 +23,47 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, dt.datetime):
         return value.isoformat().replace("+00:00", "Z")
     return list(value) if isinstance(value, tuple) else value
+
+
+def read_metadata(data: Mapping[str, Any]) -> Metadata:
+    """Return the metadata that a mapping of some of the fields holds, by the paper's names; the others are missing.
+
+    Values are as in `<key>.json`, or as `Metadata` has them. Times may have any time zone.
+
+    Raises:
+        ValueError: a field is unknown, or its value is none that it can have.
+    """
+    if unknown := [name for name in data if name not in BY_NAME]:
+        near = get_close_matches(str(unknown[0]).lower(), [*BY_NAME, *ALIASES], 1)
+        advice = f'Did you mean "{" and ".join(ALIASES.get(near[0], near))}"?' if near else "satmip-data fields lists them."
+        raise ValueError(f'Unknown field "{unknown[0]}". {advice}')
+    return Metadata(**{BY_NAME[name].attribute: _read_value(name, value) for name, value in data.items() if value is not None})
+
+
+def _read_value(name: str, value: Any) -> Any:
+    """Return a value in the form of `Metadata`."""
+    held = _HELD[BY_NAME[name].attribute]
+    try:
+        if held is dt.datetime:
+            time = dt.datetime.fromisoformat(value) if isinstance(value, str) else value
+            if time.tzinfo is None:
+                raise ValueError("it has no time zone")
+            return time.astimezone(dt.UTC)
+        if get_origin(held) is tuple:
+            kinds = get_args(held)
+            read = tuple((kinds[0])(part) for part in value)
+            if kinds[-1] is not Ellipsis and len(read) != len(kinds):
+                raise ValueError(f"it has {len(read)} parts and not {len(kinds)}")
+            if name == "location" and not (-180 <= read[0] < 180 and -90 <= read[1] <= 90):
+                raise ValueError("longitude is -180 to 180 and latitude -90 to 90 degrees")
+            return read
+        if held is str and not isinstance(value, str):
+            raise ValueError("it is no text")
+        return held(value)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f'"{value}" is no value of the field "{name}": {error}. satmip-data fields shows what fields hold.'
+        ) from error
 
 
 def metadata_from_json(data: dict[str, Any]) -> Metadata:

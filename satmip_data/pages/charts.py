@@ -3,9 +3,10 @@
 import math
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from statistics import fmean
 
 WIDTH, HEIGHT = 340, 190
 """Of a chart in its own units, which are about pixels on a telephone."""
@@ -47,6 +48,9 @@ class Line:
     name: str
     colour: int
     path: str
+    """Of many values in one place their mean."""
+    band: str = ""
+    """From the lowest to the highest of them."""
     dots: tuple[tuple[float, float], ...] = ()
     label: str = ""
     """What the key says of it."""
@@ -83,10 +87,16 @@ def draw(chart: Chart) -> Drawn | None:
     columns = ticks(along.low, along.high, _COLUMNS)
     lines, references = [], []
     for number, (series, mine) in enumerate(zip(chart.series, points, strict=True)):
-        shown = list(_thinned(mine, along))
-        dots = tuple((along(x), down(y)) for x, y in shown) if series.dots or len(shown) == 1 else ()
+        places = _places(mine, along)
+        dots = tuple((along(place.x), down(place.mean)) for place in places) if series.dots or len(places) == 1 else ()
         label = series.name if series.chance is None else f"{series.name}, chance {series.chance:.4g}"
-        lines.append(Line(series.name, number % _COLOURS, _path(shown, series, along, down), dots, label))
+        parts = _parts(places, series)
+        path = "".join(_path((along(place.x), down(place.mean)) for place in part) for part in parts)
+        spread = [
+            [*((along(p.x), down(p.high)) for p in part), *((along(p.x), down(p.low)) for p in reversed(part))] for part in parts
+        ]
+        band = "".join(f"{_path(edge)}Z" for edge in spread) if len(places) < len(mine) else ""
+        lines.append(Line(series.name, number % _COLOURS, path, band, dots, label))
         if series.chance is not None:
             level = down(series.chance)
             path = f"M{_LEFT} {level:g}H{WIDTH - 6}"
@@ -131,25 +141,40 @@ def _finite(series: Series) -> Iterator[tuple[float, float]]:
     yield from ((x, y) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(y))
 
 
-def _thinned(points: Sequence[tuple[float, float]], along: _Scale) -> Iterator[tuple[float, float]]:
-    """Give the points that show: of many in one place the first, the lowest, the highest and the last."""
-    for _, group in groupby(points, key=lambda point: round(along(point[0]))):
-        there = list(group)
-        heights = [y for _, y in there]
-        for number in sorted({0, heights.index(min(heights)), heights.index(max(heights)), len(there) - 1}):
-            yield there[number]
+@dataclass(frozen=True)
+class _Place:
+    """Points that stand in one place of the axis: where, and their lowest, mean and highest value."""
+
+    x: float
+    low: float
+    mean: float
+    high: float
 
 
-def _path(shown: Sequence[tuple[float, float]], series: Series, along: _Scale, down: _Scale) -> str:
-    """Return the line, broken where values in between are not finite."""
+def _places(points: Sequence[tuple[float, float]], along: _Scale) -> list[_Place]:
+    """Return the points, or the places of a pixel in which they stand where these are fewer than half of them."""
+    groups = [list(group) for _, group in groupby(points, key=lambda point: round(along(point[0])))]
+    if len(points) <= 2 * len(groups):
+        return [_Place(x, y, y, y) for x, y in points]
+    values = [([x for x, _ in group], [y for _, y in group]) for group in groups]
+    return [_Place(fmean(xs), min(ys), fmean(ys), max(ys)) for xs, ys in values]
+
+
+def _parts(places: Sequence[_Place], series: Series) -> list[list[_Place]]:
+    """Return the places, parted where values in between are not finite."""
     gaps = [x for x, y in zip(series.x, series.y, strict=True) if not math.isfinite(y)]
-    words: list[str] = []
+    parts: list[list[_Place]] = []
     before = -math.inf
-    for x, y in shown:
-        broken = not words or bisect_left(gaps, before) < bisect_right(gaps, x)
-        words.append(f"{'M' if broken else 'L'}{along(x):g} {down(y):g}")
-        before = x
-    return "".join(words)
+    for place in places:
+        if not parts or bisect_left(gaps, before) < bisect_right(gaps, place.x):
+            parts.append([])
+        parts[-1].append(place)
+        before = place.x
+    return parts
+
+
+def _path(points: Iterable[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
 
 
 def _labels(values: Sequence[float]) -> list[str]:

@@ -16,6 +16,7 @@ from satmip_data.imagery import decoders
 from satmip_data.metadata import tabular
 from satmip_data.metadata.serialize import sample_to_json
 from satmip_data.names import without_secrets
+from satmip_data.pipeline.equal_chips import EQUAL_CHIPS, equal_chips, equal_chips_file, read_equal_chips
 from satmip_data.pipeline.index import Index, build_index, collector_paused
 from satmip_data.pipeline.journal import Journal, OtherSettingsError, differences
 from satmip_data.pipeline.pack import PackTask, pack_shard
@@ -24,13 +25,17 @@ from satmip_data.pipeline.selection import select
 from satmip_data.pipeline.settings import BuildSettings
 from satmip_data.pipeline.shard_plan import ShardPlan, plan_shards
 from satmip_data.records import Reject, Sample
-from satmip_data.shards.dataset import CAPTION_JOURNAL, JOURNAL, TRAIN, read_dataset, write_dataset
+from satmip_data.shards.dataset import CAPTION_JOURNAL, JOURNAL, TRAIN, read_dataset, read_table, write_dataset
 from satmip_data.shards.index_table import index_table, rejects_table
 from satmip_data.shards.members import dump_json
 from satmip_data.shards.record import CaptionCount, ChannelSums, ShardRecord
 from satmip_data.sources.base import Source
-from satmip_data.storage.parquet import parquet_bytes, read_parquet
+from satmip_data.storage.locations import same_place
+from satmip_data.storage.parquet import parquet_bytes
 from satmip_data.storage.store import Store
+
+LOG = "rejects.log"
+"""Tracebacks of rejects that ended in an error that satmip does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +53,8 @@ class Plan:
 
     def tasks(self, request: BuildRequest) -> list[PackTask]:
         """Return the task of every shard, in the order of the plan."""
-        out = Store(request.out)
-        return [
-            PackTask(shard, request.source, request.root, out, request.settings, self.standardizer, self.classes, request.decoder)
-            for shard in self.shards
-        ]
+        shared = (request.source, request.root, Store(request.out), request.settings, self.standardizer, self.classes)
+        return [PackTask(shard, *shared, request.decoder, request.limits) for shard in self.shards]
 
 
 @collector_paused()
@@ -63,10 +65,10 @@ def plan_build(request: BuildRequest, show: Show = no_show) -> Plan:
         BuildError: the source holds nothing, or nothing of it is selected.
         SelectionError: the selection cannot be made.
     """
-    index = build_index(request.source, request.root, request.settings, request.engine, request.limit, show)
+    index = build_index(request.source, request.root, request.settings, request.engine, request.limit, show, request.limits)
     if not index.samples:
         raise BuildError(_nothing_found(request, index))
-    samples, dropped = select(index.samples, request.selection)
+    samples, dropped = select(index.samples, request.selection, request.settings.seed)
     if not samples:
         counts = ", ".join(f"--{option} drops {count:,}" for option, count in dropped.items())
         raise BuildError(f"the selection must leave samples, however: of {len(index.samples):,}, {counts}. Choose more.")
@@ -104,6 +106,7 @@ def build(request: BuildRequest, show: Show = no_show) -> dict[str, Any]:
     if (done := standing(request)) is not None:
         return done
     out = Store(request.out)
+    out.check_writable()
     journal = Journal(out, JOURNAL)
     finished = _finished(request, out)
     if finished is None and journal.intent() is None and out.occupied():
@@ -133,7 +136,7 @@ def standing(request: BuildRequest) -> dict[str, Any] | None:
     """
     out = Store(request.out)
     finished = _finished(request, out)
-    if finished is None or (request.retry_rejects and _packing_rejects(out)):
+    if finished is None or (request.retry_rejects and _packing_rejects(out, finished)):
         return None
     if out.exists(JOURNAL):  # a process was killed after it had sealed the build, or before it reopened it
         with out.locked():
@@ -146,13 +149,13 @@ def _finish(request: BuildRequest, plan: Plan, out: Store, journal: Journal, sho
     records = _pack(request, plan, journal, show)
     rejects = (*plan.index.rejects, *(reject for record in records for reject in record.rejects))
     if request.max_rejects is not None and len(rejects) > request.max_rejects:
-        out.write("rejects.parquet", parquet_bytes(rejects_table(rejects)))
+        _write_rejects(out, rejects)
         raise BuildError(
             f"{len(rejects)} rejects are more than the {request.max_rejects} that --max-rejects allows. They are listed in "
             f"{request.out.rstrip('/')}/rejects.parquet. Mend the input and add --retry-rejects, or allow more."
         )
     if not any(record.samples for record in records):
-        out.write("rejects.parquet", parquet_bytes(rejects_table(rejects)))
+        _write_rejects(out, rejects)
         raise BuildError(
             f"one image at least must give a chip, however: {_reasons(rejects)}\nMend the input and build with --retry-rejects."
         )
@@ -169,7 +172,7 @@ def _finished(request: BuildRequest, out: Store) -> dict[str, Any] | None:
         return None
     dataset = read_dataset(out)
     built = {"source": dataset["source"], "settings": dataset["settings"]}
-    wanted = _intent(request)
+    wanted = _spelled_as(built, _intent(request))
     # The captions may have been rewritten since: they are no reason to build again.
     for name in ("fields", "style"):
         built["settings"][name] = wanted["settings"][name]
@@ -181,8 +184,9 @@ def _finished(request: BuildRequest, out: Store) -> dict[str, Any] | None:
 
 
 def _begin(request: BuildRequest, plan: Plan, journal: Journal) -> None:
+    intent = _spelled_as(journal.intent(), _intent(request))
     try:
-        journal.begin({**_intent(request), "plan": plan.fingerprint})
+        journal.begin({**intent, "plan": plan.fingerprint})
     except OtherSettingsError as error:
         raise BuildError(
             f"{request.out} holds an unfinished build with other settings:\n{error}\n"
@@ -190,9 +194,9 @@ def _begin(request: BuildRequest, plan: Plan, journal: Journal) -> None:
         ) from error
 
 
-def _packing_rejects(out: Store) -> set[str]:
+def _packing_rejects(out: Store, finished: dict[str, Any]) -> set[str]:
     """Return the keys of the samples whose images gave no chip."""
-    table = read_parquet(out.read("rejects.parquet")).to_pylist()
+    table = read_table(out, finished, "rejects.parquet").to_pylist()
     return {row["key"] for row in table if row["stage"] == "pack"}
 
 
@@ -218,7 +222,7 @@ def _reopen(request: BuildRequest, plan: Plan, finished: dict[str, Any], out: St
             f"that first: satmip-data caption {quote(request.out)}"
         )
     _begin(request, plan, journal)
-    lost = _packing_rejects(out)
+    lost = _packing_rejects(out, finished)
     incomplete = {shard.name for shard in plan.shards if any(sample.key in lost for sample in shard.samples)}
     for entry in finished["shards"]:
         if entry["name"] not in incomplete:
@@ -233,6 +237,18 @@ def _intent(request: BuildRequest) -> dict[str, Any]:
     settings = {**request.settings.to_json(), "limit": request.limit, "selection": request.selection.to_json()}
     root = without_secrets(request.root)
     return {"source": {"name": source.name, "root": root, "options": options, "licence": source.licence}, "settings": settings}
+
+
+def _spelled_as(before: dict[str, Any] | None, intent: dict[str, Any]) -> dict[str, Any]:
+    """Return an intent with the places that it shares with one before in the words of that: `fmow/` and `fmow` are one."""
+    if before is None:
+        return intent
+    source, old = dict(intent["source"]), before["source"]
+    if same_place(source["root"], old["root"]):
+        source["root"] = old["root"]
+    places = {name: old["options"][name] for name in ("metadata", "split_file") if old["options"].get(name)}
+    same = {name: place for name, place in places.items() if same_place(place, source["options"].get(name, ""))}
+    return {**intent, "source": {**source, "options": {**source["options"], **same}}}
 
 
 def _recorded(source: Source, field: Field[Any]) -> bool:
@@ -289,15 +305,33 @@ def _seal(
         if not record.samples:
             out.remove(record.name)
     dataset = {**_describe(request, plan, whole, rejects), "flags": count_flags(sample for _, sample in rows)}
-    out.write("index.parquet", parquet_bytes(index_table(rows)))
-    out.write("rejects.parquet", parquet_bytes(rejects_table(rejects)))
+    digests = ((record.split, key, digest) for record in whole for key, digest in record.chips.items())
+    keys = {sample.key for _, sample in rows}
+    before = {key: other for key, other in read_equal_chips(out).items() if key in keys}  # of shards that a retry leaves
+    equal = equal_chips_file({**before, **equal_chips(digests)})
+    files = {"index.parquet": parquet_bytes(index_table(rows)), **_reject_files(rejects), **equal}
+    for name in (LOG, EQUAL_CHIPS):  # of an earlier attempt
+        out.remove(name)
     for split in dataset["splits"]:
         # As open_clip looks for it: beside the shards, by their base names.
         sizes = {record.name.rpartition("/")[2]: record.samples for record in whole if record.split == split}
-        out.write(f"{split}/sizes.json", dump_json(sizes))
-    write_dataset(out, dataset)
+        files[f"{split}/sizes.json"] = dump_json(sizes)
+    dataset = write_dataset(out, dataset, files)
     journal.close()
     return dataset
+
+
+def _reject_files(rejects: tuple[Reject, ...]) -> dict[str, bytes]:
+    """Return the table of rejects and, where an error came that satmip does not know, `LOG` with its traceback, by name."""
+    traces = [f"{reject.key or reject.path}: {reject.path}\n{reject.trace}" for reject in rejects if reject.trace]
+    log = {LOG: "\n".join(traces).encode("utf-8", "backslashreplace")} if traces else {}
+    return {"rejects.parquet": parquet_bytes(rejects_table(rejects)), **log}
+
+
+def _write_rejects(out: Store, rejects: tuple[Reject, ...]) -> None:
+    out.remove(LOG)
+    for name, content in _reject_files(rejects).items():
+        out.write(name, content)
 
 
 def _describe(request: BuildRequest, plan: Plan, records: list[ShardRecord], rejects: tuple[Reject, ...]) -> dict[str, Any]:
@@ -310,10 +344,10 @@ def _describe(request: BuildRequest, plan: Plan, records: list[ShardRecord], rej
     mean, std = channels.mean_std()
     settings = request.settings
     return {
-        "schema_version": satmip_schemas.SCHEMA_VERSION,
         "software": {name: version(name) for name in ("satmip", "numpy", "pillow", "pyproj")},
         **_intent(request),
         "decoder": decoders.decoder_info(request.decoder),
+        "image": satmip_schemas.RGB,
         "size": _chip_size(settings, plan),
         "splits": {
             split: {
@@ -328,6 +362,7 @@ def _describe(request: BuildRequest, plan: Plan, records: list[ShardRecord], rej
         **plan.standardizer.to_json(),
         "caption": {"fields": list(settings.fields), "style": settings.style, **captions.to_json()},
         "channels": {"mean": mean, "std": std, "samples": train},
+        "files": {},
         "rejects": dict(sorted(Counter(reject.reason for reject in rejects).items())),
         "dropped": plan.dropped,
     }

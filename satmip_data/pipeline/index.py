@@ -12,8 +12,9 @@ from satmip_data import geometry
 from satmip_data.execution.engines import Engine
 from satmip_data.execution.progress import Progress, Show, no_show
 from satmip_data.pipeline.settings import BuildSettings
-from satmip_data.records import Aoi, Reject, Sample, Scene, Window, with_digest
-from satmip_data.sources.base import Found, Item, LayoutError, LocatedElsewhere, Source
+from satmip_data.records import Aoi, Reject, Sample, Scene, Window, crash, with_digest
+from satmip_data.sources.base import Found, Item, LayoutError, LocatedElsewhere, Source, read_safely
+from satmip_data.storage.limits import DEFAULT, Limits, using
 from satmip_data.storage.store import IN_FLIGHT, Store
 
 ITEMS_A_TASK = 64
@@ -41,6 +42,7 @@ class _Task:
     root: str
     items: tuple[Item, ...]
     settings: BuildSettings
+    limits: Limits = DEFAULT
 
 
 @contextmanager
@@ -60,7 +62,13 @@ def collector_paused() -> Iterator[None]:
 
 @collector_paused()
 def build_index(
-    source: Source, root: str, settings: BuildSettings, engine: Engine, limit: int | None = None, show: Show = no_show
+    source: Source,
+    root: str,
+    settings: BuildSettings,
+    engine: Engine,
+    limit: int | None = None,
+    show: Show = no_show,
+    limits: Limits = DEFAULT,
 ) -> Index:
     """Read the metadata of every item of a source; the result does not depend on `engine`.
 
@@ -71,14 +79,17 @@ def build_index(
         engine: where the work is done.
         limit: keep the first so many items only.
         show: is told of every batch of items.
+        limits: what one file may take.
 
     Raises:
         FileNotFoundError: the archive is not there, or its layout is not this source's.
     """
-    items = _items(source, root)[:limit]
-    if isinstance(source, LocatedElsewhere) and ("location" in settings.fields or settings.gsd == "ground"):
-        source.check_location(root, items)
-    tasks = [_Task(source, root, tuple(items[i : i + ITEMS_A_TASK]), settings) for i in range(0, len(items), ITEMS_A_TASK)]
+    with using(limits):
+        items = _items(source, root)[:limit]
+        if isinstance(source, LocatedElsewhere) and ("location" in settings.fields or settings.gsd == "ground"):
+            source.check_location(root, items)
+    batches = [tuple(items[start : start + ITEMS_A_TASK]) for start in range(0, len(items), ITEMS_A_TASK)]
+    tasks = [_Task(source, root, batch, settings, limits) for batch in batches]
     return _without_duplicates(_shown(engine.ordered(_run, tasks), len(tasks), show))
 
 
@@ -101,20 +112,31 @@ def _shown(batches: Iterable[list[Sample | Reject]], total: int, show: Show) -> 
 
 
 def _run(task: _Task) -> list[Sample | Reject]:
+    with using(task.limits):
+        read = _read_items(task)
     return [
         sample
-        for results in _read_items(task)
+        for results in read
         for found in results
-        for sample in ([found] if isinstance(found, Reject) else samples_of(found, task.settings))
+        for sample in ([found] if isinstance(found, Reject) else _samples(found, task.settings))
     ]
 
 
 def _read_items(task: _Task) -> list[list[Found]]:
-    read = partial(task.source.read_item, task.root)
+    read = partial(read_safely, task.source, task.root)
     if not Store(task.root).remote:
         return [read(item) for item in task.items]
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         return list(pool.map(read, task.items))
+
+
+def _samples(scene: Scene, settings: BuildSettings) -> list[Sample | Reject]:
+    try:
+        return list(samples_of(scene, settings))
+    except MemoryError:
+        raise
+    except Exception as error:
+        return [crash(scene.path, "index", error, scene.key)]
 
 
 def samples_of(scene: Scene, settings: BuildSettings) -> Iterator[Sample | Reject]:

@@ -13,13 +13,15 @@ from satmip_data.imagery.fetch import ImageFile, read_ahead
 from satmip_data.metadata.captions import caption
 from satmip_data.metadata.serialize import sample_to_json
 from satmip_data.metadata.tabular import Standardizer
+from satmip_data.pipeline.equal_chips import chip_digest
 from satmip_data.pipeline.settings import BuildSettings
 from satmip_data.pipeline.shard_plan import ShardPlan
-from satmip_data.records import Reject, Sample
+from satmip_data.records import Reject, Sample, crash
 from satmip_data.shards.members import Members, dump_json, multi_hot, npy_bytes
 from satmip_data.shards.record import CaptionCount, ChannelSums, ShardRecord
 from satmip_data.shards.tar import add_members, file_sha256
 from satmip_data.sources.base import ImageFiles, Source
+from satmip_data.storage.limits import DEFAULT, Limits, using
 from satmip_data.storage.store import Store
 
 
@@ -36,6 +38,8 @@ class PackTask:
     classes: tuple[str, ...]
     decoder: str = "auto"
     """One of `decoders.DECODERS`."""
+    limits: Limits = DEFAULT
+    """What one file may take."""
 
 
 @dataclass(slots=True)
@@ -67,6 +71,7 @@ def pack_shard(task: PackTask) -> ShardRecord:
     captions, channels, traffic, count = CaptionCount(), ChannelSums(), Traffic(), 0
     rejects: list[Reject] = []
     damaged: list[str] = []
+    digests: dict[str, str] = {}
     with task.out.staging(task.shard.name) as staged:
         with tarfile.open(staged, "w|") as tar:
             for sample, encoded in encode_samples(task, traffic):
@@ -77,16 +82,21 @@ def pack_shard(task: PackTask) -> ShardRecord:
                 captions.add(sample.key, encoded.text)
                 channels.add_image(encoded.chip)
                 damaged += [sample.key] * encoded.damaged
+                digests[sample.key] = chip_digest(encoded.chip)
                 count += 1
         size, digest = staged.stat().st_size, file_sha256(staged)
     name, split = task.shard.name, task.shard.split
-    return ShardRecord(
-        name, split, count, size, digest, captions, channels, tuple(rejects), traffic.fetched, traffic.saved, tuple(damaged)
-    )  # fmt: skip
+    counted = (count, size, digest, captions, channels, tuple(rejects), traffic.fetched, traffic.saved)
+    return ShardRecord(name, split, *counted, digests, tuple(damaged))
 
 
 def encode_samples(task: PackTask, traffic: Traffic) -> Iterator[tuple[Sample, EncodedSample | Reject]]:
     """Yield every sample of a shard with what is written of it, or with the reject where its image gives no chip."""
+    with using(task.limits):
+        yield from _encoded(task, traffic)
+
+
+def _encoded(task: PackTask, traffic: Traffic) -> Iterator[tuple[Sample, EncodedSample | Reject]]:
     settings = task.settings
     for sample, read_chip in _chip_readers(task, traffic):
         size = (sample.window.width, sample.window.height) if settings.size is None else (settings.size, settings.size)
@@ -95,6 +105,11 @@ def encode_samples(task: PackTask, traffic: Traffic) -> Iterator[tuple[Sample, E
                 image = read_chip(size, settings.max_pixels)
         except chips.ImageError as error:
             yield sample, Reject(sample.path, "pack", error.reason, str(error), key=sample.key).unsigned()
+            continue
+        except MemoryError:
+            raise
+        except Exception as error:  # one image ends no build
+            yield sample, crash(sample.path, "pack", error, sample.key).unsigned()
             continue
         yield sample, replace(_encode(sample, image, task), damaged=bool(reading.damage))
 

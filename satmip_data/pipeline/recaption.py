@@ -113,9 +113,9 @@ def _recaption(store: Store, rewrite: CaptionRewrite, workers: int, show: Show) 
         counts.merge(record.captions)
     shards = [{**entry, **_changed(record)} for record, entry in zip(records, dataset["shards"], strict=True)]
     new = {**dataset, "shards": shards, "caption": {**caption, **counts.to_json()}}
-    write_dataset(store, new)
+    written = write_dataset(store, new, {})
     journal.close()
-    return new
+    return written
 
 
 def _changed(record: ShardRecord) -> dict[str, Any]:

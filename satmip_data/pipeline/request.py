@@ -6,6 +6,7 @@ from satmip_data.execution.engines import Engine, Local, Ray
 from satmip_data.pipeline.selection import EVERYTHING, Selection
 from satmip_data.pipeline.settings import BuildSettings
 from satmip_data.sources.base import Source
+from satmip_data.storage.limits import DEFAULT, Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class BuildRequest:
     """Read again the images that gave no chip, in a build that is finished or not."""
     ray: str | None = None
     """Address of the Ray cluster that does the work, "local" for one on this machine; None for processes of this machine."""
+    limits: Limits = DEFAULT
+    """What one file may take; what takes more is a reject."""
     decoder: str = "auto"
     """One of `decoders.DECODERS`. All give the same pixels, so a build may be finished by another than it was begun with."""
 

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import shapely
 import yaml
+from satmip_schemas import SCHEMA_VERSION
 
 from satmip_data.metadata.fields import BY_NAME, FIELDS
 from satmip_data.pages import render
 from satmip_data.storage.parquet import read_parquet
-from satmip_data.storage.store import Store
 
 INDEX = "index.parquet"
 
@@ -41,18 +41,11 @@ class Coverage:
     """Whether samples have several labels (`<key>.labels.npy`)."""
 
 
-def write_cards(out: Store, dataset: dict[str, Any]) -> None:
-    """Write `README.md` and `croissant.json` beside the index; they follow from `dataset.json` and the index alone.
-
-    A shard directory without an index gets none.
-    """
-    if not out.exists(INDEX):
-        return
-    data = out.read(INDEX)
-    coverage = read_coverage(read_parquet(data))
-    out.write("README.md", readme(dataset, coverage).encode())
-    text = json.dumps(croissant(dataset, coverage, data), indent=1, ensure_ascii=False)
-    out.write("croissant.json", text.encode())
+def cards(dataset: dict[str, Any], index: bytes) -> dict[str, bytes]:
+    """Return `README.md` and `croissant.json` by name; they follow from `dataset.json` and the bytes of the index alone."""
+    coverage = read_coverage(read_parquet(index))
+    text = json.dumps(croissant(dataset, coverage, index), indent=1, ensure_ascii=False)
+    return {"README.md": readme(dataset, coverage).encode(), "croissant.json": text.encode()}
 
 
 def read_coverage(index: pa.Table) -> Coverage:
@@ -214,7 +207,7 @@ def croissant(dataset: dict[str, Any], coverage: Coverage, index: bytes) -> dict
         "name": f"{dataset['source']['name']}-chips",
         "description": f"Chips of the archive {dataset['source']['name']} with captions, metadata and footprints, in shards.",
         "license": dataset["source"]["licence"],
-        "version": f"{dataset['schema_version']}.0.0",
+        "version": f"{SCHEMA_VERSION}.0.0",
         **_geo_terms(dataset, coverage),
         "distribution": [
             {
@@ -258,7 +251,7 @@ def _column(name: str, kind: str) -> dict[str, Any]:
 
 
 def _geo_terms(dataset: dict[str, Any], coverage: Coverage) -> dict[str, Any]:
-    names = ["red", "green", "blue"]
+    names = dataset["image"]["bands"]
     terms: dict[str, Any] = {
         "geocr:coordinateReferenceSystem": "EPSG:4326",
         "geocr:bandConfiguration": {

@@ -87,6 +87,8 @@ class ShardRecord:
     """Bytes of images that came over a network."""
     saved: int = 0
     """Bytes of the same images that did not have to."""
+    chips: dict[str, str] = field(default_factory=dict)
+    """Key of each sample -> what tells its pixels apart; of shards that stood before, none."""
     damaged: tuple[str, ...] = ()
     """Keys of the samples whose images are damaged, and kept."""
 

@@ -18,7 +18,7 @@ from satmip_data.imagery.raster_file import driver_of, is_raster
 from satmip_data.names import PICTURES, ends_with
 from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scene, Window, with_digest
 from satmip_data.sources import splits
-from satmip_data.sources.base import Found, ImageFiles, InvalidError, Item, reject
+from satmip_data.sources.base import Found, ImageFiles, InvalidError, Item, check_grid, reject
 from satmip_data.storage.locations import REMOTE, OutsideError, archive_url, hidden, locate
 from satmip_data.storage.store import Store
 
@@ -33,6 +33,8 @@ class DealtSplits:
     """Splits that folders, a user's lists or seeded shares name."""
 
     default_shares: ClassVar[str] = "train=80,val=20"
+    joined: ClassVar[dict[str, str]] = {}
+    """Split of a list -> the split of the set that it belongs to."""
 
     shares: str = field(
         default="",
@@ -64,6 +66,10 @@ class DealtSplits:
         if self.split_file:
             lists = splits.read_split_file(self.split_file)
             found = {name: splits.find_split(lists, name) for name in names}
+            if not any(found.values()):  # TorchGeo's lists of EuroSAT name .jpg, and its 13 bands are .tif
+                bare = splits.without_endings(lists)
+                found = {name: splits.find_split(bare, name) for name in names}
+            found = {name: self.joined.get(split, split) if split else None for name, split in found.items()}
             if not any(found.values()):
                 raise splits.SplitFileError(
                     f"--split-file must name samples of the archive, however: {next(iter(lists))!r} and all others of "
@@ -275,7 +281,11 @@ def cut(whole: Scene, tile: int, measure: Callable[[Window], Metadata]) -> Itera
         whole: the image; the key of a window is its key, with the window's name where there are several.
         tile: side of the windows in pixels.
         measure: gives the metadata of a window, as `placed` does.
+
+    Raises:
+        chips.ImageError: there are too many windows.
     """
+    check_grid(whole.width, whole.height, tile)
     windows = geometry.grid(whole.width, whole.height, tile)
     for name, window in windows:
         key = make_key(whole.key, name) if len(windows) > 1 else whole.key

@@ -2,6 +2,7 @@
 
 import bz2
 import datetime as dt
+import io
 import json
 import math
 import re
@@ -13,7 +14,8 @@ from shapely import GEOSException, from_wkt
 
 from satmip_data.imagery import chips
 from satmip_data.imagery.fetch import ImageFile, fetch_image
-from satmip_data.records import Reject, Ring, Sample, Scene
+from satmip_data.records import Reject, Ring, Sample, Scene, crash
+from satmip_data.storage import limits
 from satmip_data.storage.locations import hidden
 from satmip_data.storage.store import Store
 
@@ -134,6 +136,21 @@ def _unreadable(sample: Sample, error: OSError) -> chips.ImageError:
     return chips.ImageError("image_unreadable", f"an image must be readable, however: {sample.path}: {error}")
 
 
+def read_safely(source: Source, root: str, item: Item) -> list[Found]:
+    """Return what `Source.read_item` does; whatever else it raises becomes a reject, so that one item ends no build.
+
+    Raises:
+        LayoutError: no item can be read.
+        MemoryError: there is no memory left.
+    """
+    try:
+        return source.read_item(root, item)
+    except (LayoutError, MemoryError):
+        raise
+    except Exception as error:
+        return [crash(item.metadata or item.image, "scan", error)]
+
+
 def reject(item: Item, reason: str, message: str, key: str = "") -> Reject:
     """Return the reject of an item found while scanning."""
     return Reject(item.metadata or item.image, "scan", reason, message, key)
@@ -164,10 +181,23 @@ def list_manifest(root: str) -> list[str]:
     """
     data = Store(root).read(MANIFEST)
     try:
-        paths = [entry if isinstance(entry, str) else str(entry["key"]) for entry in json.loads(bz2.decompress(data))]
+        content = limits.unpack(MANIFEST, bz2.BZ2File(io.BytesIO(data)))
+        paths = [entry if isinstance(entry, str) else str(entry["key"]) for entry in json.loads(content)]
     except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
         raise InvalidError(f"a manifest must be a list of paths, compressed by bzip2, however: {error!r}") from error
     return [path for path in paths if not hidden(path)]
+
+
+def check_grid(width: int, height: int, tile: int) -> None:
+    """Refuse an image that is cut into too many windows.
+
+    Raises:
+        chips.ImageError: `image_too_large`.
+    """
+    count, most = -(-width // tile) * -(-height // tile), limits.current().windows
+    if count > most:
+        message = f"{width} x {height} pixels are {count:,} windows, more than {most:,}. Raise --tile or --max-windows."
+        raise chips.ImageError("image_too_large", message)
 
 
 def read_json(root: str, path: str) -> Any:
@@ -184,6 +214,14 @@ def read_json(root: str, path: str) -> Any:
         raise ValueError("nested too deep") from error
 
 
+def whole_numbers(record: dict[str, Any], *names: str) -> None:
+    """Make whole numbers of those that a program wrote as 7.0, as JSON Schema takes them too; others stay for the schema."""
+    for name in names:
+        value = record.get(name)
+        if isinstance(value, float) and value.is_integer():
+            record[name] = int(value)
+
+
 def parse_time(key: str, text: str) -> dt.datetime:
     """Return an ISO 8601 time in UTC; a time without a zone is taken as UTC.
 
@@ -194,7 +232,7 @@ def parse_time(key: str, text: str) -> dt.datetime:
         if text.isdigit() and len(text) != len("YYYYMMDD"):  # 1577010212345 milliseconds would be 23:45 on a day of 1577
             raise ValueError
         try:
-            time = dt.datetime.fromisoformat(text)
+            time = dt.datetime.fromisoformat(text.upper())  # RFC 3339 allows a small t and z
         except ValueError:
             time = _end_of_day(text)
         time = time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)

@@ -66,10 +66,13 @@ class Optimal31(ImageFolder):
 class UcMerced(ImageFolder):
     """UC Merced Land Use (Yang and Newsam 2010): 2,100 aerial images of 256 x 256 pixels and 0.3 m, 100 a class; 1,260 / 840.
 
-    The test split is the paper's: what others keep apart as val and test, combined.
+    The test split is the paper's: what others keep apart as val and test, combined, also in lists that name a val. 44 images are a
+    few pixels smaller or larger; all chips are of 256 pixels, as TorchGeo's.
     """
 
     name: ClassVar[str] = "ucmerced"
+    default_size: ClassVar[int | None] = 256
+    joined: ClassVar[dict[str, str]] = {"val": "test"}
     licence: ClassVar[str] = "public domain (USGS National Map Urban Area Imagery)"
     default_shares: ClassVar[str] = "train=60,test=40"
     classes: ClassVar[tuple[str, ...]] = (

@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
-import fsspec
 import numpy as np
 from PIL import Image
 
@@ -137,5 +136,5 @@ def _file(root: str, path: str) -> Any:
     store = Store(root)
     if store.local:
         check_regular(store.path(path))
-    stream = store.path(path) if store.local else fsspec.core.url_to_fs(store.url)[0].open(store.path(path), "rb")
+    stream = store.path(path) if store.local else store.filesystem.open(store.path(path), "rb")
     return h5py.File(stream, "r")

@@ -92,6 +92,14 @@ def find_split(lists: Mapping[str, str], path: str) -> str | None:
     return next((lists[name] for name in names if name in lists), None)
 
 
+def without_endings(lists: Mapping[str, str]) -> dict[str, str]:
+    """Return lists whose names have no endings; those that stand in two splits then are left out."""
+    found: dict[str, set[str]] = {}
+    for name, split in lists.items():
+        found.setdefault(re.sub(r"\.[^./]+$", "", name), set()).add(split)
+    return {name: split for name, (split, *others) in found.items() if not others}
+
+
 def read_split_file(url: str) -> dict[str, str]:
     """Return name -> split from a file of lists, which may be
 

@@ -103,7 +103,7 @@ class Stac(NamedImages):
         else:
             features = _features(_read(folder, name))
             # Items of two collections may share an id: each is an item of its own, and both stand in one split.
-            found = [(_id(feature, str(number)), Item(name, name, json.dumps(feature))) for number, feature in enumerate(features)]
+            found = [(_id(feature, str(number)), Item(name, name, _dumped(feature))) for number, feature in enumerate(features)]
             folders = dict.fromkeys(dict(found))
         if not found:
             raise LayoutError(f"stac needs a JSON file of an item collection, or a folder of items, however: {root!r} has none")
@@ -217,6 +217,13 @@ def _read(folder: str, name: str) -> Any:
         return read_json(folder, name)
     except (OSError, ValueError) as error:
         raise LayoutError(f"an item collection must be readable JSON, however: {name}: {error}") from error
+
+
+def _dumped(feature: Any) -> str:
+    try:
+        return json.dumps(feature)
+    except RecursionError:
+        return '"nested too deep"'
 
 
 def _may_hold_items(folder: str, path: str) -> bool:

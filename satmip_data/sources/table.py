@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import math
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,7 @@ from satmip_data.sources.base import (
 )
 from satmip_data.sources.columns import ALIASES, COLUMNS, fills, from_bounds
 from satmip_data.sources.splits import name_split
+from satmip_data.storage import limits
 from satmip_data.storage.locations import archive_url
 from satmip_data.storage.parquet import read_parquet
 from satmip_data.storage.store import Store
@@ -278,21 +280,48 @@ def _read_rows(store: Store, name: str) -> list[dict[str, Any]]:
     try:
         data = store.read(name)
     except OSError as error:
-        raise LayoutError(f"a table must be readable, however: {name}: {error}") from error
+        raise LayoutError(f"Cannot read the table {name}: {error}") from error
     try:
         if name.lower().endswith((".csv", ".csv.gz")):
-            text = gzip.decompress(data) if name.lower().endswith(".gz") else data
-            frame = pd.read_csv(io.BytesIO(text), dtype=str, keep_default_na=False)
-            if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the first cells for names of rows
-                raise ValueError("its rows have more cells than its header. Put cells that hold commas into quotation marks")
-            rows: list[dict[Any, Any]] = frame.to_dict("records")
+            rows: list[dict[Any, Any]] = _csv_rows(name, data)
         else:
             table = read_parquet(data)
             _check_shapes(name, table.schema)
+            _check_images(name, table.schema)
             rows = table.to_pylist()
-    except (ValueError, ArrowException, EOFError) as error:
-        raise LayoutError(f"a table must be CSV or Parquet, however: {name}: {error}") from error
+    except LayoutError:
+        raise
+    except (OSError, ValueError, ArrowException, EOFError, zlib.error) as error:
+        raise LayoutError(f"The table {name} is no whole CSV or Parquet file: {error}. Copy or write it again.") from error
+    if not rows:
+        raise LayoutError(f"The table {name} has no rows.")
     return [{str(column): value for column, value in row.items()} for row in rows]
+
+
+def _csv_rows(name: str, data: bytes) -> list[dict[Any, Any]]:
+    text = limits.unpack(name, gzip.GzipFile(fileobj=io.BytesIO(data))) if name.lower().endswith(".gz") else data
+    header = text.lstrip().partition(b"\n")[0]
+    if b";" in header and b"," not in header:
+        raise LayoutError(
+            f"The table {name} separates its cells by semicolons, as spreadsheets do in much of Europe. Save it with commas "
+            "between cells and points in numbers."
+        )
+    frame = pd.read_csv(io.BytesIO(text), dtype=str, keep_default_na=False)
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the first cells for names of rows
+        raise ValueError("its rows have more cells than its header; put cells that hold commas into quotation marks")
+    rows: list[dict[Any, Any]] = frame.to_dict("records")
+    return rows
+
+
+def _check_images(name: str, schema: pa.Schema) -> None:
+    """Refuse columns that hold the files of images, as those of Hugging Face's datasets."""
+    for column in schema:
+        kind = column.type
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            raise LayoutError(
+                f"The column {column.name} of {name} holds images themselves, and satmip reads paths of images. Write them to "
+                "files, and name these in a column image."
+            )
 
 
 def _plain(column: str, value: Any) -> Any:

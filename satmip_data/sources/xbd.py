@@ -20,6 +20,7 @@ from satmip_schemas import first_error
 from shapely.geometry import Polygon
 
 from satmip_data.geometry import distance, grid, ground_gsd, lonlat, pixel_size, unwrap, window_centre
+from satmip_data.imagery.chips import ImageError
 from satmip_data.records import Aoi, Georeference, Metadata, Point, Ring, Scene, Window
 from satmip_data.sources.base import (
     Found,
@@ -28,6 +29,7 @@ from satmip_data.sources.base import (
     Item,
     LayoutError,
     azimuth,
+    check_grid,
     pair,
     parse_lonlat_ring,
     parse_ring,
@@ -35,6 +37,7 @@ from satmip_data.sources.base import (
     read_json,
     reject,
     unpaired,
+    whole_numbers,
 )
 from satmip_data.storage.locations import list_files
 
@@ -103,6 +106,8 @@ class Xbd(ImageFiles):
             return [reject(item, "metadata_unreadable", f"a label file must be readable JSON, however: {error}", key)]
         try:
             return [self._scene(key, item, record)]
+        except ImageError as error:
+            return [reject(item, error.reason, str(error), key)]
         except UnplacedError as error:
             return [reject(item, "no_georeference", str(error), key)]
         except (ValueError, ArithmeticError) as error:
@@ -113,9 +118,11 @@ class Xbd(ImageFiles):
             raise InvalidError(f"a name must be <disaster>_<id>_<pre or post>_disaster, however: {key!r}")
         if (error := first_error("xbd", record)) is not None:
             raise InvalidError(f"a label file must fit the schema 'xbd', however: {error}")
+        whole_numbers(record["metadata"], "width", "height")
         pixels, degrees = _corners(record["features"])
         georeference = fit_affine(pixels, degrees, self.max_residual)
         width, height = record["metadata"]["width"], record["metadata"]["height"]
+        check_grid(width, height, self.tile)
         return Scene(
             key=key,
             split=self._split(item.image, match["tile"]),

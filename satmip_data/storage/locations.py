@@ -78,6 +78,16 @@ def _below(root: str, path: str) -> str | None:
     return None if inside == ".." or inside.startswith(("../", "/")) else inside
 
 
+def same_place(one: str, other: str) -> bool:
+    """Tell whether two paths or URLs that a user types name one place: `fmow/`, `fmow` and the absolute path do."""
+    return _one_spelling(one) == _one_spelling(other)
+
+
+def _one_spelling(place: str) -> str:
+    path = place.removeprefix("file://")
+    return path.rstrip("/") if not path or "://" in path or "::" in path else os.path.abspath(path)
+
+
 def hidden(path: str) -> bool:
     """Tell whether a system or a program put a file beside the user's own: .DS_Store, ._a.tif, .ipynb_checkpoints, @eaDir."""
     return any(_is_hidden(part) for part in PurePosixPath(path).parts)

@@ -22,6 +22,9 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.zip import ZipFileSystem
 from fsspec.utils import get_protocol
 
+from satmip_data.storage import limits
+from satmip_data.storage.web import http_options
+
 PARTIAL = ".part"
 """Ending of files under way; they begin with a dot."""
 
@@ -59,10 +62,11 @@ def _connect(url: str) -> tuple[Any, str]:
     if url.startswith("/"):  # whatever is in its name: "::" makes no chain of a folder
         return LocalFileSystem(use_listings_cache=False), url.rstrip("/")
     # Listings are not kept: other processes write while this one looks.
-    options = {"use_listings_cache": False, **_OPTIONS.get(get_protocol(url), {})}
+    protocol = get_protocol(url)
     try:
+        options = {"use_listings_cache": False, **_OPTIONS.get(protocol, http_options() if protocol in ("http", "https") else {})}
         if url.startswith(f"{_ZIP}/"):
-            return ZipFileSystem(open(url[len(_ZIP) :], "rb")), ""
+            return _zip_file(url[len(_ZIP) :]), ""
         filesystem, root = fsspec.core.url_to_fs(url, **options)
     except zipfile.BadZipFile as error:
         raise OSError(f"{url.removeprefix(_ZIP)} is no whole zip file: {error}. Copy or download it again.") from error
@@ -108,6 +112,16 @@ class Store:
         """Whether every read is a request over a network, so that many at a time are faster than one after the other."""
         return bool(_filesystem(self.url)[0].async_impl)
 
+    @property
+    def protocol(self) -> str:
+        """What the files are reached by, as "file", "s3" or "https"."""
+        return "file" if self.local else str(get_protocol(self.url))
+
+    @property
+    def filesystem(self) -> Any:
+        """Fsspec's file system, for whoever opens files by `path` there."""
+        return _filesystem(self.url)[0]
+
     def path(self, name: str = "") -> str:
         """Return the file system's own path of `name`.
 
@@ -134,9 +148,12 @@ class Store:
             with open(path, "rb", buffering=0) as stream:
                 return stream.readall()
         if isinstance(filesystem, ZipFileSystem):
-            return _read_member(filesystem.zip, path)
+            with _zip_errors(path):
+                limits.check_unpacked(path, filesystem.zip.getinfo(path).file_size)
+                data: bytes = filesystem.zip.read(path)
+                return data
         with _web_errors():
-            data: bytes = filesystem.cat_file(path)
+            data = filesystem.cat_file(path)
         return data
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
@@ -145,8 +162,14 @@ class Store:
         Raises:
             FileNotFoundError: there is no such file.
         """
+        filesystem, path = _filesystem(self.url)[0], self.path(name)
+        if isinstance(filesystem, ZipFileSystem):
+            with _zip_errors(path), filesystem.zip.open(path) as stream:
+                stream.seek(start)
+                part: bytes = stream.read(end - start)
+                return part
         with _web_errors():
-            data: bytes = _filesystem(self.url)[0].cat_file(self.path(name), start=start, end=end)
+            data: bytes = filesystem.cat_file(path, start=start, end=end)
         return data
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
@@ -181,6 +204,26 @@ class Store:
         """Delete a file or a whole folder, if there is one."""
         if self.exists(name):
             _filesystem(self.url)[0].rm(self.path(name), recursive=True)
+
+    def check_writable(self) -> None:
+        """Refuse a destination that cannot be written to, before hours of work; nothing is made.
+
+        Raises:
+            OSError: it is a file, a folder that may not be written to, or on a web server.
+        """
+        if self.protocol in ("http", "https"):
+            raise OSError(
+                f"{self.url} is on a web server, which takes no files. Choose a folder, or a URL such as s3://bucket/shards."
+            )
+        if not self.local:
+            return
+        folder = self.path()
+        while not os.path.lexists(folder):
+            folder = os.path.dirname(folder)
+        if not os.path.isdir(folder):
+            raise OSError(f"{folder} is a file, and {self.url} has to be a folder. Choose another destination.")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OSError(f"{folder} may not be written to. Change its mode, or choose another destination than {self.url}.")
 
     def occupied(self) -> bool:
         """Tell whether there is any file but what a process that was killed left under way."""
@@ -268,15 +311,20 @@ def _web_errors() -> Iterator[None]:
         raise OSError(f"The web server did not give the file: {type(error).__name__}: {error}") from error
 
 
-def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Return the bytes of the member of exactly this name.
-
-    Raises:
-        FileNotFoundError: there is none.
-        OSError: it cannot be read.
-    """
+def _zip_file(path: str) -> ZipFileSystem:
+    stream = open(path, "rb")  # noqa: SIM115 (the file system keeps it open)
     try:
-        return archive.read(name)
+        return ZipFileSystem(stream)
+    except BaseException:
+        stream.close()
+        raise
+
+
+@contextmanager
+def _zip_errors(name: str) -> Iterator[None]:
+    """Say what is wrong with a member of a zip file, by errors of a file."""
+    try:
+        yield
     except KeyError as error:
         raise FileNotFoundError(f"There is no {name} in the zip file.") from error
     except NotImplementedError as error:

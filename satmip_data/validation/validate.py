@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from tarfile import BLOCKSIZE
@@ -15,39 +14,20 @@ import pyarrow as pa
 from satmip_data.execution.engines import Local
 from satmip_data.execution.progress import Progress, Show, no_show
 from satmip_data.metadata.serialize import sample_from_json
-from satmip_data.metadata.tabular import ROUNDING, Standardizer
+from satmip_data.metadata.tabular import Standardizer
 from satmip_data.records import Sample
-from satmip_data.shards.dataset import CAPTION_JOURNAL, JOURNAL, TRAIN, read_dataset
+from satmip_data.shards.dataset import CAPTION_JOURNAL, DATASET, JOURNAL, TRAIN, describe, read_dataset
 from satmip_data.shards.members import Members
 from satmip_data.shards.tar import read_samples
 from satmip_data.storage.parquet import read_parquet
 from satmip_data.storage.store import Store
 from satmip_data.validation.index import check_counts, check_rows, rows_by_shard
+from satmip_data.validation.problem import Problem
 from satmip_data.validation.samples import check_sample
+from satmip_data.validation.statistics import Moments, check_dataset, check_standardized, moments_of
 
 SHOWN = 20
 """Problems kept of one shard: a shard of thousands alike must not drown the rest."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is not as it must be: where (file or sample key), which check, and what was found."""
-
-    where: str
-    check: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """Sums of the known numeric features of some samples. Shape of each: (F,)."""
-
-    known: np.ndarray[Any, np.dtype[np.float64]]
-    total: np.ndarray[Any, np.dtype[np.float64]]
-    squares: np.ndarray[Any, np.dtype[np.float64]]
-
-    def __add__(self, other: "Moments") -> "Moments":
-        return Moments(self.known + other.known, self.total + other.total, self.squares + other.squares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +66,7 @@ def validate(out: str, workers: int = 1, show: Show = no_show) -> Report:
     """
     store = Store(out)
     dataset = read_dataset(store)
-    problems = list(_check_folder(store, dataset))
+    problems = [*_check_folder(store, dataset), *check_dataset(dataset), *_check_files(store, dataset)]
     index = _read_table(store, "index.parquet", ("key", "shard", "flags"), problems)
     rejects = _read_table(store, "rejects.parquet", ("stage", "reason"), problems)
     rows = {} if index is None else rows_by_shard(index)
@@ -106,39 +86,48 @@ def validate(out: str, workers: int = 1, show: Show = no_show) -> Report:
     # fitted before pixels are read, so that samples whose pixels failed moved them too.
     whole = [report.moments for report in train if report is not None and not report.problems]
     if len(whole) == len(train) and not lost:
-        problems += _check_standardized(dataset, whole)
+        problems += check_standardized(dataset, whole)
     return Report(sum(len(r.keys) for r in reports.values()), len(reports), tuple(problems))
 
 
 def _check_folder(store: Store, dataset: dict[str, Any]) -> Iterator[Problem]:
+    """Check that what is listed is there, that what is there is listed, and that no work is under way."""
     for journal, command in ((JOURNAL, "build"), (CAPTION_JOURNAL, "caption")):
         if store.exists(journal):
-            yield Problem(journal, "finished", f"no work must be under way, however: run satmip-data {command} again to finish it")
-    listed = {entry["name"] for entry in dataset["shards"]}
-    names = store.names()
-    present = {name for name in names if name.endswith(".tar")}
-    for name in sorted(listed - present):
-        yield Problem(name, "shards", "the shard is listed in dataset.json, however: it is not there")
-    for name in sorted(present - listed):
-        yield Problem(name, "shards", "a shard must be listed in dataset.json, however: this one is not")
-    for split, entry in dataset["splits"].items():
-        samples = sum(shard["samples"] for shard in dataset["shards"] if shard["split"] == split)
-        if samples != entry["samples"]:
-            yield Problem("dataset.json", "counts", f"split {split} must have {entry['samples']} samples, however: {samples}")
+            yield Problem(journal, "finished", f"Work is under way. Run the same satmip-data {command} again to finish it")
+    present = {name for name in store.names() if not any(part.startswith(".") for part in name.split("/"))}
+    shards, files = {entry["name"] for entry in dataset["shards"]}, dataset.get("files", {})
+    for name in sorted(shards - present):
+        yield Problem(name, "shards", "The shard is listed in dataset.json and not there")
+    for name in sorted(files.keys() - present):
+        yield Problem(name, "files", "The file is listed in dataset.json and not there")
+    foreign = present - shards - files.keys() - {DATASET}
+    for name in sorted(name for name in foreign if "files" in dataset or name.endswith(".tar")):
+        check = "shards" if name.endswith(".tar") else "files"
+        yield Problem(name, check, "It is not listed in dataset.json: a file of something else, or of another build")
+
+
+def _check_files(store: Store, dataset: dict[str, Any]) -> Iterator[Problem]:
+    """Check the hash of every file beside the shards, and what open_clip reads; that of version 1 has no hashes."""
+    for name, listed in dataset.get("files", {}).items():
+        if store.exists(name) and (found := describe(store.read(name))) != listed:
+            yield Problem(name, "sha256", f"{_size_and_hash(found)}; dataset.json lists {_size_and_hash(listed)}")
     for split in dataset["splits"]:
         name = f"{split}/sizes.json"
-        listed_sizes = {
-            shard["name"].rpartition("/")[2]: shard["samples"] for shard in dataset["shards"] if shard["split"] == split
-        }
-        if (_read_json(store, name) if name in names else None) != listed_sizes:
-            yield Problem(name, "counts", f"{name} must hold the counts of dataset.json, however: it does not")
+        sizes = {shard["name"].rpartition("/")[2]: shard["samples"] for shard in dataset["shards"] if shard["split"] == split}
+        if _read_json(store, name) != sizes:
+            yield Problem(name, "counts", "It does not hold the counts of dataset.json")
+
+
+def _size_and_hash(entry: dict[str, Any]) -> str:
+    return f"{entry['bytes']:,} bytes with sha256 {entry['sha256']}"
 
 
 def _read_json(store: Store, name: str) -> Any:
-    """Return a JSON value; None where it is none."""
+    """Return a JSON value; None where there is none."""
     try:
         return json.loads(store.read(name))
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -146,11 +135,11 @@ def _read_table(store: Store, name: str, needed: Sequence[str], problems: list[P
     """Return a Parquet file with the columns needed; what keeps it from being read is added to `problems`, and None returned."""
     try:
         table = read_parquet(store.read(name))
-        table.select(needed)
+        table.select(needed).validate(full=True)
+        table.select(needed).to_pylist()
         return table
-    except (OSError, KeyError, pa.ArrowException) as error:
-        message = f"{name} must be there and whole, however: {type(error).__name__}: {error}"
-        problems.append(Problem(name, "index", message))
+    except Exception as error:  # a damaged file provokes many kinds
+        problems.append(Problem(name, "index", f"It cannot be read: {type(error).__name__}: {error}"))
         return None
 
 
@@ -179,10 +168,17 @@ def _check_shard(task: _Task) -> ShardReport:
     if len(keys) != task.entry["samples"]:
         problems.append(Problem(name, "counts", f"the shard must hold {task.entry['samples']} samples, however: {len(keys)}"))
     if task.rows is not None:
-        problems += [Problem("index.parquet", "index", message) for message in check_rows(name, task.rows, samples)]
+        problems += _check_rows(name, task.rows, samples)
     if len(problems) > SHOWN:
         problems[SHOWN:] = [Problem(name, "more", f"{len(problems) - SHOWN} further problems in this shard")]
-    return ShardReport(name, tuple(keys), tuple(problems), _moments(rows, columns))
+    return ShardReport(name, tuple(keys), tuple(problems), moments_of(rows, columns))
+
+
+def _check_rows(name: str, rows: pa.Table, samples: list[Sample]) -> list[Problem]:
+    try:
+        return [Problem("index.parquet", "index", message) for message in check_rows(name, rows, samples)]
+    except Exception as error:  # such as a time out of range, or text that is none
+        return [Problem("index.parquet", "index", f"The rows of {name} cannot be read: {type(error).__name__}: {error}")]
 
 
 def _checked(key: str, members: Members, dataset: dict[str, Any], standardizer: Standardizer) -> Iterator[tuple[str, str]]:
@@ -194,16 +190,6 @@ def _checked(key: str, members: Members, dataset: dict[str, Any], standardizer: 
 
 def _array(members: Members, suffix: str) -> Any:
     return np.load(io.BytesIO(members[suffix]), allow_pickle=False)
-
-
-def _moments(rows: list[tuple[Any, Any]], columns: int) -> Moments:
-    if not rows:
-        zero = np.zeros(columns)
-        return Moments(zero, zero, zero)
-    values = np.stack([row[0] for row in rows]).astype(np.float64)
-    mask = np.stack([row[1] for row in rows])
-    values = np.where(mask, values, 0.0)
-    return Moments(mask.sum(0).astype(np.float64), values.sum(0), (values**2).sum(0))
 
 
 def _check_archive(data: bytes, entry: dict[str, Any]) -> Iterator[Problem]:
@@ -235,29 +221,3 @@ def _check_index(index: pa.Table, dataset: dict[str, Any], reports: dict[str, Sh
 def _check_rejects(rejects: pa.Table, dataset: dict[str, Any]) -> Iterator[Problem]:
     for message in check_counts("rejects", rejects["reason"].to_pylist(), dataset["rejects"]):
         yield Problem("rejects.parquet", "counts", message)
-
-
-def _check_standardized(dataset: dict[str, Any], train: list[Moments]) -> Iterator[Problem]:
-    """Check mean 0 and deviation 1 over the train split, of which every sample is there."""
-    if not train:
-        return
-    sums = train[0]
-    for moments in train[1:]:
-        sums = sums + moments
-    for i, column in enumerate(dataset["numeric"]):
-        known = sums.known[i]
-        if known != column["known"]:
-            yield Problem(
-                "dataset.json", "statistics", f"{column['name']} must be known {column['known']} times, however: {known:g}"
-            )
-            continue
-        if known == 0:
-            continue
-        mean = sums.total[i] / known
-        std = math.sqrt(max(sums.squares[i] / known - mean**2, 0.0))
-        constant = column["std"] == 1.0 and std <= ROUNDING * abs(column["mean"]) + 1e-6
-        if abs(mean) > 1e-4 or not (abs(std - 1) < 1e-3 or constant):
-            found = f"mean {mean:.2e} and deviation {std:.6f}"
-            yield Problem(
-                "dataset.json", "statistics", f"{column['name']} must have mean 0 and deviation 1 over train, however: {found}"
-            )

@@ -4,6 +4,7 @@ What needs torch is imported where it is used: help and errors come seconds earl
 """
 
 import json
+import warnings
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from satmip_data.execution.interrupt import Commands
-from satmip_train.config import Settings, grouped_settings, recipe_names, resolve
+from satmip_train.config import RETIRED, Settings, grouped_settings, recipe_names, resolve
 from satmip_train.data.dataset import open_dataset
 from satmip_train.errors import UsageError
 
@@ -83,9 +84,18 @@ def _inner_type(annotation: Any) -> Any:
     return annotation
 
 
+class _Values(click.Choice[str]):
+    """The values of a setting; those that it once had are taken too, and not shown."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value. Raises click.BadParameter where there is none such and never was."""
+        retired = param is not None and (param.name, value) in RETIRED
+        return value if retired else super().convert(value, param, ctx)
+
+
 def _click_type(name: str, inner: Any) -> Any:
     if get_origin(inner) is Literal:
-        return click.Choice(get_args(inner))
+        return _Values(get_args(inner))
     return str if name in (*_LISTS, *_JSON) else inner
 
 
@@ -110,11 +120,16 @@ def _problem(error: Any) -> str:
 
 def _settings(recipe: str, flags: dict[str, Any]) -> Settings:
     try:
-        return resolve(recipe, flags)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", FutureWarning)
+            settings = resolve(recipe, flags)
     except ValidationError as error:
         raise click.UsageError(f"the settings must be valid, however: {'; '.join(map(_problem, error.errors()))}") from error
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    for warning in told:
+        click.secho(f"Warning: {warning.message}", fg="yellow", err=True)
+    return settings
 
 
 def _refuse_accumulation(context: click.Context, parameter: click.Parameter, value: int | None) -> None:
@@ -245,10 +260,11 @@ def export(run: Path, repository: str | None, open_clip: bool) -> None:
     \b
     Example: satmip-train export out/runs/satmips-seed0
     """
-    from satmip_train.runs.export import export_run, push
+    from satmip_train.runs.export import export_run
+    from satmip_train.runs.hub import push
 
     try:
-        files = export_run(run, open_clip)
+        files = export_run(run, open_clip, repository)
         for path in files:
             click.echo(path)
         if repository is not None:

@@ -1,16 +1,19 @@
 """Captions to token ids: CLIP's byte pair encoding, as open_clip ships it, or the tokenizer of a pretrained sentence encoder."""
 
-import re
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from satmip_data.metadata.captions import caption
+from satmip_data.metadata.fields import BY_NAME
+from satmip_data.metadata.serialize import metadata_from_json
 from satmip_train.data.dataset import Dataset
-from satmip_train.data.fields import OPENINGS
 from satmip_train.data.tar import Readers
 from satmip_train.errors import UsageError
 
@@ -55,97 +58,66 @@ def token_ids(text: str, model: str | None = None) -> list[int]:
 
 @dataclass(frozen=True)
 class CaptionReader:
-    """Turns a stored caption into token ids, of all its fields or of some."""
+    """Reads or writes the caption of a sample and turns it into token ids."""
 
-    keep: tuple[str, ...]
+    fields: tuple[str, ...]
     """Fields that are read."""
-    stored: tuple[str, ...]
-    """Fields that the stored captions hold."""
+    stored: bool
+    """Whether the captions in the shards hold just these fields; else captions are written from the samples' metadata."""
     context: int = 0
     """Length of the token rows."""
-    sentences: bool = False
-    """Whether captions are sentences, one a field, instead of `field: value`."""
+    style: str = "key-value"
+    """How captions are written, one of `satmip_data.metadata.captions.STYLES`."""
     model: str | None = None
     """Pretrained sentence encoder that reads the captions; None: one over CLIP's tokens."""
 
-    def text(self, caption: str, hidden: Sequence[bool] = ()) -> str:
-        """Return the caption cut down to the fields that are kept, in its own order.
+    def text(self, read: Callable[[str], bytes], hidden: Sequence[bool] = ()) -> str:
+        """Return the caption of a sample.
 
         Args:
-            hidden: for each of these fields whether it is left out; of sentences, whether the first is left out, the second ...
-
-        Raises:
-            UsageError: the caption does not start with a field's name, or as a field's sentence does.
+            read: gives the sample's member of a suffix
+            hidden: for each of the fields whether it is left out
         """
-        out = {name for name, hide in zip(self.keep, hidden, strict=False) if hide}
-        if (self.keep == self.stored and not out) or not caption:
-            return caption
-        if self.sentences:
-            # Which sentences are left out follows from their order: fields are hidden all alike.
-            parts = self._parts(caption, r"(?<=\.) ", [f"{OPENINGS[name]} " for name in self.stored])
-            return " ".join(part for part, hide in zip(parts, hidden, strict=False) if not hide)
-        parts = self._parts(caption, ", ", [f"{name}: " for name in self.stored])
-        return ", ".join(part for part in parts if (name := part.split(": ", 1)[0]) in self.keep and name not in out)
+        if self.stored and not any(hidden):
+            return read("txt").decode()
+        shown = [name for name, out in zip_longest(self.fields, hidden, fillvalue=False) if not out]
+        return caption(metadata_from_json(json.loads(read("json"))["metadata"]), map(str, shown), self.style)
 
-    @staticmethod
-    def _parts(caption: str, between: str, openings: Sequence[str]) -> list[str]:
-        """Return what a caption says of each of its fields. Values hold commas, colons and full stops of their own."""
-        first, *parts = re.split(rf"(?:^|{between})(?=(?:{'|'.join(map(re.escape, openings))}))", caption)
-        if first:
-            raise UsageError(
-                f"a caption must read what begins with some of {openings}, one after the other, however: {caption!r}. "
-                "Write captions anew: satmip-data caption SHARDS"
-            )
-        return parts
-
-    def tokens(self, caption: str, hidden: Sequence[bool] = ()) -> npt.NDArray[np.int64]:
-        """Return the token ids of a caption without its hidden fields (see `text`), padded with 0 to (context,) int64.
+    def tokens(self, text: str) -> npt.NDArray[np.int64]:
+        """Return the token ids of a caption, padded with 0 to (context,) int64.
 
         Raises:
             UsageError: the caption is longer than the context; it is never cut.
         """
-        ids = token_ids(self.text(caption, hidden), self.model)
+        ids = token_ids(text, self.model)
         if len(ids) > self.context:
             raise UsageError(
-                f"a caption must fit into the context of {self.context} tokens, however: {len(ids)} tokens in {caption!r}"
+                f'The caption "{text}" has {len(ids)} tokens, and the context holds {self.context}. Leave out a field, '
+                "or write the captions of the shards anew: satmip-data caption SHARDS"
             )
         row = np.zeros(self.context, np.int64)
         row[: len(ids)] = ids
         return row
 
 
-def caption_reader(dataset: Dataset, fields: tuple[str, ...] | None, model: str | None = None) -> CaptionReader:
-    """Return what reads the given fields out of the shards' captions (None: all of them); its context is still 0.
+def caption_reader(
+    dataset: Dataset, fields: tuple[str, ...] | None, model: str | None = None, style: str | None = None
+) -> CaptionReader:
+    """Return what gives captions of the given fields and style (None: those of the shards' captions); its context is still 0.
 
     `model` is the pretrained sentence encoder that shall read them, if one shall.
-
-    Raises:
-        UsageError: the captions lack a field, or are sentences, out of which a field cannot be cut.
     """
-    stored = dataset.caption_fields
-    sentences = dataset.caption_style == "sentence"
-    if fields is None or set(fields) == set(stored):
-        return CaptionReader(stored, stored, sentences=sentences, model=model)
-    advice = f"Run: satmip-data caption {dataset.root} --fields {','.join(fields)}"
-    if missing := [name for name in fields if name not in stored]:
-        raise UsageError(
-            f"the captions must hold the fields {list(fields)}, however: they hold {list(stored)}, not {missing}. {advice}"
-        )
-    if dataset.caption_style != "key-value":
-        raise UsageError(
-            f"only key-value captions can be cut down to the fields {list(fields)}, however: these are of style "
-            f"{dataset.caption_style!r} with fields {list(stored)}. {advice}"
-        )
-    return CaptionReader(tuple(name for name in stored if name in fields), stored, model=model)
+    stored, style = dataset.caption_fields, style or dataset.caption_style
+    chosen = stored if fields is None or set(fields) == set(stored) else tuple(name for name in BY_NAME if name in fields)
+    return CaptionReader(chosen, (chosen, style) == (stored, dataset.caption_style), style=style, model=model)
 
 
-def captions(dataset: Dataset, split: str) -> Iterable[str]:
-    """Read the stored captions of a split, in order."""
+def captions(dataset: Dataset, split: str, reader: CaptionReader) -> Iterator[str]:
+    """Yield the captions of a split, in order."""
     readers = Readers(dataset, split)
     for number, shard in enumerate(readers.shards):
-        reader = readers[number]
         for index in range(shard.samples):
-            yield reader.read(index, "txt").decode()
+            yield reader.text(partial(readers[number].read, index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +134,11 @@ class CaptionStatistics:
 
 def caption_statistics(dataset: Dataset, split: str, reader: CaptionReader) -> CaptionStatistics:
     """Return the statistics: those of all splits from `dataset.json` where it has them, else by one pass over the split."""
-    if reader.keep == reader.stored and dataset.longest_caption is not None and reader.model is None:
+    if reader.stored and dataset.longest_caption is not None and reader.model is None:
         return CaptionStatistics(dataset.longest_caption, dataset.empty_captions, sum(dataset.splits.values()))
     key = (dataset.fingerprint, split, reader)
     if key not in _STATISTICS:
-        texts = [reader.text(caption) for caption in captions(dataset, split)]
+        texts = [*captions(dataset, split, reader)]
         longest = max(len(token_ids(text, reader.model)) for text in texts)
         _STATISTICS[key] = CaptionStatistics(longest, texts.count(""), len(texts))
     return _STATISTICS[key]

@@ -1,7 +1,6 @@
 """Shard directories: `dataset.json`, and shards fetched to a local cache."""
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from satmip_schemas import SCHEMA_VERSION, first_error
+import satmip_schemas
 
 from satmip_train.data.remote import is_remote, reaching
 from satmip_train.errors import UsageError
@@ -150,23 +149,11 @@ def _read_dataset(root: str) -> dict[str, Any]:
             f"the shards must be at rest, however: their captions are being rewritten ({root}/.caption exists). "
             "Run the same `satmip-data caption` again: it goes on where it stopped"
         )
-    return _checked(fs.cat_file(f"{location}/dataset.json"), root)
-
-
-def _checked(content: bytes, root: str) -> dict[str, Any]:
     try:
-        data = json.loads(content)
-    except ValueError as error:
-        raise UsageError(f"{root}/dataset.json must be JSON, however: {error}. Run `satmip-data build` again") from error
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION:
-        raise UsageError(
-            f"{root} must be a shard directory of version {SCHEMA_VERSION}, however: {version=}. "
-            "Build it again with this version of satmip-data, or install the satmip that wrote it"
-        )
-    if (problem := first_error("dataset", data)) is not None:
-        raise UsageError(f"{root}/dataset.json must follow its schema, however: {problem}. Run `satmip-data build` again")
-    return dict(data)
+        data: dict[str, Any] = satmip_schemas.read_dataset(fs.cat_file(f"{location}/dataset.json"), f"{root}/dataset.json")
+    except satmip_schemas.ContractError as error:
+        raise UsageError(str(error)) from error
+    return data
 
 
 def _dataset(data: dict[str, Any], root: str, cache: Path) -> Dataset:

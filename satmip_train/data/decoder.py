@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -90,8 +91,8 @@ class Decoder:
     def _tokens(self, samples: list[tuple[ShardReader, int]], hidden: Hidden | None) -> torch.Tensor:
         assert self.captions is not None
         without = [()] * len(samples) if hidden is None else hidden.tolist()
-        texts = (reader.read(index, "txt").decode() for reader, index in samples)
-        return torch.from_numpy(np.stack([self.captions.tokens(text, out) for text, out in zip(texts, without, strict=True)]))
+        texts = (self.captions.text(partial(r.read, i), out) for (r, i), out in zip(samples, without, strict=True))
+        return torch.from_numpy(np.stack([self.captions.tokens(text) for text in texts]))
 
     def _numeric(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
         return _columns(samples, "num.npy", self.numeric)

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from rasterio import Affine
-from rasterio.crs import CRS
 from shapely import Polygon
 
+from satmip_data.geometry import OffEarthError, footprint, is_invertible
 from satmip_data.imagery import raster
 from satmip_data.imagery.chips import ImageError, damage
 from satmip_data.imagery.raster_file import is_raster
@@ -19,7 +18,6 @@ from satmip_data.names import FORMATS, RASTERS
 from satmip_data.records import Window
 from satmip_data.storage.locations import list_files
 from satmip_data.storage.store import Store
-from satmip_train.data.outline import outline
 from satmip_train.errors import UsageError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
@@ -89,9 +87,7 @@ def read_picture(path: Path, rendering: Rendering) -> Picture:
     try:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data), formats=(*FORMATS, "GIF")) as image:
-            if image.mode not in _EIGHT_BITS:
-                raise UsageError(f"a picture must have 8 bits a channel, however: {path} has the mode {image.mode}. Convert it")
-            pixels = np.array(image.convert("RGB"))
+            pixels = as_rgb(image, str(path))
             if found := damage(data, image):
                 raise UsageError(f"The data of {path} are damaged: {found}. Remove or replace it.")
             return Picture(pixels, None)
@@ -105,6 +101,20 @@ def read_picture(path: Path, rendering: Rendering) -> Picture:
         raise UsageError(f"an image must be readable, however: {path}: {error}. Remove or replace it") from error
 
 
+def as_rgb(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
+    """Return the pixels of a Pillow image. Shape: (H, W, 3).
+
+    Args:
+        name: of it, for the error
+
+    Raises:
+        UsageError: it has more than 8 bits a channel.
+    """
+    if image.mode not in _EIGHT_BITS:
+        raise UsageError(f"a picture must have 8 bits a channel, however: {name} has the mode {image.mode}. Convert it")
+    return np.array(image.convert("RGB"))
+
+
 def _read_raster(store: Store, name: str, rendering: Rendering) -> Picture:
     """Read a raster as `satmip-data build` reads its windows."""
     header = raster.read_header(store, name)
@@ -114,6 +124,11 @@ def _read_raster(store: Store, name: str, rendering: Rendering) -> Picture:
 
 
 def _footprint(header: raster.Header) -> Polygon | None:
-    if (place := header.georeference) is None:
+    """Return the outline as a build writes it for a chip of the whole raster; None where it lies nowhere on Earth."""
+    place = header.georeference
+    if place is None or not is_invertible(place.affine):
         return None
-    return outline(CRS.from_user_input(place.crs), Affine(*place.affine), header.width, header.height)
+    try:
+        return Polygon(footprint(place, Window(0, 0, header.width, header.height)))
+    except OffEarthError:
+        return None

@@ -2,6 +2,7 @@
 
 import atexit
 import multiprocessing
+import shutil
 import signal
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from torch.utils.data import Dataset as MapStyle
 from satmip_train.data.captions import CaptionReader
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.decoder import Batch, Decoder
+from satmip_train.data.memory import memory_in_use
 from satmip_train.data.order import HIDE, PARTNER, Order, positions
 from satmip_train.data.places import Places
 from satmip_train.data.tar import Readers
@@ -107,11 +109,18 @@ def loader_errors() -> Iterator[None]:
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        reason = " ".join(str(error).split())
-        raise UsageError(
-            f"the processes that read shards must live, however: {reason} If memory or shared memory (/dev/shm) ran out, pass "
-            "fewer --workers, or 0, and run the same command again"
-        ) from error
+        raise UsageError(f"{_death(str(error))} Use fewer --workers, or 0, and run the same command again.") from error
+
+
+def _death(reason: str) -> str:
+    """Return how a process of a loader died, from what torch says of it: the name of the signal, or its exit code."""
+    if "Bus error" in reason:  # a page of shared memory could not be had
+        room = shutil.disk_usage("/dev/shm")
+        use = f"{room.used / 1e9:.1f} of {room.total / 1e9:.1f} GB in use"
+        return f"A data worker was killed, since shared memory ran out (/dev/shm: {use})."
+    if "Killed" in reason or "exited unexpectedly" in reason:  # torch tells the signal only where it comes to ask in time
+        return f"A data worker was killed, probably because memory ran out ({memory_in_use()})."
+    return f"A data worker ended: {' '.join(reason.split()).rstrip('.')}."
 
 
 class _Telling(MapStyle[Batch | UsageError]):

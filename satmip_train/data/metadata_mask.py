@@ -12,7 +12,7 @@ Hidden = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class MetadataMask:
-    """Which fields are hidden, and what that means for tabular features; captions are cut by `tokens.CaptionReader`.
+    """Which fields are hidden, and what that means for tabular features; `captions.CaptionReader` writes captions without them.
 
     NOTE[DIFF] The paper does not augment metadata (section 4.2), so this is off by default.
     """

@@ -23,7 +23,7 @@ def reaching(url: str) -> Iterator[None]:
     except UsageError:
         raise
     except ImportError as error:  # fsspec's, which says which package opens such URLs
-        raise UsageError(f"{url} must be reachable, however: {error}. For s3:// run: pip install 'satmip[s3]'") from error
+        raise UsageError(f"{url} must be reachable, however: {error}. For s3:// run: pip install 's3fs>=2026.6'") from error
     except Exception as error:
         known = isinstance(error, OSError | ValueError) or type(error).__module__.startswith(("botocore.", "aiohttp."))
         if not (known and is_remote(url)):

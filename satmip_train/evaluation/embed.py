@@ -171,7 +171,7 @@ def _write_vectors(
         with pq.ParquetWriter(file, schema, compression="zstd") as writer:
             for part in rows:
                 if part.names:
-                    writer.write_table(_table(part, _vectors(network, part, running), schema))
+                    writer.write_table(_table(part, vectors_of(network, part.images, running), schema))
                 written += len(part.names)
                 rejects.extend(part.rejects)
                 running.progress(len(part.names) + len(part.rejects))
@@ -222,10 +222,11 @@ def write_shard_vectors(network: Network, dataset: Dataset, split: str, out: Pat
     return _write_vectors(network, rows, describe_split(dataset, split), out, running, "key")
 
 
-def _vectors(network: Network, rows: Rows, running: Running) -> Tensor:
+def vectors_of(network: Network, images: Tensor, running: Running) -> Tensor:
+    """Return the vectors of images that were resized to the view, on the CPU. Shape: (B, 3, S, S), 0..1 -> (B, width)."""
     device = torch.device(running.device)
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (network.mean, network.std))
-    views = rows.images.to(device).sub(mean).div(std)
+    views = images.to(device).sub(mean).div(std)
     return run_frozen(network.backbone.to(device).eval(), views, device, running.precision).cpu()
 
 

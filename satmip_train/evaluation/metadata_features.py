@@ -182,13 +182,7 @@ def _meanings(columns: Sequence[Column]) -> list[Any]:
 
 
 def _reader(dataset: Dataset, model: MetadataModel) -> CaptionReader:
-    if dataset.caption_style != model.caption_style:
-        advice = f"satmip-data caption {dataset.root} --fields {','.join(model.fields)} --style {model.caption_style}"
-        raise UsageError(
-            f"captions must be of the style that the encoder learned, {model.caption_style!r}, however: those of {dataset.root} "
-            f"are of style {dataset.caption_style!r}. Run: {advice}"
-        )
-    return caption_reader(dataset, model.fields, model.settings.text_model)
+    return caption_reader(dataset, model.fields, model.settings.text_model, model.caption_style)
 
 
 def _columns(dataset: Dataset, fields: tuple[str, ...]) -> Columns:

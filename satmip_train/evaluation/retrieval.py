@@ -16,18 +16,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pyproj import Geod
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from satmip_train.config import Settings
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.tar import Readers
-from satmip_train.errors import UsageError
 from satmip_train.evaluation.evaluate import describe_model, describe_split
 from satmip_train.evaluation.metadata_features import Running
 from satmip_train.evaluation.models import Model, image_features, load_model, metadata_features_of
 from satmip_train.evaluation.tables import Result
 from satmip_train.runs import checkpoint
+from satmip_train.runs.export import Projections, load_projections
 
 Numbers = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -198,34 +197,9 @@ def retrieve(runs: Sequence[Path], dataset: Dataset, split: str, running: Runnin
     }
 
 
-def load_projections(run: Path) -> tuple[nn.Linear, nn.Linear]:
-    """Return what brings images and metadata into their common space. Shape: (N, width of the features) -> (N, embed_dim) each.
-
-    Raises:
-        UsageError: the run has no checkpoint, or its objective has no projections.
-    """
-    saved = checkpoint.load(run)
-    names = [f"matching.{side}_projection.weight" for side in ("image", "metadata")]
-    if saved is None or any(name not in saved["model"] for name in names):
-        objective = "none" if saved is None else Settings.model_validate(saved["settings"]).objective
-        raise UsageError(
-            f"retrieval needs the projections of images and metadata, however: {run} has none ({objective=}). "
-            "Pass runs of satmip or satmips, with their last.pt"
-        )
-    one, two = (_linear(saved["model"], name.removesuffix(".weight")) for name in names)
-    return one, two
-
-
-def _linear(weights: dict[str, Tensor], name: str) -> nn.Linear:
-    weight, bias = weights[f"{name}.weight"].float(), weights.get(f"{name}.bias")
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None).requires_grad_(False)
-    layer.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias.float()})
-    return layer
-
-
 def _embeddings(
     model: Model,
-    projections: tuple[nn.Linear, nn.Linear],
+    projections: Projections,
     dataset: Dataset,
     split: str,
     running: Running,
@@ -236,7 +210,7 @@ def _embeddings(
     image, metadata = image_features(model, dataset, split, running), metadata_features_of(model, dataset, split, running)
     found = [
         projection.to(running.device)(torch.from_numpy(part.vectors).to(running.device))
-        for part, projection in zip((image, metadata), projections, strict=True)
+        for part, projection in zip((image, metadata), (projections.image, projections.metadata), strict=True)
     ]
     return found[0], found[1]
 

@@ -17,7 +17,7 @@ from satmip_train.paper.scores import Samples, Score, Training
 Neighbours = Literal["paper", "best"]
 """Which k of kNN is reported: the paper's fixed ones, or the best on the test split."""
 
-TELLING = ("objective", "policy", "metadata_encoder", "fields", "coupled", "simclr_weight")
+TELLING = ("objective", "policy", "metadata_encoder", "fields", "coupled", "metadata_weight", "simclr_weight")
 """The settings that tell the rows of the paper's tables apart, beside the first weights."""
 _NETWORK = ("backbone", "backbone_args", "view_size", "batch_size")
 """The settings that all runs of the paper share (section 4.2)."""
@@ -67,7 +67,7 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     known = {name: settings.get(name, Settings.model_fields[name].default) for name in (*TELLING, "init")}
     own = terms_of(known["objective"])
     left_out = set() if own.learns_from_metadata else {"metadata_encoder", "fields"}
-    left_out |= set() if own.learns_from_metadata and own.compares_views else {"coupled", "simclr_weight"}
+    left_out |= set() if own.learns_from_metadata and own.compares_views else {"coupled", "metadata_weight", "simclr_weight"}
     known["fields"] = expand_fields(known["fields"] or DEFAULT_FIELDS)
     # timm's weights are those of no row.
     hpt = {"random": False, "timm": "timm"}.get(known["init"], True)

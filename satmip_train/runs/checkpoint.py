@@ -13,13 +13,14 @@ from pydantic import ValidationError
 
 from satmip_train.config import FREE_SETTINGS, Settings
 from satmip_train.errors import UsageError
-from satmip_train.files import BEST_WEIGHTS, CONFIG, METADATA_WEIGHTS, RUN_CONFIG, WEIGHTS, advice, write_atomically
+from satmip_train.files import BEST_WEIGHTS, CONFIG, METADATA_WEIGHTS, PROJECTIONS, RUN_CONFIG, WEIGHTS, advice, write_atomically
 
 NAME, BEST = "last.pt", "best.pt"
 _LOCK = ".lock"
 RUN_FILES = (
     NAME, BEST, RUN_CONFIG, "log.jsonl", "summary.json", "index.html", "curves.png", "README.md", WEIGHTS, CONFIG, BEST_WEIGHTS,
-    "backbone-best.json", METADATA_WEIGHTS, "metadata.json", "open_clip_model.safetensors", "open_clip_config.json",
+    "backbone-best.json", METADATA_WEIGHTS, "metadata.json", PROJECTIONS, "projections.json", "timm",
+    "open_clip_model.safetensors", "open_clip_config.json",
 )  # fmt: skip
 """What a run writes into its folder."""
 Checkpoint = dict[str, Any]

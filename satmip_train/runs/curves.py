@@ -59,7 +59,8 @@ def draw_curves(run: Path) -> Path:
             axes[0].axhline(lines[-1]["chance"][name], color=f"C{number}", linestyle=":", label=f"{name}, chance")
     for name in [name for name in measured(lines[-1]) if name not in losses]:
         axes[1].plot(epochs, _values(lines, name), color="C5", label=name)
-    axes[1].plot(epochs, [line["lr"] / max(entry["lr"] for entry in lines) for line in lines], color="C7", label="lr / its largest")
+    largest = max(line["lr"] for line in lines)
+    axes[1].plot(epochs, [line["lr"] / largest for line in lines], color="C7", label="lr / its largest")
     axes[2].plot(epochs, [line["samples_per_second"] for line in lines], color="C0", label="samples/s")
     axes[3].plot(epochs, [100 * line["data_wait"] for line in lines], color="C3", label="waiting for data, % of the time")
     if evaluated := [line for line in lines if "knn" in line]:

@@ -1,7 +1,7 @@
 """The networks of a run as files that others load: the backbone for timm, the metadata encoder, and a card; and back."""
 
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,31 +9,48 @@ import timm
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
-from satmip_train.files import BEST_WEIGHTS, METADATA_WEIGHTS, WEIGHTS, write_atomically
+from satmip_train.files import BEST_WEIGHTS, METADATA_WEIGHTS, PROJECTIONS, WEIGHTS, write_atomically
 from satmip_train.models.backbones import create_backbone, feature_dim
 from satmip_train.models.class_token import read_class_token_alone
 from satmip_train.models.metadata_encoders import MetadataShape, create_metadata_encoder
-from satmip_train.runs import checkpoint
+from satmip_train.runs import checkpoint, timm_format
 from satmip_train.runs import open_clip as open_clip_module
 from satmip_train.runs.checkpoint import Checkpoint
 from satmip_train.runs.model_card import model_card
 
 CARD = "README.md"
-_BACKBONE, _ENCODER = "backbone.", "metadata_encoder."
+_BACKBONE, _ENCODER, _MATCHING = "backbone.", "metadata_encoder.", "matching."
+_PROJECTED = ("image_projection", "metadata_projection", "logit_scale", "logit_bias")
 
 
-def export_run(run: Path, open_clip: bool = False) -> list[Path]:
+@dataclass(frozen=True)
+class Projections:
+    """What brings features of images and of metadata into their common space, and what the loss scales their products by."""
+
+    image: nn.Linear
+    """(N, features) -> (N, embed_dim)."""
+    metadata: nn.Linear
+    """(N, width) -> (N, embed_dim)."""
+    logit_scale: float
+    """Its logarithm was learned; 1 / temperature."""
+    logit_bias: float
+    """Of the sigmoid loss; 0 for the paper's."""
+
+
+def export_run(run: Path, open_clip: bool = False, repository: str | None = None) -> list[Path]:
     """Write all that a run has to give and return the paths; what is exported is the last checkpoint.
 
     `backbone.safetensors` with `backbone.json`; `backbone-best.safetensors` with `backbone-best.json`, where kNN was evaluated;
-    `metadata.safetensors` with `metadata.json`, where metadata were learned from; `README.md`, a model card.
+    `metadata.safetensors` with `metadata.json` and `projections.safetensors` with `projections.json`, where metadata were learned
+    from; `timm/`, which timm loads by itself; `README.md`, a model card.
 
     Args:
         open_clip: write both encoders as a model of open_clip too
+        repository: of the Hugging Face hub, where the card's code shall look for the files; None: beside the card
 
     Raises:
         UsageError: the run has no checkpoint, or is no model of open_clip.
@@ -45,9 +62,13 @@ def export_run(run: Path, open_clip: bool = False) -> list[Path]:
     if weights := _weights(saved, _ENCODER):
         _write(run / METADATA_WEIGHTS, weights, {**saved["metadata"], **_provenance(saved)})
         made.append(run / METADATA_WEIGHTS)
+    if projections := {name: value for name, value in _weights(saved, _MATCHING).items() if name.startswith(_PROJECTED)}:
+        _write(run / PROJECTIONS, projections, {"embed_dim": saved["settings"]["embed_dim"], **_provenance(saved)})
+        made.append(run / PROJECTIONS)
+    made.append(_export_timm(run, saved))
     if open_clip:
         made += _export_open_clip(run, saved)
-    card = model_card(run, saved, [path.name for path in made]).encode()
+    card = model_card(run, saved, [path.relative_to(run).as_posix() for path in made], repository).encode()
     write_atomically(run / CARD, lambda file: file.write(card))
     return [*made, run / CARD]
 
@@ -61,6 +82,18 @@ def _export_open_clip(run: Path, saved: Checkpoint) -> list[Path]:
     paths = [run / open_clip_module.WEIGHTS, run / open_clip_module.CONFIG]
     _write(paths[0], weights, {**config, **_provenance(saved)}, paths[1])
     return paths
+
+
+def _export_timm(run: Path, saved: Checkpoint) -> Path:
+    settings, weights = checkpoint.saved_settings(saved, run), _weights(saved, _BACKBONE)
+    backbone, dataset = create_backbone(settings), saved["dataset"]
+    arguments = _arguments(settings, backbone)
+    config = timm_format.timm_config(
+        backbone, feature_dim(backbone), arguments, settings.view_size, dataset["mean"], dataset["std"]
+    )
+    folder = run / timm_format.FOLDER
+    _write(folder / timm_format.WEIGHTS, weights, config, folder / timm_format.CONFIG)
+    return folder / timm_format.WEIGHTS
 
 
 def export_backbone(run: Path, best: bool = False) -> Path:
@@ -138,31 +171,43 @@ def load_metadata_encoder(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     return encoder.eval(), config
 
 
-def push(run: Path, files: Sequence[Path], repository: str) -> str:
-    """Upload exported files with their configs to a model repository of the Hugging Face hub and return its address.
+def load_projections(path: str | Path) -> Projections:
+    """Return the projections of a run into the space where images and metadata are compared, on the CPU.
+
+    They are read from the export or, where that is from before projections were exported, from the last checkpoint.
+
+    Args:
+        path: a run's folder
 
     Raises:
-        UsageError: huggingface_hub is not installed, or the hub refuses.
+        UsageError: the objective has none, or they are neither exported nor in a checkpoint.
     """
-    try:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError as error:
-        raise UsageError("--push needs huggingface_hub, however: it is not installed. Run: pip install huggingface_hub") from error
-    names = sorted({name for path in files for name in (path.name, path.with_suffix(".json").name) if (run / name).exists()})
-    try:
-        url = HfApi().create_repo(repository, repo_type="model", exist_ok=True)
-        HfApi().upload_folder(
-            repo_id=repository, folder_path=run, allow_patterns=names, commit_message="Upload with satmip-train export"
-        )
-    except Exception as error:
-        # The hub's client has changed its HTTP library and does not translate all of its errors. Those of requests are OSErrors.
-        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests", "aiohttp"):
-            raise UsageError(f"the hub must be reached, however: {error}. Check the network and HF_ENDPOINT") from error
-        if not isinstance(error, (HfHubHTTPError, OSError, ValueError)):
-            raise
-        raise UsageError(f"the hub must accept the files, however: {error}. Run: hf auth login, or pass another --push") from error
-    return str(url)
+    run = Path(path)
+    if (run / PROJECTIONS).is_file():
+        weights, _ = _find(run, PROJECTIONS, "a pair of projections")
+        try:
+            tensors = load_file(weights)
+        except SafetensorError as error:
+            raise UsageError(f"{weights} must hold projections, however: {error}. {_again(weights)}") from error
+    else:
+        saved = checkpoint.load(run)
+        tensors = {} if saved is None else _weights(saved, _MATCHING)
+        if f"{_PROJECTED[0]}.weight" not in tensors:
+            objective = "none" if saved is None else Settings.model_validate(saved["settings"]).objective
+            raise UsageError(
+                f"images and metadata are compared by their projections, however: {run} has none ({objective=}). Pass runs of "
+                "satmip or satmips; of one without projections.safetensors with its last.pt"
+            )
+    scale, bias = tensors["logit_scale"].float().exp(), tensors.get("logit_bias")
+    image, metadata = (_linear(tensors, name) for name in _PROJECTED[:2])
+    return Projections(image, metadata, float(scale), 0.0 if bias is None else float(bias))
+
+
+def _linear(weights: dict[str, Tensor], name: str) -> nn.Linear:
+    weight, bias = weights[f"{name}.weight"].float(), weights.get(f"{name}.bias")
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None).requires_grad_(False)
+    layer.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias.float()})
+    return layer
 
 
 def _load(run: Path, name: str) -> Checkpoint:

@@ -8,18 +8,27 @@ from satmip_train.runs.cost import read_summary
 from satmip_train.runs.log import Line, read_log
 
 
-def model_card(run: Path, saved: Checkpoint, files: list[str]) -> str:
-    """Return the card as Markdown with the front matter that the Hugging Face hub reads."""
-    settings, dataset = saved["settings"], saved["dataset"]
+def model_card(run: Path, saved: Checkpoint, files: list[str], repository: str | None = None) -> str:
+    """Return the card as Markdown with the front matter that the Hugging Face hub reads.
+
+    Args:
+        run: its folder
+        saved: its last checkpoint
+        files: what was exported, relative to the folder
+        repository: of the hub, where the card's code shall look for the files; None: in the working folder
+    """
+    settings, dataset, fields = saved["settings"], saved["dataset"], ", ".join(saved["metadata"]["fields"])
+    hub = None if repository is None else f"hf-hub:{repository}"
     data = [
         ("source", dataset["source"] or "not stated"),
         ("licence of the data", dataset["licence"] or "not stated"),
         ("shards (sha256 over their hashes)", dataset["fingerprint"]),
         ("split", settings["split"]),
-        ("metadata fields", ", ".join(saved["metadata"]["fields"]) if "metadata.safetensors" in files else "none"),
+        ("metadata fields", fields if "metadata.safetensors" in files else "none"),
         ("steps of how many samples", f"{saved['step']:,} of {settings['batch_size']:,}"),
     ]
-    return render("model.md", settings=settings, version=saved["versions"]["satmip"], files=files, data=data, knn=_knn(run))
+    version = saved["versions"]["satmip"]
+    return render("model.md", settings=settings, version=version, files=files, hub=hub, fields=fields, data=data, knn=_knn(run))
 
 
 def _knn(run: Path) -> list[tuple[str, Line]]:

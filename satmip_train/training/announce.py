@@ -63,7 +63,6 @@ def _facts(description: dict[str, Any]) -> dict[str, str]:
         "Shards": f"{data['root']}: {samples}; {width} x {height} pixels",
         "Metadata": _metadata(metadata),
         "Device": f"{device}, {description['precision']}{', compiled' if description['compiled'] else ''}; losses in fp32",
-        "Attention": description["attention"],
         "Data": description["data"],
         "Steps": steps,
         "Peak lr": f"{description['peak_lr']:.3g}",

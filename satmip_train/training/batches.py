@@ -15,12 +15,12 @@ from torch import Tensor
 from satmip_train.data import transfer
 from satmip_train.data.decoder import Batch
 from satmip_train.data.loader import TrainingStream, loader, ordered_batches
+from satmip_train.data.memory import available_memory
 from satmip_train.data.order import PARTNER
 from satmip_train.data.places import Places, read_places
 from satmip_train.data.tar import Readers
 from satmip_train.distributed import Job
 from satmip_train.errors import UsageError
-from satmip_train.training.memory import available_memory
 from satmip_train.training.plan import Plan
 
 DEVICE_SHARE, MEMORY_SHARE = 0.4, 0.25
@@ -40,11 +40,12 @@ class DataPath:
         return f"{'resident' if self.resident else 'stream'}: {self.reason}"
 
 
-def choose(plan: Plan, step: int) -> DataPath:
+def choose(plan: Plan, step: int, needed: int = 0) -> DataPath:
     """Decide where batches come from, the same on every rank; the networks must be on the device already.
 
     Args:
         step: steps done
+        needed: bytes that the steps will take beside the networks, see `step_memory.check_memory`
 
     Raises:
         UsageError: a resident split was asked for and does not fit.
@@ -54,9 +55,9 @@ def choose(plan: Plan, step: int) -> DataPath:
     if plan.decoder.hiding is not None:
         return DataPath(False, "metadata are read anew each time, to hide some")
     samples, (width, height) = sum(plan.order.counts), plan.dataset.size or (0, 0)
-    size, free = samples * width * height * 3, free_memory(plan.job)
+    size, free = samples * width * height * 3, max(free_memory(plan.job) - needed, 0)
     share = DEVICE_SHARE if plan.job.device.type == "cuda" else MEMORY_SHARE
-    sizes = f"the split is {size / 1e9:,.2f} GB, {free / 1e9:,.1f} GB are free on {plan.job.device}"
+    sizes = f"the split is {size / 1e9:,.2f} GB, {free / 1e9:,.1f} GB are free on {plan.job.device} beside the steps"
     if plan.settings.data == "resident":
         if not plan.job.all_agree(size < free):
             raise UsageError(f"a resident split must fit into memory, however: {sizes}, a rank. Pass --data stream")

@@ -9,6 +9,7 @@ from satmip_train.training.meter import peak_bytes
 from satmip_train.training.plan import Plan
 from satmip_train.training.state import build_state
 from satmip_train.training.step import Step, batch_keys
+from satmip_train.training.step_memory import check_memory
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,13 @@ class Estimate:
 
 
 def dry_run(plan: Plan, steps: int = 2) -> Estimate:
-    """Take one batch through everything, `steps` times after a first one to warm up; nothing is written."""
+    """Take one batch through everything, `steps` times after a first one to warm up; nothing is written.
+
+    Raises:
+        UsageError: settings, networks and shards do not fit one another, or a step does not fit into memory.
+    """
     state = build_state(plan)
-    data = batches.choose(plan, 0)
+    data = batches.choose(plan, 0, check_memory(plan))
     settings = plan.settings.model_copy(update={"workers": 0})
     plan = replace(plan, settings=settings, total_steps=max(plan.total_steps, steps + 1))
     start = time.perf_counter()

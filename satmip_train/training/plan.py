@@ -104,7 +104,7 @@ def _metadata(settings: Settings, dataset: Dataset) -> tuple[Decoder, MetadataSh
     reader = caption_reader(dataset, settings.fields, settings.text_model)
     statistics = caption_statistics(dataset, settings.split, reader)
     _check_known(settings, dataset, statistics.empty < statistics.captions)
-    decoder = Decoder(frozenset(), replace(reader, context=statistics.longest), hiding=_hiding(settings, reader.keep))
+    decoder = Decoder(frozenset(), replace(reader, context=statistics.longest), hiding=_hiding(settings, reader.fields))
     return decoder, MetadataShape(statistics.longest, 0, ()), statistics.empty
 
 
@@ -193,7 +193,7 @@ def describe_metadata(plan: Plan) -> dict[str, Any]:
     return {
         **asdict(plan.shape),
         "cardinalities": list(plan.shape.cardinalities),
-        "fields": list(dict.fromkeys(column.field for column in (*numeric, *categorical)) if captions is None else captions.keep),
+        "fields": list(dict.fromkeys(column.field for column in (*numeric, *categorical)) if captions is None else captions.fields),
         "caption_style": None if captions is None else plan.dataset.caption_style,
         "numeric_columns": [{"name": c.name, "field": c.field, "mean": c.mean, "std": c.std} for c in numeric],
         "categorical_columns": [{"name": c.name, "field": c.field, "values": list(c.values)} for c in categorical],

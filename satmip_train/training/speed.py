@@ -1,12 +1,13 @@
-"""How the numbers of a step are computed: TF32, compiled or not, activations kept or computed again."""
+"""How the numbers of a step are computed: TF32, torch's attention, compiled or not, activations kept or computed again."""
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
 from torch._functorch import config as functorch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from satmip_train.errors import UsageError
 from satmip_train.models.metadata_encoders import TextEncoder
@@ -26,6 +27,27 @@ def tf32(allowed: bool) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = convolutions
 
 
+_BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
+def attention(name: str) -> AbstractContextManager[None]:
+    """Return a context in which torch computes attention by the named backend; "auto" and "torch" leave the choice to torch.
+
+    Where that one cannot (flash attention knows no mask, and captions are masked) the efficient one does, then the plain formula.
+    """
+    if name in ("auto", "torch"):
+        return nullcontext()
+    if name == "math":
+        return sdpa_kernel(SDPBackend.MATH)
+    wanted = dict.fromkeys([_BACKENDS[name], SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+    return sdpa_kernel(list(wanted), set_priority=True)
+
+
 def compile_encoders(objective: Objective, activation_budget: float = 1.0) -> None:
     """Compile the image encoders and the textual one, forward and backward; what follows them is cheap.
 
@@ -43,7 +65,7 @@ def compile_encoders(objective: Objective, activation_budget: float = 1.0) -> No
 def tell_graphs_apart(*circumstances: str) -> None:
     """Let torch keep what it compiles under other circumstances apart on the disk: it asks for its graphs by their code.
 
-    The code names neither the implementation of attention (see `attention.use`; pytorch issue 185449) nor, before torch 2.14, the
+    The code names neither the implementation of attention (see `attention`; pytorch issue 185449) nor, before torch 2.14, the
     type of autocast. A run would get the graphs of an earlier one, and with them the earlier one's attention and precision.
     A tag of the user's own, in the environment, goes on to tell graphs apart too.
     """

@@ -9,6 +9,7 @@ from rich.console import Console
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from satmip_train.config import Settings
 from satmip_train.data.places import read_places
 from satmip_train.distributed import synchronize_batch_norm
 from satmip_train.errors import UsageError
@@ -36,6 +37,19 @@ class State:
     """The best kNN evaluation so far: its scores, and the steps that were done."""
 
 
+def adapt(objective: Objective, settings: Settings) -> None:
+    """Let the image encoders keep as much for the backward pass as the settings say, in the type that they say.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if settings.grad_checkpointing:
+        speed.recompute_activations(objective.backbone)
+    if settings.residual == "autocast":
+        for encoder in objective.image_encoders:
+            round_residual(encoder)
+
+
 def build_state(plan: Plan) -> State:
     """Return the networks with fresh weights, and their optimizer, on the device.
 
@@ -47,11 +61,7 @@ def build_state(plan: Plan) -> State:
         objective = build_objective(plan.settings, plan.shape)
         objective.fit(partial(read_places, plan.dataset, plan.settings.split))
         objective.to(plan.job.device)
-        if plan.settings.grad_checkpointing:
-            speed.recompute_activations(objective.backbone)
-        if plan.settings.residual == "autocast":
-            for encoder in objective.image_encoders:
-                round_residual(encoder)
+        adapt(objective, plan.settings)
         if plan.compiled:
             speed.compile_encoders(objective, plan.settings.activation_budget)
         if plan.settings.micro_batch is not None:

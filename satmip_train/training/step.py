@@ -8,8 +8,7 @@ from torch import Tensor
 
 from satmip_train.data.decoder import Batch
 from satmip_train.data.transfer import to_device
-from satmip_train.errors import UsageError
-from satmip_train.training import attention, optim, speed
+from satmip_train.training import optim, speed
 from satmip_train.training.plan import Plan
 from satmip_train.training.state import State
 from satmip_train.views import apply, draws, policies
@@ -31,13 +30,7 @@ class Step:
         self._policy = policies.policy(plan.settings.policy, plan.settings.view_size, plan.settings.jitter)
         self._mean, self._std = (torch.tensor(v, device=plan.job.device) for v in (plan.dataset.mean, plan.dataset.std))
         self._autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision)
-        dtype = self._autocast or torch.float32
-        try:
-            self.attention = attention.choose(plan.settings.attention, state.objective.backbone, plan.job, dtype)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        attention.install(self.attention.name, state.objective.image_encoders)
-        speed.tell_graphs_apart(f"attention {self.attention.name}", plan.precision)
+        speed.tell_graphs_apart(f"attention {plan.settings.attention}", plan.precision)
         # On a CPU the views are made one by one, and there is nothing to fuse.
         fuses = plan.compiled and plan.job.device.type == "cuda"
         self._apply = torch.compile(apply.apply) if fuses else apply.apply
@@ -56,7 +49,7 @@ class Step:
         images = {key: to_device(batch[key], job.device) for key in set(state.objective.view_sources)}
         inputs["views"] = tuple(self.view(images[key], number) for number, key in enumerate(state.objective.view_sources))
         state.optimizer.zero_grad(set_to_none=True)
-        with attention.use(self.attention.name), speed.tf32(plan.settings.tf32 == "all"):
+        with speed.attention(plan.settings.attention), speed.tf32(plan.settings.tf32 == "all"):
             with torch.autocast(job.device.type, dtype=self._autocast, enabled=self._autocast is not None):
                 parts: dict[str, Tensor] = state.parallel(inputs)
             state.scaler.scale(parts["loss"]).backward()  # type: ignore[no-untyped-call]

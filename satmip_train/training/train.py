@@ -30,6 +30,7 @@ from satmip_train.training.plan import Plan, describe, plan_run
 from satmip_train.training.reporter import Reporter
 from satmip_train.training.state import State, build_state, restore, save
 from satmip_train.training.step import Step, batch_keys
+from satmip_train.training.step_memory import check_memory
 from satmip_train.training.step_metrics import Recent
 from satmip_train.training.stop import Stopped, StopRequest
 from satmip_train.training.trackers import open_trackers
@@ -80,9 +81,10 @@ def _train(plan: Plan, run: Path, console: Console, recipe: str | None) -> int:
     if state.step >= plan.last_step:
         console.print(f"{run} is finished: {state.step} of {plan.last_step} steps are done.", soft_wrap=True)
     else:
-        path = batches_module.choose(plan, state.step)
+        needed = check_memory(plan, restored=state.step > 0)
+        path = batches_module.choose(plan, state.step, needed)
         step = Step(plan, state)
-        description = {**describe(plan, state.objective), "attention": str(step.attention), "data": str(path)}
+        description = {**describe(plan, state.objective), "data": str(path)}
         description["online_knn"] = _online(plan)
         if job.main:
             _announce(plan, state, run, console, description, recipe)

@@ -25,11 +25,11 @@ MODULES = sorted(path for package in ("satmip_data", "satmip_train", "schemas") 
 FLOORS = {
     "satmip_data": (
         "names errors", "storage execution pages", "records", "geometry land imagery", "metadata", "sources shards demo",
-        "pipeline validation", "cli",
+        "pipeline validation", "api", "cli",
     ),
     "satmip_train": (
         "errors choices evaluation_sets objective_names", "files config distributed", "data", "views", "models", "objectives runs",
-        "evaluation paper", "training", "cli",
+        "evaluation paper", "training encoder export", "cli",
     ),
 }  # fmt: skip
 """Folders and top modules from the ground up: each imports only what stands below it, or stands in it."""
@@ -149,7 +149,7 @@ DISTRIBUTIONS = {
 }
 """Packages by the module in them, where their names differ."""
 
-NOT_NEEDED = {"huggingface_hub", "triton"}
+NOT_NEEDED = {"geopandas", "huggingface_hub", "triton"}
 """Imported only where they are installed; else the command says so, or does without."""
 
 
@@ -163,7 +163,7 @@ def declared(extras: tuple[str, ...]) -> set[str]:
 @pytest.mark.parametrize(
     ("package", "extras"),
     [
-        ("satmip_data", ("fast", "h5", "ray", "wandb")),
+        ("satmip_data", ("fast", "h5", "http", "ray", "wandb")),
         ("satmip_train", ("train", "hf", "nvml", "wandb")),
         ("schemas", ()),
     ],
@@ -215,7 +215,21 @@ def test_a_worker_imports_what_it_needs_and_no_more(work: tuple[object, object],
     code = "import json, pickle, sys; pickle.load(sys.stdin.buffer); print(json.dumps([*sys.modules]))"
     run = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(work), capture_output=True, check=True)
     found = {name.split(".")[0] for name in json.loads(run.stdout)}
-    heavy = {"pandas", "pyarrow", "rasterio", "boto3", "botocore", "s3fs", "click", "rich", "pydantic", "ray", "wandb", "torch"}
+    heavy = {
+        "pandas",
+        "pyarrow",
+        "rasterio",
+        "boto3",
+        "botocore",
+        "s3fs",
+        "click",
+        "rich",
+        "pydantic",
+        "ray",
+        "wandb",
+        "torch",
+        "jinja2",
+    }
     assert not found & (heavy | {"simplejpeg", "instant_clip_tokenizer"})
     assert {"numpy", "PIL", "pyproj", "satmip_data"} <= found
 

@@ -2,15 +2,15 @@
 
 import importlib.util
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import click
 import pytest
-from helpers.toy_shards import write_toy_shards
+from click.testing import CliRunner
+from helpers.fmow_tree import write_fmow_tree
+from PIL import Image
 
 from satmip_data.cli.commands import main as data
 from satmip_train.cli.evaluate import main as evaluate
@@ -70,10 +70,20 @@ def test_pages_name_only_commands_there_are() -> None:
             assert name in known or name.split()[1] in {"is", "and", "out", "validate"}, f"{page.name} names {name!r}"
 
 
-def test_the_readmes_python_runs(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    write_toy_shards(tmp_path / "shards", splits={"train": 8, "val": 4})
-    arguments = ["--shards", "shards", "--recipe", "tiny", "--batch-size", "4", "--max-steps", "1", "--workers", "0"]
-    run = [sys.executable, "-c", "from satmip_train.cli.train import main; main()", *arguments, "--out", "out/runs/satmips-seed0"]
-    subprocess.run(run, cwd=tmp_path, check=True, capture_output=True)
-    subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True)
+def test_the_python_of_the_pages_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """README and docs/python.md as a newcomer types them, block after block, beside a finished run."""
+    monkeypatch.chdir(tmp_path)
+    write_fmow_tree(tmp_path / "fmow")
+    words = ["--shards", "out/shards", "--recipe", "tiny", "--batch-size", "4", "--max-steps", "1", "--workers", "0"]
+    for command, arguments in (
+        (data, ["build", "fmow", "out/shards", "--size", "32", "--workers", "1"]),
+        (train, [*words, "--out", "out/runs/satmips-seed0"]),
+    ):
+        assert CliRunner().invoke(command, arguments, catch_exceptions=False).exit_code == 0
+    (tmp_path / "images").mkdir()
+    for number, name in enumerate(("image.jpg", "scene.tif", "images/a.png", "images/b.png")):
+        Image.effect_noise((90 + number, 70), 60).convert("RGB").save(tmp_path / name)
+    for page in ("README.md", "docs/python.md"):
+        blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+        assert blocks
+        exec("\n".join(blocks), {})

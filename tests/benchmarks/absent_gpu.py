@@ -35,7 +35,6 @@ from torch._subclasses import fake_tensor
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 from triton.runtime import driver
 
 H200 = SimpleNamespace(
@@ -191,9 +190,6 @@ def _flop(node: Any) -> int:
         # Without the gradient of the images, which nobody asks for.
         (out, weight) = (sizes[0], sizes[2]) if backward else (tuple(map(int, node.node.get_size())), sizes[1])
         return 2 * prod(out) * prod(weight[1:])
-    if "packed_attention" in name:
-        batch, rows, packed = sizes[1 if backward else 0]
-        return (10 if backward else 4) * batch * rows**2 * packed // 3
     if "attend" in name:
         # Two products forward; four backward, and the scores once more.
         (batch, heads, rows, width), (_, _, columns, _) = sizes[1:3] if backward else sizes[:2]
@@ -229,23 +225,6 @@ def lowered(function: Callable[..., Tensor], *inputs: Any) -> list[Graph]:
             if not found:
                 raise
     return found
-
-
-def resources(kernel: Any, config: triton.Config, pointers: dict[str, str], constants: dict[str, int]) -> tuple[int, int]:
-    """Compile a Triton kernel of our own for Hopper in one of its configurations; return registers a thread and bytes spilled.
-
-    Args:
-        kernel: what `triton.jit` made
-        pointers: its tensors by name and Triton's names of their types; other arguments but the constants are float32
-    """
-    constants = {**constants, **config.kwargs}
-    signature = {name: pointers.get(name, "constexpr" if name in constants else "fp32") for name in kernel.arg_names}
-    aligned = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in pointers}
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-    with told_of_a_gpu():
-        source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
-        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    return _resources(compiled.asm["ptx"], _ptxas())
 
 
 def _ptxas() -> Path:

@@ -223,7 +223,7 @@ def end_to_end(report: Report, objective: str, lever: Lever) -> dict[str, Any]:
         "objective": objective,
         "views": run.state.objective.views,
         "means": lever.means,
-        "attention": str(run.step.attention),
+        "attention": settings.attention,
         "batch_size": settings.batch_size,
         "samples_per_second": steps * settings.batch_size / took,
         "step_seconds": took / steps,

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/gpu_schedule.py              # ViT-S/16, 224 px, batch 1024: a minute
     python tests/benchmarks/gpu_schedule.py --depth 2    # fewer blocks
-    python tests/benchmarks/gpu_schedule.py --attention packed --residual autocast
+    python tests/benchmarks/gpu_schedule.py --residual autocast
     python tests/benchmarks/gpu_schedule.py --registers  # also compile each kernel to machine code, two minutes more
 
 The times are the least that each kernel needs, one after the other, at the rates below: no measurement, and no run is as fast.
@@ -13,10 +13,9 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
-from absent_gpu import Graph, Kernel, lowered, machine_code, resources
+from absent_gpu import Graph, Kernel, lowered, machine_code
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -30,13 +29,12 @@ from satmip_train.config import Settings
 from satmip_train.models.backbones import create_backbone
 from satmip_train.models.class_token import round_residual
 from satmip_train.models.metadata_encoders import MetadataShape, TextEncoder
-from satmip_train.training import packed_attention, packed_kernels
 from satmip_train.views import apply, draws, policies
 
 BATCH, SIDE, TOKENS, HEADS = 1024, 224, 72, 12
 COPY, PRODUCT = 4.3e12, 788e12
 """Bytes a second of a copy and FLOP a second of a large bf16 product, as others measured them on an H200."""
-KINDS = {"attend": "attention", "packed_attention": "attention", "mm": "matrix products", "convolution": "matrix products"}
+KINDS = {"attend": "attention", "mm": "matrix products", "convolution": "matrix products"}
 
 
 def kind(kernel: Kernel) -> str:
@@ -63,16 +61,12 @@ def views() -> list[Graph]:
         return lowered(made, chips, params, torch.empty(3, 1, 1), torch.empty(3, 1, 1))
 
 
-def trunk(depth: int, packed: bool = False, rounded: bool = False) -> list[Graph]:
-    """Plan a forward and a backward pass of both views as one batch, with packed attention or a rounded residual stream."""
+def trunk(depth: int, rounded: bool = False) -> list[Graph]:
+    """Plan a forward and a backward pass of both views as one batch, also with a rounded residual stream."""
     backbone = create_backbone(Settings(backbone_args={"num_heads": HEADS, "depth": depth}))
-    if packed:
-        packed_attention.pack(backbone)
     if rounded:
         round_residual(backbone)
-    # Networks are traced on a CPU.
-    with patch.object(packed_attention, "DEVICES", ("cpu",)):
-        return _trained(backbone, backbone.forward, lambda: torch.empty(2 * BATCH, 3, SIDE, SIDE))
+    return _trained(backbone, backbone.forward, lambda: torch.empty(2 * BATCH, 3, SIDE, SIDE))
 
 
 def text() -> list[Graph]:
@@ -104,28 +98,14 @@ def rows(graph: Graph, samples: int) -> Iterator[tuple[str, int, float, float, f
         yield name, len(kernels), size / 1e6, flop / 1e9, least * 1e6
 
 
-def own_kernels() -> Iterator[tuple[str, int, int]]:
-    """Compile the kernels of packed attention for the paper's ViT in each of their configurations; see `machine_code`."""
-    constants = {"TOKENS": (SIDE // 16) ** 2 + 1, "HEADS": HEADS, "WIDTH": 384 // HEADS}
-    for kernel, configs, padded in (
-        (packed_kernels.packed_attention_forward, packed_kernels.FORWARD, "COLUMNS"),
-        (packed_kernels.packed_attention_backward, packed_kernels.BACKWARD, "ROWS"),
-    ):
-        pointers = {name: "*fp32" if name == "sums" else "*bf16" for name in kernel.arg_names if name.islower() and name != "scale"}
-        for config in configs:
-            name = f"{kernel.fn.__name__}, {config.kwargs}, {config.num_warps} warps"
-            yield name, *resources(kernel.fn, config, pointers, {**constants, padded: 256})
-
-
 def main() -> None:
     """Plan and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depth", type=int, default=12)
     parser.add_argument("--registers", action="store_true")
-    parser.add_argument("--attention", choices=["flash", "packed"], default="flash")
     parser.add_argument("--residual", choices=["fp32", "autocast"], default="fp32")
     options = parser.parse_args()
-    images = trunk(options.depth, options.attention == "packed", options.residual == "autocast")
+    images = trunk(options.depth, options.residual == "autocast")
     made, captions = views(), text()
     passes = {"views": (made[0], 2), "trunk, forward": (images[0], 1), "trunk, backward": (images[1], 1)}
     passes |= {"text, forward": (captions[0], 1), "text, backward": (captions[1], 1)}
@@ -142,8 +122,6 @@ def main() -> None:
     for name, (graph, _) in passes.items() if options.registers else ():
         for kernel, registers, spilled in machine_code(graph.code):
             console.print(f"{name}: {registers} registers, {spilled} bytes spilled: {kernel}", soft_wrap=True)
-    for kernel, registers, spilled in own_kernels() if options.registers else ():
-        console.print(f"{registers} registers, {spilled} bytes spilled: {kernel}", soft_wrap=True)
 
 
 if __name__ == "__main__":

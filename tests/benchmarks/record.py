@@ -393,21 +393,17 @@ def record_evaluations(inputs: Path, work: Path) -> Iterator[tuple[str, Any]]:
     for name, words in EVALUATIONS.items():
         out = work / "eval" / name
         call(["satmip-eval", *shlex.split(words.format(runs=work / "runs")), *common, "--out", str(out)], work)
-        yield f"eval/{name}", {path.name: _result(path, work) for path in sorted(out.glob("*.json"))}
+        yield f"eval/{name}", {path.name: of_json(json.loads(path.read_text())) for path in sorted(out.glob("*.json"))}
     out = work / "eval/segment"
     masks = ["--train", str(inputs / "masks/train"), "--test", str(inputs / "masks/test")]
     segment = ["satmip-eval", "segment", str(work / "runs/satmips"), *masks, "--epochs", "3", "--random-seeds", "0"]
     call([*segment, "--device", "cpu", "--workers", "0", "--out", str(out)], work)
-    yield "eval/segment", {path.name: _result(path, work) for path in sorted(out.glob("*.json"))}
+    yield "eval/segment", {path.name: of_json(json.loads(path.read_text())) for path in sorted(out.glob("*.json"))}
     for name, words in {"images": f"--images {inputs / 'folders'}", "shards": f"--shards {work / 'fmow'} --split val"}.items():
         file = work / f"{name}.parquet"
         embed = ["satmip-eval", "embed", str(work / "runs/satmips"), *shlex.split(words), "--device", "cpu", "--workers", "0"]
         call([*embed, "--out", str(file)], work)
         yield f"eval/embed-{name}", of_table(file)
-
-
-def _result(path: Path, work: Path) -> Any:
-    return of_json(json.loads(path.read_text().replace(str(work), "WORK")))
 
 
 def record_commands(shards: Path, work: Path) -> Iterator[tuple[str, Any]]:
@@ -416,7 +412,7 @@ def record_commands(shards: Path, work: Path) -> Iterator[tuple[str, Any]]:
         found = []
         for words in _printed(table, shards, work, "0"):
             if words[0] == "satmip-train":
-                settings = json.loads(call([*words, "--print-config"], work).replace(str(work), "WORK"))
+                settings = json.loads(call([*words, "--print-config"], work))
                 found.append(of_json(settings))
         yield f"commands/{table}", sorted(found, key=lambda settings: json.dumps(settings, sort_keys=True))
     recipes = [*OBJECTIVES, "tiny"]
@@ -429,6 +425,7 @@ def record_commands(shards: Path, work: Path) -> Iterator[tuple[str, Any]]:
 def _printed(table: str, shards: Path, work: Path, seeds: str) -> list[list[str]]:
     """Return the commands that fill a table, as words."""
     hpt = work / "slip.pt"
+    work.mkdir(parents=True, exist_ok=True)
     hpt.touch()
     sets = [word for name in SETS for word in ("--eval-shards", f"{name}={shards}")]
     words = ["satmip-eval", "reproduce", table, "--shards", str(shards), *sets, "--seeds", seeds, "--hpt", str(hpt)]
@@ -554,8 +551,8 @@ def go_on(old: Path, work: Path, inputs: Path) -> Iterator[tuple[str, Any]]:
     """Go on with what was kept, in a copy: builds, captions, runs and tables."""
     for name, words in BUILDS.items():
         shards = shutil.copytree(old / "shards" / name, work / "shards" / name)
-        for command in ("validate", "inspect"):
-            call(["satmip-data", command, str(shards)], work)
+        call(["satmip-data", "validate", str(shards), "--workers", "1"], work)
+        call(["satmip-data", "inspect", str(shards)], work)
         call(command_of_build(inputs, words, shards), work)  # it is finished, and stays as it is
         yield f"old/build/{name}", of_shards(shards)
         call(["satmip-data", "caption", str(shards), "--workers", "1", "--fields", "gsd,loc", "--style", "sentence"], work)
@@ -633,7 +630,8 @@ def write(parts: Callable[[Path], Iterator[tuple[str, Any]]], out: Path) -> None
     shutil.rmtree(out / "work", ignore_errors=True)
     for name, content in parts(out / "work"):
         print(name, flush=True)
-        (out / f"{name.replace('/', '|')}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False))
+        text = json.dumps(content, indent=1, ensure_ascii=False).replace(str(out / "work"), "WORK")
+        (out / f"{name.replace('/', '|')}.json").write_text(text)
 
 
 def main() -> int:

@@ -23,6 +23,7 @@ PARTS = {
     "memory": (),
     "main_process": ("--records", "5000", "--rounds", "3"),
     "steps": ("--batch", "4", "--rounds", "3"),
+    "views": ("--rounds", "3"),
     "probes": ("--scale", "0.1"),
 }
 """Script -> its options, by which all together take about 15 minutes on two quiet cores."""

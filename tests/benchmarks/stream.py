@@ -1,10 +1,13 @@
-"""Reading shards in one process beside webdataset's pipeline as open_clip builds it, in turns.
+"""Reading shards in one process beside webdataset's pipeline with the stages of open_clip's training, rebuilt here, in turns.
 
     python tests/benchmarks/stream.py          # about two minutes
     python tests/benchmarks/stream.py --toy    # seconds, only to see that it works
 
 A sample is decoded to 224 x 224 x 3 whole numbers and 77 tokens on both sides, in shuffled batches. A third row has open_clip's own
 transform for evaluation instead (to floats, normalized), which here is the GPU's work. The memory of it is in memory.py.
+
+open_clip 3.3 asks for webdataset 0.2.86 or older. To time that one: pip install --no-deps --target old webdataset==0.2.86, then run
+this with PYTHONPATH=old.
 """
 
 import argparse
@@ -38,7 +41,7 @@ def ours(dataset: Dataset, workers: int = 0) -> Iterable[Any]:
     """Return the batches of an epoch of training, made by so many processes (0: by this one)."""
     counts = tuple(shard.samples for shard in dataset.split("train"))
     order = Order(counts, BATCH, seed=0, block=8)
-    decoder = Decoder(frozenset({"image", "tokens"}), CaptionReader(FIELDS, FIELDS, CONTEXT))
+    decoder = Decoder(frozenset({"image", "tokens"}), CaptionReader(FIELDS, True, CONTEXT))
     return loader(TrainingStream(Readers(dataset, "train"), order, decoder), range(order.steps_per_epoch), workers)
 
 

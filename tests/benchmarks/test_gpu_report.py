@@ -70,7 +70,6 @@ def test_kernels_are_told_apart_by_name() -> None:
         "cudnn_generated_fort_native_sdpa_sm90_flash_bprop": "attention",
         "fmha_cutlassB_bf16_aligned": "attention",
         "cudnn::fusion::convert_dq_to_16bits": "attention",
-        "packed_attention_backward": "attention",
         "nvjet_hsh_128x256_64x4": "matrix products",
         "sm90_xmma_gemm_bf16": "matrix products",
         "triton_per_fused__to_copy_addmm_native_layer_norm_0": "pointwise and sums",

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from click.testing import CliRunner, Result
 
-from helpers.toy_shards import _write_tar
+from helpers.toy_shards import _write_tar, write_dataset_json
 from satmip_train.cli.evaluate import main
 from satmip_train.config import Settings
 from satmip_train.data.dataset import open_dataset
@@ -72,7 +72,7 @@ def rewrite(shards: Path, change: Callable[[str, bytes], tuple[str, bytes] | Non
         with tarfile.open(path) as tar:
             members = [change(info.name, tar.extractfile(info).read()) for info in tar]
         entry.update(_write_tar(path, [member for member in members if member is not None]))
-    (shards / "dataset.json").write_text(json.dumps(data))
+    write_dataset_json(shards, data)
     return shards
 
 

@@ -114,8 +114,6 @@ def fake_memory() -> Iterator[None]:
 
 def run(dataset: Dataset, settings: Settings, device: str) -> None:
     """Take a step on a batch of a resident split, and bring some chips to features."""
-    if settings.attention == "auto":  # implementations would have to be measured
-        settings = settings.model_copy(update={"attention": "torch"})
     plan = plan_run(settings, dataset, Job(torch.device("cpu")))
     state = build_state(plan)
     split = Resident(plan, batch_keys(state), read_places(dataset, settings.split), lambda samples: None)
@@ -194,7 +192,7 @@ def main() -> None:
     """Run what the command line names on both devices."""
     dataset, variants = open_dataset(sys.argv[1]), json.loads(sys.argv[2])
     FakeTensorMode.avoid_device_init = property(lambda mode: True)  # type: ignore[assignment]
-    precise = {name: {**changes, "precision": "fp32", "attention": "torch"} for name, changes in variants.items()}
+    precise = {name: {**changes, "precision": "fp32"} for name, changes in variants.items()}
     with (
         patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
         patch("torch.cuda.is_bf16_supported", lambda **_: True),

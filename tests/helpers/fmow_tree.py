@@ -73,3 +73,12 @@ def write_fmow_tree(root: Path, places: int = 6, images: int = 3, seed: int = 0)
 def contents(out: Path) -> dict[str, bytes]:
     """Return the bytes of every file below a folder by its relative path."""
     return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def with_floats(value: Any) -> Any:
+    """Return a JSON value with all its whole numbers written as pandas writes them, 7.0 for 7."""
+    if isinstance(value, dict):
+        return {name: with_floats(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [with_floats(part) for part in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from satmip_schemas import SCHEMA_VERSION, first_error
+from satmip_schemas import RGB, SCHEMA_VERSION, first_error, read_dataset, seal
 
 from satmip_data.metadata.captions import caption
 from satmip_data.metadata.fields import DEFAULT_FIELDS, FIELDS
@@ -59,7 +59,9 @@ def write_toy_shards(
         "source": {"name": "toy", "root": "toy", "options": {}, "licence": "CC0-1.0"},
         "settings": {"seed": seed},
         "decoder": {"name": "toy", "version": "0"},
+        "image": RGB,
         "size": list(size),
+        "files": {},
         "splits": {split: {"samples": len(rows), "shards": min(shards, len(rows))} for split, rows in samples.items()},
         "classes": sorted(classes),
         "shards": entries,
@@ -74,9 +76,14 @@ def write_toy_shards(
         "rejects": {},
         "flags": {},
     }
-    assert first_error("dataset", dataset) is None, first_error("dataset", dataset)
-    (root / "dataset.json").write_text(json.dumps(dataset, indent=1), encoding="utf-8")
+    write_dataset_json(root, dataset)
+    read_dataset((root / "dataset.json").read_bytes(), "toy")
     return root
+
+
+def write_dataset_json(root: Path, dataset: dict[str, Any]) -> None:
+    """Write a `dataset.json` that bears its own hash, whatever it says."""
+    (root / "dataset.json").write_bytes(seal(dataset))
 
 
 def _sample(
@@ -184,5 +191,5 @@ def edited_copy(shards: Path, root: Path, edit: Callable[[dict[str, Any]], None]
     if edit is not None:
         data = json.loads((root / "dataset.json").read_text())
         edit(data)
-        (root / "dataset.json").write_text(json.dumps(data))
+        write_dataset_json(root, data)
     return root

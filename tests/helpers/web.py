@@ -1,13 +1,15 @@
 """A web server of this machine that answers as it is told and remembers what it was asked."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
-Answer = bytes | int | str | Callable[[BaseHTTPRequestHandler], None]
-"""A body, a status, the place of a redirect, or what writes the answer itself."""
+Answer = bytes | int | str | Callable[[BaseHTTPRequestHandler], Any]
+"""A body, a status, the place of a redirect, or what writes the answer itself or gives one of these."""
 
 
 @dataclass
@@ -34,13 +36,19 @@ def serving() -> Iterator[Web]:
         def do_GET(self) -> None:
             web.asked.append(self.path)
             answer = web.answers.get(self.path.partition("?")[0], 404)
-            if callable(answer):
-                answer(self)
+            answer = answer(self) if callable(answer) else answer
+            if answer is None:
                 return
             body = answer if isinstance(answer, bytes) else b""
-            self.send_response(200 if body else 302 if isinstance(answer, str) else answer)
+            part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if body else None
+            self.send_response(206 if part else 200 if body else 302 if isinstance(answer, str) else int(answer))
             if isinstance(answer, str):
                 self.send_header("Location", answer)
+            if body:
+                self.send_header("Accept-Ranges", "bytes")
+            if part:
+                self.send_header("Content-Range", f"bytes {part[1]}-{part[2]}/{len(body)}")
+                body = body[int(part[1]) : int(part[2]) + 1]
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command == "GET":

@@ -83,6 +83,12 @@ def findings(record: dict[str, Any], metadata: Metadata, georeference: Georefere
     return {flag: message for flag, message in found.items() if message is not None}
 
 
+def boxes_of(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the boxes of a record that follows its schema: a list, or one alone."""
+    boxes: Any = record["bounding_boxes"]
+    return boxes if isinstance(boxes, list) else [boxes]
+
+
 def aois_of(record: dict[str, Any], boxes: Literal["one", "all"], false_detections: Literal["drop", "keep"]) -> tuple[Aoi, ...]:
     """Return the boxes that become samples; the annotators' own entry (ID -1) never does.
 
@@ -90,8 +96,7 @@ def aois_of(record: dict[str, Any], boxes: Literal["one", "all"], false_detectio
     no labelled box. The counts of the paper (Table S1) are those of images, not of boxes; it does not say which box of several is
     read. NOTE[DIFF]: we take the largest, which shows most of the scene and never depends on the order of the annotations' IDs.
     """
-    entries = record["bounding_boxes"] if isinstance(record["bounding_boxes"], list) else [record["bounding_boxes"]]
-    entries = [entry for entry in entries if entry.get("ID") != -1]
+    entries = [entry for entry in boxes_of(record) if entry.get("ID") != -1]
     labelled = [entry for entry in entries if entry.get("category") != FALSE_DETECTION]
     taken = entries if false_detections == "keep" else labelled
     if boxes == "one":

@@ -30,11 +30,13 @@ from satmip_data.sources.base import (
     list_manifest,
     pair,
     read_json,
+    read_safely,
     reject,
     unpaired,
+    whole_numbers,
 )
 from satmip_data.sources.fmow.names import SPLITS, SUFFIXES, FmowName, parse_name, stem_of
-from satmip_data.sources.fmow.records import aois_of, findings, georeference_of, metadata_of
+from satmip_data.sources.fmow.records import aois_of, boxes_of, findings, georeference_of, metadata_of
 from satmip_data.sources.fmow.truth import read_truth
 from satmip_data.storage.locations import list_files
 from satmip_data.storage.store import Store
@@ -147,7 +149,7 @@ class Fmow(ImageFiles):
     def check_location(self, root: str, items: Sequence[Item]) -> None:
         """Refuse records of the challenge form where locations are wanted. See `LocatedElsewhere`."""
         step = max(1, -(-len(items) // PROBED))
-        probed = (found for item in items[::step] for found in self.read_item(root, item) if isinstance(found, Scene))
+        probed = (found for item in items[::step] for found in read_safely(self, root, item) if isinstance(found, Scene))
         scenes = 0
         for scene in probed:
             if scene.georeference is not None:
@@ -177,6 +179,9 @@ class Fmow(ImageFiles):
         name = parse_name(item.image)
         if (error := first_error("fmow", record)) is not None:
             raise InvalidError(f"a record must fit the schema 'fmow', however: {error}")
+        whole_numbers(record, "img_width", "img_height")
+        for box in boxes_of(record):
+            whole_numbers(box, "ID")
         georeference = georeference_of(record)
         metadata = metadata_of(record, georeference)
         aois = aois_of(record, self.boxes, self.false_detections)

@@ -5,7 +5,9 @@ the records of the images that are there, cut down to the keys that are read: ab
 """
 
 import json
+import lzma
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -19,6 +21,7 @@ from satmip_data.sources.base import (
     read_json,
 )
 from satmip_data.sources.fmow.names import SPELLINGS, SPLITS, TRUTH, FmowName, record_paths
+from satmip_data.storage.limits import check_unpacked
 from satmip_data.storage.locations import list_files
 
 ARCHIVES = (".tar", ".tar.bz2", ".tar.gz", ".tar.xz")
@@ -135,8 +138,8 @@ def _from_archive(where: str, endings: tuple[str, ...], wanted: Callable[[str], 
                     records[path] = _compact(read())
     except FileNotFoundError:
         raise
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise LayoutError(f"--metadata must be a whole archive of records, however: {where!r}: {error}") from error
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
+        raise LayoutError(f"--metadata {where} is no whole archive of records: {error}. Copy or download it again.") from error
     return _Found(records, mappings, count)
 
 
@@ -148,9 +151,15 @@ def _members(where: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
     ):
         while (member := archive.next()) is not None:
             if member.isfile():
-                yield member.name, lambda entry=member: archive.extractfile(entry).read()  # type: ignore[misc, union-attr]
+                yield member.name, lambda entry=member: _read(archive, entry)  # type: ignore[misc]
             # Every header read so far would be kept: a gigabyte over a million of them.
             archive.members.clear()  # type: ignore[attr-defined]
+
+
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    check_unpacked(member.name, member.size)
+    stream = archive.extractfile(member)
+    return b"" if stream is None else stream.read()
 
 
 def _inner(path: str) -> str | None:

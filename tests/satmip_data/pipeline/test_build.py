@@ -152,6 +152,20 @@ def test_an_unfinished_build_refuses_other_settings_and_keeps_whole_shards(tree:
     assert {path: path.stat().st_mtime_ns for path in whole} == whole
 
 
+def test_a_source_has_the_same_settings_however_its_path_is_written(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tree.parent)
+    out = tmp_path / "out"
+    for root, after in ((f"{tree.name}/", 2), (tree.name, 3), (str(tree), 4)):
+        with pytest.raises(KeyboardInterrupt):
+            build(replace(request(tree, out), root=root), InterruptAfter(after))
+    for root in (f"./{tree.name}", f"file://{tree}", f"{tree}/"):
+        build(replace(request(tree, out), root=root))
+    with pytest.raises(BuildError, match=r"source\.root"):
+        build(replace(request(tree, out), root=str(tree / "train")))
+
+
 class InterruptAfter:
     """Raise, as control-C does, when so many shards are done."""
 
@@ -325,7 +339,7 @@ def test_a_dataset_json_of_another_program_is_refused_and_left_as_it_is(tree: Pa
         lambda: recaption.recaption(str(tmp_path), CaptionRewrite(("gsd",), "key-value")),
         lambda: validate.validate(str(tmp_path)),
     ):
-        with pytest.raises(BuildError, match=r"dataset\.json must follow its schema, however: .*Build into another folder"):
+        with pytest.raises(BuildError, match=r"dataset\.json is of another version: .*another folder"):
             use()
     assert contents(tmp_path) == {"dataset.json": foreign.encode()}
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers.damaging import damage
+from helpers.damaging import DAMAGE
 from helpers.fmow_builds import request
 from helpers.fmow_tree import contents, write_fmow_tree
 
@@ -144,7 +144,7 @@ def test_caption_refuses_a_damaged_shard(built: Path, how: str, stopped: bool) -
     if how == "cut short":
         shard.write_bytes(shard.read_bytes()[:700])
     else:
-        damage(built, how)
+        DAMAGE[how][1](built)
     before = shard.read_bytes()
     with pytest.raises(ShardError, match=r"train/000000.tar must hash to .*damaged.*satmip-data validate .*build again"):
         recaption.recaption(str(built), CaptionRewrite(("location",), "key-value"))

@@ -346,9 +346,9 @@ def test_ground_truth_that_is_not_what_it_must_be_is_refused(tree: Path, tmp_pat
     refuse(tree / "nowhere.tar.bz2", "nowhere.tar.bz2")
     whole = (tree / "groundtruth.tar.bz2").read_bytes()
     (tmp_path / "half.tar.bz2").write_bytes(whole[: len(whole) // 2])
-    refuse(tmp_path / "half.tar.bz2", "must be a whole archive of records, however: ")
+    refuse(tmp_path / "half.tar.bz2", "is no whole archive of records: ")
     (tmp_path / "text.tar.bz2").write_text("no archive at all")
-    refuse(tmp_path / "text.tar.bz2", "must be a whole archive of records, however: ")
+    refuse(tmp_path / "text.tar.bz2", "is no whole archive of records: ")
     make.write_truth(tmp_path / "truth")
     mapping = tmp_path / "truth" / "seq_gt_mapping.json"
     for text, message in (("[1]", "must be a list of input and output"), ("{", "must be readable JSON")):

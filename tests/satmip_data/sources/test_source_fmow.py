@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pvlib
 import pytest
-from helpers.fmow_tree import record, write_fmow_tree
+from helpers.fmow_tree import record, with_floats, write_fmow_tree
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -120,6 +120,14 @@ def test_the_real_fountain_record_from_its_file(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / ITEM.image)
     assert Fmow().list_items(str(tmp_path)) == [ITEM]
     check_fountain(scene_of(Fmow().read_item(str(tmp_path), ITEM)[0]))
+
+
+def test_whole_numbers_that_are_written_as_floats_are_whole(tmp_path: Path) -> None:
+    scene = scene_of(read(tmp_path, with_floats(FOUNTAIN), Fmow(boxes="all")))
+    assert scene == scene_of(read(tmp_path, FOUNTAIN, Fmow(boxes="all")))
+    assert scene.aois[0].name == "b47768"
+    assert (repr(scene.width), repr(scene.height)) == ("977", "663")
+    assert isinstance(read(tmp_path, {**FOUNTAIN, "img_width": 977.5}), Reject)
 
 
 def test_a_record_becomes_a_scene(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_images_are_relative_to_the_folder_of_the_table(name: str, folder: str) 
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("table.txt", r"must end with \.csv, .* --table NAME"), ("none.csv", "must be readable")]
+    ("name", "message"), [("table.txt", r"must end with \.csv, .* --table NAME"), ("none.csv", "Cannot read the table none.csv")]
 )
 def test_a_table_that_is_none(root: Path, name: str, message: str) -> None:
     with pytest.raises(LayoutError, match=message):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.fmow_tree import with_floats
 from hypothesis import given
 from hypothesis import strategies as st
 from shapely import from_wkt
@@ -75,6 +76,12 @@ def test_metadata_are_the_records_and_the_gsd_is_the_fits(tmp_path: Path) -> Non
     assert (metadata.sun_azimuth, metadata.sun_elevation) == (166.999, 43.562)
     missing = (metadata.utm_zone, metadata.country_code, metadata.cloud_cover, metadata.scan_direction, metadata.wavelengths)
     assert missing == (None,) * 5
+
+
+def test_whole_numbers_that_are_written_as_floats_are_whole(tmp_path: Path) -> None:
+    scene = scene_of(read(tmp_path, with_floats(record(HOUSES, f"{NAME}.png"))))
+    assert scene == scene_of(read(tmp_path, record(HOUSES, f"{NAME}.png")))
+    assert {type(side) for side in (scene.width, scene.height, *(box.x for box in scene.aois))} == {int}
 
 
 def test_the_fit_finds_the_affine_the_houses_were_made_with(tmp_path: Path) -> None:

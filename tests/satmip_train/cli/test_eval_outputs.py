@@ -17,8 +17,8 @@ from helpers.eval_world import COMMON, call, write_run
 from helpers.painted import paint
 from helpers.toy_shards import write_toy_shards
 
+from satmip_data.execution import interrupt as interrupt_module
 from satmip_data.execution.interrupt import Commands
-from satmip_train.cli import interrupt as interrupt_module
 from satmip_train.cli.evaluate import main as eval_main
 from satmip_train.cli.train import main as train_main
 from satmip_train.paper.scores import read_scores

@@ -107,6 +107,16 @@ def test_an_objective_that_is_no_sum_trains_under_its_name(call, toy, tmp_path, 
     assert "backbone.safetensors" in call("export", tmp_path / "out/runs/mine-seed0").output
 
 
+def test_a_value_that_a_setting_once_had_is_taken_with_a_warning(call, tmp_path):
+    output = call("--recipe", "tiny", "--attention", "packed", "--print-config").output
+    assert output.startswith("Warning: attention")
+    assert json.loads(output[output.index("{") :])["attention"] == "auto"
+    assert "packed" not in call("-h").output
+    call("--recipe", "tiny", "--attention", "pakced", "--print-config", code=2)
+    (tmp_path / "old.toml").write_text('extends = "tiny"\nattention = "packed"')
+    assert "Warning: attention" in call("--recipe", tmp_path / "old.toml", "--print-config").output
+
+
 def test_a_dry_run_writes_nothing(call, toy, tmp_path):
     output = call("--shards", toy, *ARGUMENTS, "--dry-run").output
     assert "Peak memory" in output

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from helpers.toy_shards import write_toy_shards
 from helpers.training_runs import TINY
 from rich.console import Console
 
-from satmip_data.metadata.captions import caption
+from satmip_data.metadata.captions import STYLES, caption
 from satmip_data.metadata.fields import FIELDS
+from satmip_data.metadata.serialize import metadata_to_json
+from satmip_data.records import Metadata
 from satmip_train.config import Settings
 from satmip_train.data.captions import CaptionReader, caption_reader, caption_statistics
 from satmip_train.data.dataset import open_dataset
@@ -53,42 +56,23 @@ def batch_of(plan: Plan, keys: set[str], step: int) -> dict[str, Any]:
     return stream[step]
 
 
-def test_hidden_key_value_fields_are_cut_out_of_the_caption() -> None:
-    reader = CaptionReader(("gsd", "location"), STORED, 99)
-    text = "gsd: [1.0, 2.0], timestamp: 2015-01-01T00:00:00Z, location: [3.5, 4.5], cloud_cover: 7"
-    assert reader.text(text, [False, False]) == "gsd: [1.0, 2.0], location: [3.5, 4.5]"
-    assert reader.text(text, [True, False]) == "location: [3.5, 4.5]"
-    assert reader.text(text, [True, True]) == ""
-    whole = CaptionReader(STORED, STORED, 99)
-    assert whole.text(text, [False] * 4) == text
-    assert whole.text(text, [False, True, False, True]) == "gsd: [1.0, 2.0], location: [3.5, 4.5]"
+def sample(metadata: Metadata, stored: str = "") -> Callable[[str], bytes]:
+    """What gives the members of a sample."""
+    return {"txt": stored.encode(), "json": json.dumps({"metadata": metadata_to_json(metadata)}).encode()}.__getitem__
 
 
-def test_hidden_sentences_are_cut_out_of_the_caption() -> None:
-    sentences = [field.sentence(field.value(POSTER)) for field in FIELDS]
-    text = caption(POSTER, ALL, "sentence")
-    reader = CaptionReader(ALL, ALL, 999, sentences=True)
-    for hidden in range(len(ALL)):
-        kept = [sentence for i, sentence in enumerate(sentences) if i != hidden]
-        assert reader.text(text, [i == hidden for i in range(len(ALL))]) == " ".join(kept)
-    assert reader.text(text, [True] * len(ALL)) == ""
+@pytest.mark.parametrize("style", STYLES)
+def test_captions_are_written_without_what_is_hidden(style: str) -> None:
+    known = replace(POSTER, platform="St. Lucia. Mk. II, gsd: 3", country_code="e.g. U.S. Virgin", cloud_cover=None)
+    reader = CaptionReader(ALL, True, 999, style)
+    for hidden in (*((i,) for i in range(len(ALL))), (0, 3, 14), tuple(range(len(ALL)))):
+        kept = [name for i, name in enumerate(ALL) if i not in hidden]
+        assert reader.text(sample(known), [i in hidden for i in range(len(ALL))]) == caption(known, kept, style)
 
 
-def test_a_value_with_full_stops_stays_in_its_sentence() -> None:
-    """Once "St. X" was two sentences: half of it was hidden, and what came after it was lost in every step."""
-    known = replace(POSTER, platform="St. Lucia. Mk. II", country_code="e.g. U.S. Virgin")
-    sentences = [field.sentence(field.value(known)) for field in FIELDS]
-    text, reader = caption(known, ALL, "sentence"), CaptionReader(ALL, ALL, 999, sentences=True)
-    for hidden in range(len(ALL)):
-        kept = [sentence for i, sentence in enumerate(sentences) if i != hidden]
-        assert reader.text(text, [i == hidden for i in range(len(ALL))]) == " ".join(kept)
-
-
-def test_sentences_of_nobody_are_refused() -> None:
-    with pytest.raises(
-        UsageError, match=r"begins with some of .*'Each pixel covers '.*however: 'Taken in May.'.*satmip-data caption"
-    ):
-        CaptionReader(ALL, ALL, 999, sentences=True).text("Taken in May.", [True])
+def test_captions_that_are_stored_are_read_and_others_are_written() -> None:
+    assert CaptionReader(STORED, True, 99).text(sample(POSTER, "stored"), [False] * 4) == "stored"
+    assert CaptionReader(STORED, False, 99).text(sample(POSTER, "stored")) == caption(POSTER, STORED)
 
 
 def test_the_columns_of_a_hidden_field_are_missing_together() -> None:
@@ -179,7 +163,7 @@ def test_a_pretrained_encoder_gives_the_mean_of_its_last_states(sentence_encoder
     transformers = pytest.importorskip("transformers")
     model = transformers.AutoModel.from_pretrained(sentence_encoder, add_pooling_layer=False).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(sentence_encoder)
-    encoder, reader = pretrained(sentence_encoder).eval(), CaptionReader(("gsd",), ("gsd",), 40, model=str(sentence_encoder))
+    encoder, reader = pretrained(sentence_encoder).eval(), CaptionReader(("gsd",), True, 40, model=str(sentence_encoder))
     texts = ["gsd: [1.5, 2.5]", "gsd: 7", ""]
     tokens = torch.from_numpy(np.stack([reader.tokens(text) for text in texts]))
     found = encoder({"tokens": tokens})
@@ -241,4 +225,4 @@ def test_wrong_sentence_encoders_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="text_model must be"):
             pretrained(tmp_path)
     with pytest.raises(UsageError, match="text_model must be a model of the hub or a folder with one"):
-        CaptionReader(("gsd",), ("gsd",), 9, model=str(tmp_path / "none")).tokens("gsd: 1")
+        CaptionReader(("gsd",), True, 9, model=str(tmp_path / "none")).tokens("gsd: 1")

@@ -71,7 +71,7 @@ def test_a_folder_of_pictures_and_rasters(world: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(vector, expected(world, array), atol=1e-4)
     to_degrees = Transformer.from_crs(32632, 4326, always_xy=True)
     corners = [to_degrees.transform(*(TURNED @ corner)) for corner in ((0, 0), (0, 30), (50, 30), (50, 0))]
-    np.testing.assert_allclose(list(table["geometry"][1].exterior.coords)[:4], corners, atol=1e-9)
+    np.testing.assert_allclose(sorted(table["geometry"][1].exterior.coords[:-1]), sorted(corners), atol=1e-9)
     kept = json.loads(pq.read_schema(out).metadata[b"satmip"])
     assert kept["run"] == str(world / "run")
     assert kept["source"]["folder"] == str(world / "images")

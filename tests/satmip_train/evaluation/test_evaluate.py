@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.eval_world import write_run
-from helpers.toy_shards import write_toy_shards
+from helpers.toy_shards import write_dataset_json, write_toy_shards
 
 from satmip_train.data.dataset import open_dataset
 from satmip_train.errors import UsageError
@@ -20,7 +20,7 @@ def test_test_images_are_normalised_with_the_statistics_of_the_train_shards(tmp_
     train, other = write_toy_shards(tmp_path / "train", {"train": 8}), write_toy_shards(tmp_path / "other", {"val": 6}, seed=3)
     described = json.loads((other / "dataset.json").read_text())
     described["channels"].update(mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7])
-    (other / "dataset.json").write_text(json.dumps(described))
+    write_dataset_json(other, described)
     model = load_model(write_run(tmp_path / "run", train, objective="simclr"))
     protocol = Protocol(open_dataset(train), open_dataset(other))
     _, test = split_features(model, protocol, lambda samples: None)

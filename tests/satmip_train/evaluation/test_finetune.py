@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.eval_world import COMMON, as_multilabel, call, unlabel, write_run
-from helpers.toy_shards import write_toy_shards
+from helpers.toy_shards import write_dataset_json, write_toy_shards
 from safetensors.torch import load_file
 
 from satmip_train.data.dataset import open_dataset
@@ -209,7 +209,7 @@ def test_the_test_is_in_evaluation_mode_with_the_statistics_of_the_train_chips(t
     shards = write_toy_shards(tmp_path / "other", {"val": 12}, seed=3)
     described = json.loads((shards / "dataset.json").read_text())
     described["channels"].update(mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7])
-    (shards / "dataset.json").write_text(json.dumps(described))
+    write_dataset_json(shards, described)
     learned = write_toy_shards(tmp_path / "learned", {"train": 16})
     run = write_run(tmp_path / "run", learned, objective="simclr", backbone="test_resnet", backbone_args={})
     train, test = open_dataset(learned), open_dataset(shards)

@@ -21,7 +21,7 @@ from satmip_train.evaluation.metadata_features import Running
 from satmip_train.evaluation.models import image_features, load_model, metadata_features_of
 from satmip_train.evaluation.retrieval import Physical
 from satmip_train.runs import checkpoint
-from satmip_train.runs.export import export_run, load_metadata_encoder
+from satmip_train.runs.export import export_run, load_metadata_encoder, load_projections
 
 
 @pytest.fixture(scope="module")
@@ -157,12 +157,14 @@ def test_the_command_is_the_plain_loop(world: Path, tmp_path: Path) -> None:
 def test_projections_keep_their_bias_where_they_have_one(world: Path, tmp_path: Path) -> None:
     saved = checkpoint.load(world / "satmip")
     assert saved is not None
-    plain = retrieval.load_projections(world / "satmip")
+    kept = load_projections(world / "satmip")
+    plain = kept.image, kept.metadata
     assert [layer.bias for layer in plain] == [None, None]
     for side, value in (("image", 2.0), ("metadata", 3.0)):
         saved["model"][f"matching.{side}_projection.bias"] = torch.full((plain[0].out_features,), value)
     checkpoint.save(tmp_path, saved)
-    for before, after, value in zip(plain, retrieval.load_projections(tmp_path), (2.0, 3.0), strict=True):
+    found = load_projections(tmp_path)
+    for before, after, value in zip(plain, (found.image, found.metadata), (2.0, 3.0), strict=True):
         vectors = torch.randn(4, before.in_features)
         torch.testing.assert_close(after(vectors), before(vectors) + value)
 

@@ -160,7 +160,7 @@ def test_without_synchronization_the_gradients_would_differ() -> None:
 
 
 def test_slip_gather_gives_half_the_gradient_of_spread_out_embeddings(ranks: list[dict[str, Result]]) -> None:
-    # Half holds once embeddings are spread out. Where they are all alike, as at the very start, it is between a half and one.
+    # Half holds once embeddings are spread out. Where they are alike it may be less: docs/ambiguities.md has measurements.
     for one_rank in ranks:
         exact, slip = one_rank["embeddings"]["exact"], one_rank["embeddings"]["slip"]
         for side in ("image", "metadata"):

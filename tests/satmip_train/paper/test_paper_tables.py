@@ -218,6 +218,8 @@ def test_masked_autoencoders_have_their_own_k() -> None:
         ({"objective": "satmip", "fields": ("gsd",)}, None),
         ({"objective": "satmips", "coupled": False}, None),
         ({"objective": "satmips", "simclr_weight": 0.5}, None),
+        ({"objective": "satmips", "metadata_weight": 0.5}, None),
+        ({"objective": "satmip+simclr+tp"}, None),
         ({"policy": "crop"}, None),
         ({"init": "slip.pt"}, None),
         ({"init": "timm"}, None),

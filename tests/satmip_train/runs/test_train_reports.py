@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ from satmip_train.errors import UsageError
 from satmip_train.runs import checkpoint, cost
 from satmip_train.runs.cost import Cost, read_cost
 from satmip_train.runs.curves import draw_curves
-from satmip_train.runs.export import export_run, load_metadata_encoder, push
+from satmip_train.runs.export import export_run, load_metadata_encoder
+from satmip_train.runs.hub import push
 from satmip_train.runs.log import keep_lines, read_log
 from satmip_train.training import meter
 from satmip_train.training.announce import show_run
@@ -56,7 +58,6 @@ def test_settings_are_shown_in_groups_with_what_differs_from_the_recipe(toy):
     plan = plan_run(settings, toy, CPU)
     description = {
         **describe(plan, build_state(plan).objective),
-        "attention": "flash",
         "data": "stream: asked for",
         "online_knn": "none: knn_every is 0",
     }
@@ -87,7 +88,7 @@ def test_settings_are_shown_in_groups_with_what_differs_from_the_recipe(toy):
 )
 def test_only_the_settings_of_the_objective_and_the_metadata_encoder_are_shown(toy, changes, expected):
     plan = plan_run(settings_of(), toy, CPU)
-    description = {**describe(plan, build_state(plan).objective), "attention": "", "data": "", "online_knn": ""}
+    description = {**describe(plan, build_state(plan).objective), "data": "", "online_knn": ""}
     output = io.StringIO()
     show_run(Console(file=output, width=120, markup=False, highlight=False), settings_of(**changes), description, None)
     names = ("text_layers", "text_model some/bert", "tabular_layers", "simclr_weight", "queue_length")
@@ -395,7 +396,7 @@ def test_the_exported_metadata_encoder_gives_equal_features_and_knows_what_it_re
 def test_a_run_without_metadata_has_no_metadata_encoder(toy, tmp_path):
     plan = plan_run(settings_of(objective="simclr"), toy, CPU)
     save(plan, build_state(plan), tmp_path)
-    assert [path.name for path in export_run(tmp_path)] == ["backbone.safetensors", "README.md"]
+    assert [path.name for path in export_run(tmp_path)] == ["backbone.safetensors", "model.safetensors", "README.md"]
     with pytest.raises(UsageError, match=r"no metadata.safetensors in"):
         load_metadata_encoder(tmp_path)
 
@@ -422,9 +423,13 @@ def test_push_uploads_what_was_exported(run, monkeypatch):
     huggingface_hub = pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     assert push(run, export_run(run), "me/satmip") == "https://hub/me/satmip"
-    assert sorted(calls[0]["allow_patterns"]) == [
-        "README.md", "backbone.json", "backbone.safetensors", "metadata.json", "metadata.safetensors"
-    ]  # fmt: skip
+    assert {Path(call["folder_path"]).relative_to(run): sorted(call["allow_patterns"]) for call in calls} == {
+        Path(): [
+            "README.md", "backbone.json", "backbone.safetensors", "metadata.json", "metadata.safetensors", "projections.json",
+            "projections.safetensors",
+        ],
+        Path("timm"): ["config.json", "model.safetensors"],
+    }  # fmt: skip
     for error in (OSError("no token"), ValueError("no name")):
         monkeypatch.setattr(Api, "upload_folder", lambda self, error=error, **options: (_ for _ in ()).throw(error))
         with pytest.raises(UsageError, match=rf"the hub must accept the files, however: {error}\. Run: hf auth login"):

@@ -15,7 +15,7 @@ from satmip_train.distributed import Job
 from satmip_train.errors import UsageError
 from satmip_train.objectives import build_objective
 from satmip_train.objectives.base import Objective
-from satmip_train.training import attention, speed
+from satmip_train.training import speed
 from satmip_train.training.micro_batch import work_in_parts
 from satmip_train.training.plan import plan_run
 from satmip_train.training.state import build_state
@@ -129,11 +129,11 @@ def test_a_backbone_that_cannot_recompute_is_refused():
         speed.recompute_activations(torch.nn.Linear(2, 2))
 
 
-@pytest.mark.parametrize("name", ["torch", "flash", "cudnn", "efficient", "math"])
+@pytest.mark.parametrize("name", ["auto", "torch", "flash", "cudnn", "efficient", "math"])
 def test_each_attention_has_the_same_loss_also_behind_a_mask(name):
     objective = objective_of(objective="satmip")
     expected = objective(tiny_batch(objective))["loss"].item()
-    with attention.use(name):
+    with speed.attention(name):
         assert objective(tiny_batch(objective))["loss"].item() == pytest.approx(expected, abs=1e-5)
 
 

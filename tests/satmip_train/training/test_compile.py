@@ -31,7 +31,7 @@ from satmip_train.models.backbones import create_backbone
 from satmip_train.models.metadata_encoders import MetadataShape, TextEncoder
 from satmip_train.objectives import build_objective
 from satmip_train.runs.log import read_log
-from satmip_train.training import attention, batches
+from satmip_train.training import batches, speed
 from satmip_train.training.batches import DataPath
 from satmip_train.training.plan import plan_run
 from satmip_train.training.speed import compile_encoders, compiler_errors, tell_graphs_apart
@@ -226,7 +226,7 @@ def test_a_graph_on_the_disk_is_not_taken_for_another_attention() -> None:
             counters.clear()
             tell_graphs_apart(name)
             # The plain formula would have to be built by a C++ compiler.
-            with attention.use("flash"):
+            with speed.attention("flash"):
                 torch.compile(lambda x: F.scaled_dot_product_attention(x, x, x))(x)
             found.append(counters["aot_autograd"]["autograd_cache_hit"])
     assert found == [0, 1, 0]

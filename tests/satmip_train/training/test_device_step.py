@@ -17,13 +17,6 @@ VARIANTS = {
     "tabular": {"objective": "satmips", "metadata_encoder": "tabular", "coupled": False, "loss_gather": "slip", "policy": "crop"},
     "siglip": {"objective": "satmip", "metadata_loss": "siglip", "mask_same_place": True, "policy": "crop"},
     "half": {"objective": "satmips", "negatives": "cross", "precision": "fp16", "micro_batch": 3, "policy": "crop"},
-    "packed": {
-        "objective": "satmips",
-        "policy": "crop",
-        "attention": "packed",
-        "residual": "autocast",
-        "backbone_args": {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2},
-    },
     "resnet": {"objective": "simclr", "backbone": "test_resnet", "backbone_args": {}, "policy": "crop", "grad_checkpointing": True},
 }
 

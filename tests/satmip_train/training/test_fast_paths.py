@@ -25,8 +25,8 @@ from satmip_train.data.dataset import Dataset, open_dataset
 from satmip_train.distributed import Job
 from satmip_train.evaluation import features, probes
 from satmip_train.objectives import build_objective
-from satmip_train.training import attention, speed
 from satmip_train.training import batches as batches_module
+from satmip_train.training import speed
 from satmip_train.training.batches import DataPath
 from satmip_train.training.optim import build_optimizer
 from satmip_train.training.plan import Plan, plan_run
@@ -109,26 +109,12 @@ def test_attention_is_the_plain_formula_by_every_backend(device: str, name: str)
         gradients = []
         for backend, dtype in (("math", torch.float32), (name, torch.bfloat16)):
             inputs = [x.to(dtype, copy=True).requires_grad_() for x in (query, key, value)]
-            with attention.use(backend):
+            with speed.attention(backend):
                 out = F.scaled_dot_product_attention(*inputs, attn_mask=mask)
             out.float().square().sum().backward()
             gradients.append([out.detach().float(), *(x.grad.float() for x in inputs if x.grad is not None)])
         for expected, got in zip(*gradients, strict=True):
             assert (got - expected).norm() <= 0.02 * expected.norm()
-
-
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=gpu)])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("tokens", "heads", "width"), [(197, 12, 32), (197, 6, 64), (256, 3, 64), (17, 3, 16), (1, 2, 32)])
-def test_packed_attention_is_the_plain_formula(device: str, dtype: torch.dtype, tokens: int, heads: int, width: int) -> None:
-    _, generator = seeds(device)
-    packed = torch.randn(5, tokens, 3, heads, width, generator=generator).to(device, dtype)
-    found = []
-    for name, inputs in (("math", packed.float()), ("packed", packed)):
-        out, gradient = attention._both_passes(inputs.requires_grad_(), name)
-        found.append((out.float(), gradient.float()))
-    for expected, got in zip(*found, strict=True):
-        assert (got - expected).norm() <= 0.02 * expected.norm()
 
 
 @each_device

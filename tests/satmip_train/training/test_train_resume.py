@@ -19,6 +19,7 @@ from satmip_train.errors import UsageError
 from satmip_train.files import write_atomically
 from satmip_train.runs import checkpoint
 from satmip_train.runs.cost import read_cost, read_summary
+from satmip_train.runs.export import export_backbone
 from satmip_train.runs.log import read_log
 from satmip_train.training import train as training
 from satmip_train.training.batches import Resident
@@ -53,6 +54,17 @@ def test_a_checkpoint_of_before_terms_had_modules_goes_on_to_the_same_weights(to
     assert "ssl_head.linear1.weight" in checkpoint.load(tmp_path / "old")["model"]
     assert run_in_process(toy, tmp_path / "old", **changes)[0] == 0
     assert_same_state(tmp_path / "whole", tmp_path / "old")
+
+
+def test_a_run_of_a_value_that_is_gone_goes_on_and_is_exported_with_a_warning(toy, tmp_path):
+    run_in_process(toy, tmp_path, max_steps=1)
+    saved = checkpoint.load(tmp_path)
+    saved["settings"]["attention"] = "packed"
+    checkpoint.save(tmp_path, saved)
+    with pytest.warns(FutureWarning, match="packed"):
+        export_backbone(tmp_path)
+    run_in_process(toy, tmp_path, max_steps=2)
+    assert checkpoint.load(tmp_path)["settings"]["attention"] == "auto"
 
 
 def test_a_run_goes_on_whatever_the_order_in_which_its_terms_are_typed(toy, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from satmip_train.training.memory import available_memory
+from satmip_train.data.memory import available_memory, memory_in_use
 
 GIB = 2**30
 V2, V1 = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
@@ -32,6 +32,7 @@ def test_a_container_of_cgroup_v2_has_what_is_left_of_its_limit(tmp_path: Path) 
     proc = machine(tmp_path, "0::/\n")
     group(tmp_path / "cgroup", V2, 16 * GIB, 5 * GIB, files=3 * GIB)
     assert available_memory(proc, tmp_path / "cgroup") == 14 * GIB
+    assert memory_in_use(proc, tmp_path / "cgroup") == f"{2 * GIB / 1e9:.1f} of {16 * GIB / 1e9:.1f} GB in use"
 
 
 def test_the_tightest_limit_on_the_way_to_the_root_counts(tmp_path: Path) -> None:

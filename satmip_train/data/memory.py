@@ -19,20 +19,18 @@ def available_memory(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
         proc: where the system tells of processes
         cgroups: where it tells of control groups
     """
-    return min([_of_machine(proc), *_left(proc, cgroups)])
+    return min(left for left, _ in _limits(proc, cgroups))
 
 
-def _of_machine(proc: Path) -> int:
-    try:
-        lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()
-        kib = {name: int(value.split()[0]) for name, value in (line.split(":") for line in lines)}
-        return kib["MemAvailable"] * 1024
-    except FileNotFoundError:  # no Linux: half of what is built in
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+def memory_in_use(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> str:
+    """Return how much is in use where the least is left, such as "22.9 of 23.4 GB in use"; see `available_memory`."""
+    left, limit = min(_limits(proc, cgroups))
+    return f"{(limit - left) / 1e9:.1f} of {limit / 1e9:.1f} GB in use"
 
 
-def _left(proc: Path, cgroups: Path) -> Iterator[int]:
-    """Give what is left of each limit on the way from the process's control group up to the root."""
+def _limits(proc: Path, cgroups: Path) -> Iterator[tuple[int, int]]:
+    """Give what is left of each limit, and the limit: the machine's, and those on the way from the control group to the root."""
+    yield _of_machine(proc)
     try:
         lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -42,16 +40,26 @@ def _left(proc: Path, cgroups: Path) -> Iterator[int]:
         # A container that does not see its host's groups has its own at the root, whatever the path says.
         for controller in {"", "memory"} & set(controllers.split(",")):
             for group in (PurePosixPath(path), *PurePosixPath(path).parents):
-                left = _left_of(cgroups / controller / str(group).lstrip("/"), *_FILES[controller])
-                if left is not None:
-                    yield left
+                found = _of_group(cgroups / controller / str(group).lstrip("/"), *_FILES[controller])
+                if found is not None:
+                    yield found
 
 
-def _left_of(group: Path, limit: str, used: str, files: str) -> int | None:
-    """Return what is left of the limit of one control group; None where it has none."""
+def _of_machine(proc: Path) -> tuple[int, int]:
+    try:
+        lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()
+        kib = {name: int(value.split()[0]) for name, value in (line.split(":") for line in lines)}
+        return kib["MemAvailable"] * 1024, kib["MemTotal"] * 1024
+    except FileNotFoundError:  # no Linux: half of what is built in
+        built_in = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return built_in // 2, built_in
+
+
+def _of_group(group: Path, limit: str, used: str, files: str) -> tuple[int, int] | None:
+    """Return what is left of the limit of one control group, and the limit; None where it has none."""
     try:
         most, now = ((group / name).read_text(encoding="ascii").strip() for name in (limit, used))
         stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        return None if most == "max" else max(int(most) - int(now) + int(stat.get(files, 0)), 0)
+        return None if most == "max" else (max(int(most) - int(now) + int(stat.get(files, 0)), 0), int(most))
     except (OSError, ValueError):
         return None
