@@ -197,7 +197,7 @@ def figure(number: str, shards: str | None, split: str, out: Path, **others: Any
     help=f"Epochs that stand for the paper's 200 (its 25 are shortened alike); tiny: {TINY_EPOCHS}, of the recipe tiny.",
 )
 @click.option("--seeds", type=common.SEEDS, default="0,1,2", show_default=True, help="Seeds of every row.")
-@click.option("--recipe-base", help="Recipe of every run.  [default: that of its objective; tiny with --budget tiny]")
+@click.option("--recipe-base", help="Recipe of every run.  [default: that of its row; tiny with --budget tiny]")
 @click.option("--external", multiple=True, metavar="NAME=FILE", help="Weight file of somebody else's backbone: satmae, ...")
 @click.option("--hpt", type=click.Path(exists=True, dir_okay=False), help="Table 4: SLIP's weight file to start from.")
 @click.option("--train", "train_options", type=Words(), default="", help='Further options of satmip-train, as "--batch-size 64".')

@@ -304,7 +304,9 @@ def _group(item: Score | Training) -> str:
     """Return a key that is the same for what differs only in seed, in budget and in what changes nothing."""
     if isinstance(item, Score) and item.kind != "run":
         return json.dumps([item.kind, item.settings], sort_keys=True)
-    settings = {name: value for name, value in item.settings.items() if name not in _BUDGET}
+    # A run that was saved before there was a setting has its default; a setting that is no more changes nothing any more.
+    fields = ((name, field) for name, field in Settings.model_fields.items() if name not in _BUDGET)
+    settings = {name: item.settings.get(name, field.get_default(call_default_factory=True)) for name, field in fields}
     return json.dumps([settings, item.shards], sort_keys=True)
 
 

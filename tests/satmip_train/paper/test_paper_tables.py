@@ -318,6 +318,15 @@ def test_of_runs_with_other_settings_the_most_fill_the_row_and_the_rest_is_named
     assert any("left out, as they have other settings: runs/simclr-7" in note for note in table.notes)
 
 
+def test_runs_from_before_there_was_a_setting_stand_beside_those_after() -> None:
+    """Once a new setting parted the seeds of a row into two groups, of which one was left out."""
+    old = [score(value=0.5, seed=seed, no_more="packed") for seed in (0, 1)]
+    new = score(value=0.6, seed=2, metadata_weight=1.0, moco_weight=1.0, jitter=1.0)
+    table = filled("2", [*old, new])
+    assert table.cells[row_of("2", "SimCLR"), "fmow"].seeds == (0, 1, 2)
+    assert not any("left out" in note for note in table.notes)
+
+
 def test_seeds_that_were_measured_on_different_shards_are_told() -> None:
     """Once the note named the last shards only, and none if both had the paper's counts."""
     paper = evaluation_sets()["fmow"]
