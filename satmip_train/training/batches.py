@@ -21,7 +21,7 @@ from satmip_train.data.places import Places, read_places
 from satmip_train.data.tar import Readers
 from satmip_train.distributed import Job
 from satmip_train.errors import UsageError
-from satmip_train.training.plan import Plan
+from satmip_train.training.plan import RunPlan
 
 DEVICE_SHARE, MEMORY_SHARE = 0.4, 0.25
 """The largest part of a GPU's or of the machine's free memory that a split takes by itself."""
@@ -40,7 +40,7 @@ class DataPath:
         return f"{'resident' if self.resident else 'stream'}: {self.reason}"
 
 
-def choose(plan: Plan, step: int, needed: int = 0) -> DataPath:
+def choose(plan: RunPlan, step: int, needed: int = 0) -> DataPath:
     """Decide where batches come from, the same on every rank; the networks must be on the device already.
 
     Args:
@@ -76,7 +76,7 @@ def free_memory(job: Job) -> int:
     return available_memory() // job.ranks_on_machine
 
 
-def batches(plan: Plan, keys: frozenset[str], steps: range, path: DataPath, progress: Callable[[int], None]) -> Iterable[Batch]:
+def batches(plan: RunPlan, keys: frozenset[str], steps: range, path: DataPath, progress: Callable[[int], None]) -> Iterable[Batch]:
     """Return this rank's batches of the steps, on a GPU where there is one.
 
     Args:
@@ -96,7 +96,7 @@ def batches(plan: Plan, keys: frozenset[str], steps: range, path: DataPath, prog
     return transfer.ahead(trimmed, device) if device.type == "cuda" else trimmed
 
 
-def _strangers(plan: Plan) -> npt.NDArray[np.int64] | None:
+def _strangers(plan: RunPlan) -> npt.NDArray[np.int64] | None:
     if not plan.settings.shuffle_metadata:
         return None
     try:
@@ -129,7 +129,7 @@ class Resident:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: RunPlan,
         keys: frozenset[str],
         places: Places | None,
         progress: Callable[[int], None],
