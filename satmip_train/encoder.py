@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
@@ -57,7 +58,7 @@ AnyRecord: TypeAlias = Metadata | Mapping[str, Any] | HasMetadata
 """Metadata, a mapping of their fields by the paper's names (missing ones left out or None), or a sample."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Encoder:
     """What a run learned: a network for images and, where it learned from metadata, one for these, with their common space."""
 
@@ -69,6 +70,11 @@ class Encoder:
     """Into the common space; None where the run has none."""
     running: Running
     """Device, precision and images a batch."""
+
+    def __repr__(self) -> str:
+        reads = f"; metadata: {', '.join(self.fields)}" if self.fields else ""
+        side = self.network.view_size
+        return f"<Encoder of {self.network.provenance['run']}: images of {side} x {side} to {self.width} numbers{reads}>"
 
     @property
     def width(self) -> int:
@@ -185,6 +191,10 @@ def load(run: str | Path, *, device: str = "auto", precision: Precision = "fp32"
     if batch_size < 1:
         raise UsageError(f"A batch of {batch_size} images is none. Use a batch_size of 1 or more.")
     path = fetch(str(run)) if str(run).startswith(PREFIX) else Path(run)
+    if not path.exists():
+        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = get_close_matches(path.name, beside, 1)
+        raise UsageError(f"There is no run {run}." + (f" Did you mean {path.parent / near[0]}?" if near else ""))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     network, metadata, projections = load_network(path), None, None
@@ -205,6 +215,8 @@ def _pixels(image: AnyImage, rendering: Rendering) -> npt.NDArray[np.uint8]:
     if isinstance(image, (str, Path)):
         if not Path(image).exists():
             raise UsageError(f"There is no image {image}.")
+        if Path(image).is_dir():
+            raise UsageError(f"{image} is a folder. Pass the paths of its images.")
         return read_picture(Path(image), rendering).pixels
     if isinstance(image, Image.Image):
         return as_rgb(image, "the image")

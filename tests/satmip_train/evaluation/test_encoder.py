@@ -44,9 +44,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_toy_shards(root / "shards", {"train": 24, "val": 7}, fields=FIELDS, missing=0.3)
     for name, settings in RUNS.items():
         write_run(root / name, root / "shards", **settings)
-    (root / "images").mkdir()
+    (root / "pictures").mkdir()
     for number, (key, chip) in enumerate(chips(root).items()):
-        Image.fromarray(chip).resize((40 + 9 * number, 50)).save(root / "images" / f"{key}.png")
+        Image.fromarray(chip).resize((40 + 9 * number, 50)).save(root / "pictures" / f"{key}.png")
     return root
 
 
@@ -70,7 +70,7 @@ def load(folder: Path, **options: Any) -> Encoder:
 
 @pytest.mark.parametrize("name", ["text", "simclr"])
 def test_vectors_are_those_of_the_command(world: Path, tmp_path: Path, name: str) -> None:
-    for what in (("--shards", world / "shards", "--split", "val"), ("--images", world / "images")):
+    for what in (("--shards", world / "shards", "--split", "val"), ("--images", world / "pictures")):
         call("embed", world / name, *what, "--out", tmp_path / "v.parquet", "--batch-size", 3, *COMMON)
         table = pq.read_table(tmp_path / "v.parquet")
         told = np.stack(table["vector"].to_pylist())
@@ -79,7 +79,7 @@ def test_vectors_are_those_of_the_command(world: Path, tmp_path: Path, name: str
             arrays = list(chips(world).values())
             forms: list[Any] = [arrays, np.stack(arrays), (Image.fromarray(chip) for chip in arrays)]
         else:
-            paths = [world / "images" / file for file in table["path"].to_pylist()]
+            paths = [world / "pictures" / file for file in table["path"].to_pylist()]
             forms = [paths, map(str, paths), [np.array(Image.open(path)) for path in paths]]
         for images in forms:
             assert np.array_equal(encoder.embed(images), told)
@@ -136,7 +136,7 @@ def test_timm_gives_the_same_vectors_from_its_own_folder(world: Path) -> None:
     backbone: Any = timm.create_model(f"local-dir:{world / 'text' / 'timm'}", pretrained=True).eval()
     assert backbone.blocks[0].attn.num_heads == 12
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(backbone))
-    pictures = [Image.open(path) for path in sorted((world / "images").iterdir())]
+    pictures = [Image.open(path) for path in sorted((world / "pictures").iterdir())]
     pictures += [Image.fromarray(chip) for chip in chips(world).values()]
     with torch.inference_mode():
         exact = backbone(torch.stack([transform(to_tensor(picture)) for picture in pictures])).numpy()
@@ -198,6 +198,7 @@ def test_what_is_no_image_and_no_record_is_named(world: Path) -> None:
         ([7], "int"),
         (["nowhere.png"], "nowhere.png"),
         (world / "deep.png", "deep.png"),
+        (world / "pictures", "is a folder"),
         (np.zeros((4, 4, 3)), "float64"),
         (np.zeros((4, 4, 4), np.uint8), "4 x 4 x 4"),
         (torch.zeros(3, 4, 4), "Tensor"),
@@ -225,6 +226,9 @@ def test_what_is_no_image_and_no_record_is_named(world: Path) -> None:
     ):
         with pytest.raises(UsageError):
             call_it()
+    with pytest.raises(UsageError, match=r"Did you mean .*tabular\?"):
+        load(world / "tabula")
+    assert repr(encoder) == f"<Encoder of {world / 'text'}: images of 32 x 32 to 48 numbers; metadata: {', '.join(encoder.fields)}>"
 
 
 def test_a_field_that_is_missing_is_not_zero_and_one_that_is_not_read_changes_nothing(world: Path) -> None:
@@ -251,3 +255,6 @@ def test_importing_takes_no_library() -> None:
     assert shown.stdout == "['satmip_data', 'satmip_train']\n"
     with pytest.raises(AttributeError, match="'satmip_train' has no attribute 'lo'"):
         _ = satmip_train.lo
+    code = "import sys; sys.modules['torch'] = None; import satmip_train; satmip_train.load"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "needs the package torch. Run: pip install 'satmip[train]'" in told.stderr
