@@ -11,13 +11,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from helpers.geo_batches import LOCATION, PLACE, build, plan_of
-from helpers.ranks import RESNET, take
+from helpers.ranks import RESNET, SAMPLES, take
 from helpers.tiny_networks import tiny_batch, tiny_settings
 from helpers.toy_shards import write_toy_shards
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from test_objectives_geo_tp import SAMPLES
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
