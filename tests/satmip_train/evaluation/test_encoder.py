@@ -207,7 +207,8 @@ def test_what_is_no_image_and_no_record_is_named(world: Path) -> None:
             encoder.embed(images)
     for record, word in (
         ({"tme": 1}, 'unknown field "tme"'),
-        ({"cloud": 1}, '"cloud_cover"'),
+        ({"clod_cover": 1}, '"cloud_cover"'),
+        ({"angles": 1}, "angles"),
         ({"timestamp": "2015-05-01"}, "time zone"),
         ({"gsd": 0.5}, "gsd"),
         ({"gsd": [0.5]}, "gsd"),
