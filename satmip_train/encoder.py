@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -108,8 +108,7 @@ class Encoder:
         """
         rendering = parse_rendering(bands, stretch)
         projection = self._joint().image if joint else None
-        one = isinstance(images, (str, Path, Image.Image, HasImage)) or (isinstance(images, np.ndarray) and images.ndim < 4)
-        pictures = _batches([images] if one else images, self.running.batch_size)  # type: ignore[list-item, arg-type]
+        pictures = _batches(_images(images), self.running.batch_size)
         parts = (vectors_of(self.network, self._views(batch, rendering), self.running) for batch in pictures)
         return self._stacked(parts, projection, self.width)
 
@@ -130,8 +129,7 @@ class Encoder:
         """
         model, device = self._model(), torch.device(self.running.device)
         projection = self._joint().metadata if joint else None
-        one = isinstance(records, (Metadata, Mapping, HasMetadata))
-        batches = _batches([records] if one else records, self.running.batch_size)  # type: ignore[list-item, arg-type]
+        batches = _batches(_records(records), self.running.batch_size)
         network = model.encoder.to(device).eval()
 
         def encoded() -> Iterator[Tensor]:
@@ -208,6 +206,16 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def _images(images: AnyImage | Iterable[AnyImage]) -> Iterable[AnyImage]:
+    if isinstance(images, (str, Path, Image.Image, HasImage)) or (isinstance(images, np.ndarray) and images.ndim < 4):
+        return [images]
+    return cast(Iterable[AnyImage], images)
+
+
+def _records(records: AnyRecord | Iterable[AnyRecord]) -> Iterable[AnyRecord]:
+    return [records] if isinstance(records, (Metadata, Mapping, HasMetadata)) else records
 
 
 def _pixels(image: AnyImage, rendering: Rendering) -> npt.NDArray[np.uint8]:

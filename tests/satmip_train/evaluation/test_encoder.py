@@ -115,7 +115,8 @@ def test_metadata_and_similarity_are_those_of_the_evaluation(world: Path, tmp_pa
 def test_what_is_exported_suffices(world: Path, tmp_path: Path) -> None:
     encoder = load(world / "siglip")
     assert encoder.projections is not None
-    assert (encoder.projections.logit_scale, encoder.projections.logit_bias) == (pytest.approx(10), -10)
+    assert encoder.projections.logit_scale == pytest.approx(10)
+    assert encoder.projections.logit_bias == -10
     expected = encoder.similarity(chips(world).values(), records(world))
     before = load_projections(world / "siglip")
     (world / "siglip" / "last.pt").rename(tmp_path / "last.pt")
@@ -135,8 +136,9 @@ def test_timm_gives_the_same_vectors_from_its_own_folder(world: Path) -> None:
     encoder = load(world / "text")
     backbone: Any = timm.create_model(f"local-dir:{world / 'text' / 'timm'}", pretrained=True).eval()
     assert backbone.blocks[0].attn.num_heads == 12
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(backbone))
-    pictures = [Image.open(path) for path in sorted((world / "pictures").iterdir())]
+    timm_data: Any = timm.data
+    transform = timm_data.create_transform(**timm_data.resolve_model_data_config(backbone))
+    pictures: list[Image.Image] = [Image.open(path) for path in sorted((world / "pictures").iterdir())]
     pictures += [Image.fromarray(chip) for chip in chips(world).values()]
     with torch.inference_mode():
         exact = backbone(torch.stack([transform(to_tensor(picture)) for picture in pictures])).numpy()
@@ -145,7 +147,7 @@ def test_timm_gives_the_same_vectors_from_its_own_folder(world: Path) -> None:
     np.testing.assert_allclose(exact, expected, atol=1e-5)
     np.testing.assert_allclose(rounded[7:], expected[7:], atol=1e-5)  # of the view's size: nothing is resized
     assert (np.linalg.norm(rounded - expected, axis=1) < 0.01 * np.linalg.norm(expected, axis=1)).all()
-    fine_tuned = timm.create_model(f"local-dir:{world / 'text' / 'timm'}", pretrained=True, num_classes=5)
+    fine_tuned: Any = timm.create_model(f"local-dir:{world / 'text' / 'timm'}", pretrained=True, num_classes=5)
     assert torch.equal(fine_tuned.blocks[0].attn.qkv.weight, backbone.blocks[0].attn.qkv.weight)
 
 
@@ -194,7 +196,7 @@ def test_a_pushed_run_is_loaded_by_its_name_and_its_card_runs(world: Path, tmp_p
 def test_what_is_no_image_and_no_record_is_named(world: Path) -> None:
     encoder = load(world / "text")
     Image.new("I;16", (4, 4)).save(world / "deep.png")
-    for images, word in (
+    wrong: list[tuple[Any, str]] = [
         ([7], "int"),
         (["nowhere.png"], "nowhere.png"),
         (world / "deep.png", "deep.png"),
@@ -202,7 +204,8 @@ def test_what_is_no_image_and_no_record_is_named(world: Path) -> None:
         (np.zeros((4, 4, 3)), "float64"),
         (np.zeros((4, 4, 4), np.uint8), "4 x 4 x 4"),
         (torch.zeros(3, 4, 4), "Tensor"),
-    ):
+    ]
+    for images, word in wrong:
         with pytest.raises(UsageError, match=word):
             encoder.embed(images)
     for record, word in (
