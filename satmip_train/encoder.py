@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -211,7 +211,7 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def _images(images: AnyImage | Iterable[AnyImage]) -> Iterable[AnyImage]:
     if isinstance(images, (str, Path, Image.Image, HasImage)) or (isinstance(images, np.ndarray) and images.ndim < 4):
         return [images]
-    return cast(Iterable[AnyImage], images)
+    return images
 
 
 def _records(records: AnyRecord | Iterable[AnyRecord]) -> Iterable[AnyRecord]:
