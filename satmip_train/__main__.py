@@ -4,6 +4,7 @@ They are imported only when they are run, so that one that lacks the extra `trai
 """
 
 import io
+import os
 import signal
 import sys
 from importlib import import_module
@@ -27,6 +28,7 @@ def _run(module: str) -> None:
     if ours:
         # An exception in the middle of an import shows lines of others' code; there is nothing yet that it should end in order.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _wait_briefly()
     try:
         command = import_module(module).main
         if ours:
@@ -37,6 +39,16 @@ def _run(module: str) -> None:
             raise
         advice = "Type: pip install 'satmip[train]'"
         sys.exit(f"Error: training and evaluation need the extra train, however: {error.name} is not installed. {advice}")
+
+
+def _wait_briefly() -> None:
+    """Let torch's threads sleep soon when they wait for one another, unless the user says how they wait; before torch is imported.
+
+    GNU's OpenMP, which torch's wheels for Linux bring, lets them spin 300,000 times. Beside another busy process that takes the
+    cores from those they wait for: a sample then took twice the CPU time, at two thirds of the speed (docs/benchmarks.md).
+    """
+    if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
+        os.environ["GOMP_SPINCOUNT"] = "10000"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """satmip-train as it is typed."""
 
 import json
+import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from click.testing import CliRunner
 from helpers.toy_shards import write_toy_shards
 from helpers.training_runs import TINY
 
-from satmip_train import objectives
+from satmip_train import __main__, objectives
 from satmip_train.cli import train
 from satmip_train.cli.train import main
 from satmip_train.config import Settings
@@ -249,3 +251,19 @@ def test_what_is_wrong_with_a_setting_is_said_of_its_option(tmp_path: Path, flag
     result = CliRunner().invoke(main, ["--shards", str(tmp_path), *flags])
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("own", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
+def test_threads_wait_briefly_unless_the_user_says_how(monkeypatch, own):
+    """Beside one other busy process training fell to a sixth; a library leaves the environment as it is."""
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    seen = {}
+    command = SimpleNamespace(main=lambda: seen.update({name: os.environ[name] for name in names if name in os.environ}))
+    monkeypatch.setattr("satmip_train.__main__.import_module", lambda _: command)
+    __main__.evaluate()
+    assert seen == (own or {"GOMP_SPINCOUNT": "10000"})
