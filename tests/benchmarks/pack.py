@@ -185,7 +185,7 @@ def measure_packing(report: timing.Report, root: Path, images: int, rounds: int)
     measure_scaling(report, plan, request, rounds)
 
 
-def measure_scaling(report: timing.Report, plan: build.Plan, request: request_module.BuildRequest, rounds: int) -> None:
+def measure_scaling(report: timing.Report, plan: build.BuildPlan, request: request_module.BuildRequest, rounds: int) -> None:
     """Print how much sooner two processes have packed the shards; neither their start nor their imports count."""
     shards_longest_first = sorted(plan.tasks(request), key=lambda t: -sum(s.scene_width * s.scene_height for s in t.shard.samples))
     context = get_context("spawn")
