@@ -561,9 +561,19 @@ def keep(inputs: Path, old: Path) -> None:
     make_tables(old / "shards/fmow", old / "tables")
 
 
-def go_on(old: Path, work: Path, inputs: Path) -> Iterator[tuple[str, Any]]:
-    """Go on with what was kept, in a copy: builds, captions, runs and tables."""
-    for name, words in BUILDS.items():
+def go_on(old: Path, work: Path, inputs: Path, only: str) -> Iterator[tuple[str, Any]]:
+    """Go on with what was kept, in a copy: runs, tables, builds and captions."""
+    for name in RESUMED if "runs" in only else ():
+        copy = shutil.copytree(old / "runs" / name, work / "runs" / name)
+        train(old / "shards/fmow", copy, RUNS[name], STEPS)
+        yield f"old/run/{name}", of_run(copy)
+    if "tables" in only:
+        yield from record_tables(old, work)
+    if "builds" in only:
+        half = shutil.copytree(old / "half-build", work / "half-build")
+        call(command_of_build(inputs, BUILDS["imagefolder"], half), work)
+        yield "old/half-build", of_shards(half)
+    for name, words in BUILDS.items() if "builds" in only else ():
         shards = shutil.copytree(old / "shards" / name, work / "shards" / name)
         call(["satmip-data", "validate", str(shards), "--workers", "1"], work)
         call(["satmip-data", "inspect", str(shards)], work)
@@ -572,14 +582,6 @@ def go_on(old: Path, work: Path, inputs: Path) -> Iterator[tuple[str, Any]]:
         call(["satmip-data", "caption", str(shards), "--workers", "1", "--fields", "gsd,loc", "--style", "sentence"], work)
         call(["satmip-data", "validate", str(shards), "--workers", "1"], work)
         yield f"old/caption/{name}", of_shards(shards)
-    half = shutil.copytree(old / "half-build", work / "half-build")
-    call(command_of_build(inputs, BUILDS["imagefolder"], half), work)
-    yield "old/half-build", of_shards(half)
-    for name in RESUMED:
-        copy = shutil.copytree(old / "runs" / name, work / "runs" / name)
-        train(old / "shards/fmow", copy, RUNS[name], STEPS)
-        yield f"old/run/{name}", of_run(copy)
-    yield from record_tables(old, work)
 
 
 def renamed(value: Any, moco: bool = False) -> Any:
@@ -657,7 +659,7 @@ def main() -> int:
     parser.add_argument("what", choices=["inputs", "run", "keep", "go-on", "compare"])
     parser.add_argument("folders", nargs="+", type=lambda text: Path(text).absolute())
     parser.add_argument("--inputs", type=lambda text: Path(text).absolute(), help="go-on: the archives that OLD was built from")
-    parser.add_argument("--only", default="builds,runs,evaluations,commands", help="run: which parts, of these")
+    parser.add_argument("--only", default="builds,runs,evaluations,commands,tables", help="which parts, of these")
     parser.add_argument("--shown", type=int, default=12, help="differences shown of a part of the record")
     options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "400"}
@@ -672,7 +674,7 @@ def main() -> int:
     elif options.what == "run":
         write(lambda work: run(one, work, options.only), two[0])
     else:
-        write(lambda work: go_on(one, work, options.inputs), two[0])
+        write(lambda work: go_on(one, work, options.inputs, options.only), two[0])
     return 0
 
 
