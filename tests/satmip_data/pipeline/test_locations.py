@@ -4,6 +4,8 @@ import io
 import json
 import logging
 import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,3 +218,19 @@ def test_no_secret_is_written_wherever_it_was_typed_or_read(web: Web, tmp_path: 
         outputs.append(str(read_parquet(data).to_pylist()) if path.suffix == ".parquet" else data.decode("latin-1"))
     for text in outputs:
         assert SECRET not in text, text[max(0, text.index(SECRET) - 300) : text.index(SECRET) + 50]
+
+
+def test_a_traceback_shows_no_secret_either() -> None:
+    code = f"""
+import click
+from satmip_data.execution.interrupt import Commands
+@click.group(cls=Commands)
+def main(): pass
+@main.command()
+def fail(): raise KeyError("https://me:{SECRET}@host/a.tif?sig={SECRET}")
+main(["fail"])
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert shown.returncode == 1
+    assert "KeyError: 'https://host/a.tif" in shown.stderr
+    assert SECRET not in shown.stderr.replace(code, "")

@@ -42,6 +42,7 @@ from satmip_data.storage.store import IN_FLIGHT, Store
 from satmip_data.validation import validate
 from satmip_train.data.dataset import open_dataset
 from satmip_train.errors import UsageError
+from tests.data.archives.make import write_raster
 
 fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("s3fs", reason="the extra s3 is not installed")
@@ -395,3 +396,14 @@ def test_a_remote_shard_that_was_removed_gives_advice(s3: str, tmp_path: Path) -
     dataset = open_dataset(f"{s3}/holed", tmp_path / "cache")
     with pytest.raises(UsageError, match=r"holed/train/000001.tar must be reachable, however: "):
         dataset.fetch("train")
+
+
+def test_a_key_with_two_slashes_is_that_key(s3: str, tmp_path: Path) -> None:
+    """It was looked for on the local disk."""
+    write_raster(tmp_path / "a.tif", np.full((3, 16, 16), 9, np.uint8))
+    for key in ("//forest/a.tif", "/forest//b.tif", "/forest/b.tif"):
+        fsspec.filesystem("s3").pipe(f"bucket/slashes{key}", (tmp_path / "a.tif").read_bytes())
+    for source in ("geotiff", "imagefolder"):
+        dataset = build(BuildRequest(SOURCES[source](shares="train=1"), f"{s3}/slashes", str(tmp_path / source), SETTINGS))
+        assert dataset["splits"]["train"]["samples"] == 3
+        assert dataset["rejects"] == {}

@@ -1,6 +1,7 @@
 """Tables: every cell becomes what it says or a reject that says why; nothing known is lost without a word."""
 
 import datetime as dt
+import gzip
 import io
 import json
 import math
@@ -34,7 +35,7 @@ from satmip_data.records import REASONS, Sample, Window
 from satmip_data.sources.base import InvalidError, LayoutError
 from satmip_data.sources.columns import COLUMNS
 from satmip_data.sources.table import Table
-from satmip_data.storage.parquet import read_parquet
+from satmip_data.storage.parquet import parquet_bytes, read_parquet
 from satmip_data.storage.store import Store
 from satmip_data.validation import validate
 from tests.data.archives.make import pixels, table_rows, write_raster, write_table_images
@@ -541,3 +542,27 @@ def test_a_footprint_is_the_windows(root: Path) -> None:
     lons, lats = zip(*sample.footprint, strict=True)
     assert (min(lons), max(lons)) == pytest.approx((7.001, 7.003))
     assert (min(lats), max(lats)) == pytest.approx((46.0025, 46.005))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "word"),
+    [
+        ("a.csv", b"image,category\n", "no rows"),
+        ("a.csv", b"image;lat;lon\na.png;46,5;7,5\n", "semicolons"),
+        ("a.csv.gz", gzip.compress(b"image\na.png\n")[:-6] + b"\0\0\0\0\0\0", "a.csv.gz is no whole"),
+        ("a.csv.gz", gzip.compress(b"image\na.png\n")[:-9], "a.csv.gz is no whole"),
+        ("a.csv.gz", b"<html>", "a.csv.gz is no whole"),
+        ("a.parquet", b"PAR1<html>PAR1", "a.parquet is no whole"),
+        ("a.parquet", parquet_bytes(pa.table({"image": [{"bytes": b"x", "path": "a.png"}]})), "images themselves"),
+        ("a.parquet", parquet_bytes(pa.table({"image": ["a" * 50] * 99}))[:40] + b"\xff" * 30, "a.parquet is no whole"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_told_by_its_name_and_cause(root: Path, name: str, data: bytes, word: str) -> None:
+    (root / name).write_bytes(data)
+    with pytest.raises(LayoutError, match=word):
+        Table().list_items(str(root / name))
+
+
+def test_rfc_3339_has_small_letters_too(root: Path) -> None:
+    found = only(read(root, {"image": ["images/one.png"], "datetime": ["2020-01-02t03:04:05z"]}))
+    assert found.metadata.datetime == dt.datetime(2020, 1, 2, 3, 4, 5, tzinfo=dt.UTC)

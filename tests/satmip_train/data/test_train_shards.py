@@ -22,6 +22,8 @@ from satmip_train.data.dataset import open_dataset
 from satmip_train.data.loader import ordered_batches
 from satmip_train.data.tar import Readers, ShardReader, tar_members
 from satmip_train.errors import UsageError
+from satmip_train.evaluation.evaluate import describe_split
+from satmip_train.training.plan import describe_dataset
 
 # --- tars
 
@@ -317,3 +319,10 @@ def test_remote_shards_are_fetched_once_and_checked(toy, tmp_path):
         with pytest.raises(UsageError, match=r"must have .* bytes and sha256"):
             dataset.path(dataset.split("train")[0])
     assert len(list((tmp_path / "cache").glob("*.tar"))) == len(dataset.split("val"))
+
+
+def test_no_secret_of_the_url_of_shards_is_kept(tmp_path):
+    dataset = replace(open_dataset(write_toy_shards(tmp_path / "toy")), root="https://me:SECRET@host/x?sig=SECRET")
+    for described in (describe_dataset(dataset), describe_split(dataset, "train")):
+        assert "https://host/x" in json.dumps(described)
+        assert "SECRET" not in json.dumps(described)
