@@ -19,6 +19,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image, features
 
+from satmip_data.errors import DataError
 from satmip_data.imagery import turbojpeg
 from satmip_data.imagery.jpeg import Frame, cut_below, read_frame, unbroken
 
@@ -42,7 +43,7 @@ _EXACT_SAMPLING = (((1, 1),), ((1, 1), (1, 1), (1, 1)), ((2, 1), (1, 1), (1, 1))
 _chosen: ContextVar[str] = ContextVar("decoder", default="auto")
 
 
-class DecoderError(Exception):
+class DecoderError(DataError):
     """A decoder that cannot be had; the message says what to type."""
 
 
