@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin
 import click
 
 from satmip_data.errors import DataError
+from satmip_data.imagery.decoders import FORMER
 from satmip_data.metadata import fields
 from satmip_data.metadata.captions import STYLES
 from satmip_data.sources import SOURCES
@@ -18,6 +19,17 @@ from satmip_data.storage.limits import DEFAULT
 
 DEFAULT_SHARDS = "out/shards"
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class DecoderChoice(click.Choice[str]):
+    """One of the decoders; those that were taken out are understood as "auto"."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the decoder that is used."""
+        if value in FORMER:
+            click.echo(f"--decoder {value} is no longer used: auto decodes as fast with less.", err=True)
+            return "auto"
+        return super().convert(value, param, ctx)
 
 
 class FieldList(click.ParamType[tuple[str, ...]]):

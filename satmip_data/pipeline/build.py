@@ -297,7 +297,9 @@ def _seal(
 ) -> dict[str, Any]:
     """Write the tables and, last, `dataset.json`."""
     lost = {reject.key for record in records for reject in record.rejects}
-    rows = [(shard.name, s) for shard in plan.shards for s in shard.samples if s.key not in lost]
+    damaged = {key for record in records for key in record.damaged}
+    kept = ((shard.name, s) for shard in plan.shards for s in shard.samples if s.key not in lost)
+    rows = [(name, replace(s, flags=(*s.flags, "image_damaged")) if s.key in damaged else s) for name, s in kept]
     whole = [record for record in records if record.samples]
     for record in records:
         if not record.samples:

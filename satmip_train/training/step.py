@@ -6,12 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from satmip_train import policies
 from satmip_train.data.decoder import Batch
 from satmip_train.data.transfer import to_device
 from satmip_train.training import optim, speed
 from satmip_train.training.plan import RunPlan
 from satmip_train.training.state import State
-from satmip_train.views import apply, draws, policies
+from satmip_train.views import apply, draws
 
 _VIEWS, _DROPOUT = 1, 2
 """Tell the random numbers of a step apart by their use."""

@@ -23,6 +23,7 @@ from torch._inductor.utils import fresh_inductor_cache
 from torch.nn import functional as F
 
 import satmip_train.training.plan
+from satmip_train import policies
 from satmip_train.config import Settings
 from satmip_train.data.dataset import Dataset, open_dataset
 from satmip_train.distributed import Job
@@ -38,7 +39,7 @@ from satmip_train.training.speed import compile_encoders, compiler_errors, set_c
 from satmip_train.training.state import build_state
 from satmip_train.training.step import Step
 from satmip_train.training.train import train
-from satmip_train.views import apply, draws, policies
+from satmip_train.views import apply, draws
 
 CPU = Job(torch.device("cpu"))
 

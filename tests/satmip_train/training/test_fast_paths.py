@@ -19,6 +19,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from satmip_train import policies
 from satmip_train.config import Settings
 from satmip_train.data import transfer
 from satmip_train.data.dataset import Dataset, open_dataset
@@ -32,7 +33,7 @@ from satmip_train.training.optim import build_optimizer
 from satmip_train.training.plan import RunPlan, plan_run
 from satmip_train.training.state import build_state
 from satmip_train.training.step import Step
-from satmip_train.views import apply, draws, policies
+from satmip_train.views import apply, draws
 
 gpu = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"))
 each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
