@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 RASTERS = (".tif", ".tiff", ".jp2")
 """Endings of the files that `raster` reads."""
@@ -65,3 +67,9 @@ def without_secrets(text: str, queries: bool = True) -> str:
 def secret_digest(url: str) -> str:
     """Return what tells URLs apart that differ in their signatures alone; it follows from no password."""
     return hashlib.blake2b(_PASSWORD.sub(r"\1@", _USER.sub(r"\1", url)).encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ' Did you mean "gsd"?' with the known name nearest to a word; "" where none is near."""
+    near = get_close_matches(word, [*known], 1, 0.5)
+    return f' Did you mean "{near[0]}"?' if near else ""

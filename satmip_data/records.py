@@ -195,6 +195,7 @@ REASONS = {
     "duplicate_key": "another scene has the same key",
     "image_unreadable": "the image cannot be decoded",
     "image_outside": "the data name a place outside the source that needs --allow-outside, or that no data may name",
+    "image_damaged": "the image can be decoded, but parts of its data are damaged or missing; --keep-damaged keeps such",
     "image_too_large": "the image has more pixels than --max-pixels",
     "size_mismatch": "the image's size is not what its metadata says",
     "unexpected": "reading it ended in an error that satmip does not know; rejects.log has the traceback",

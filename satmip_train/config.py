@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from satmip_data.metadata.fields import expand_fields
+from satmip_train import policies
 from satmip_train.objective_names import terms_of
 
 PAPERS_BACKBONE = "vit_small_patch16_224"
@@ -125,8 +126,10 @@ class Settings(BaseModel):
     )
 
     view_size: int = Field(224, ge=16, description="side of a view in pixels")
-    policy: Literal["simclr-sat", "crop", "moco-v2"] = Field(
-        "simclr-sat", description="augmentation policy (supplement B); moco-v2: simclr-sat without vertical flips and rotations"
+    policy: str = Field(
+        "simclr-sat",
+        description="augmentation policy: simclr-sat or crop (supplement B), or moco-v2: simclr-sat without vertical flips and "
+        "rotations",
     )
     jitter: float = Field(1.0, ge=0, le=5, description="strength of the colour jitter, times SLIP's 0.4, 0.4, 0.4 and 0.1 (hue)")
 
@@ -219,6 +222,12 @@ class Settings(BaseModel):
     @classmethod
     def _expand_aliases(cls, fields: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return None if fields is None else expand_fields(fields)
+
+    @field_validator("policy")
+    @classmethod
+    def _known_policy(cls, name: str) -> str:
+        policies.policy(name, 224)
+        return name
 
     @field_validator("backbone_args")
     @classmethod

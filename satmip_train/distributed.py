@@ -111,7 +111,7 @@ class Job:
     ranks: int = 1
     first_on_machine: bool = True
     ranks_on_machine: int = 1
-    patient: Any = None
+    waiting_group: Any = None
     """The group in which ranks wait for one that works alone, longer than collectives may take."""
 
     @property
@@ -122,7 +122,7 @@ class Job:
     def wait(self) -> None:
         """Wait until every rank is here."""
         if self.ranks > 1:
-            dist.barrier(self.patient)
+            dist.barrier(self.waiting_group)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Return the mean of a tensor over the ranks."""
@@ -171,8 +171,8 @@ def join_job(device: str = "auto") -> Iterator[Job]:
     try:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
         # A rank may fetch a split for hours, while by default the others give up after half an hour.
-        patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))
-        yield Job(chosen, dist.get_rank(), ranks, local == 0, here, patient)
+        waiting_group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        yield Job(chosen, dist.get_rank(), ranks, local == 0, here, waiting_group)
     finally:
         dist.destroy_process_group()
 

@@ -12,6 +12,7 @@ from satmip_data import __version__
 from satmip_data.cli import display
 from satmip_data.cli.options import (
     DEFAULT_SHARDS,
+    DecoderChoice,
     caption_options,
     engine_options,
     failures,
@@ -104,11 +105,12 @@ def main() -> None:
 @limit_options
 @click.option(
     "--decoder",
-    type=click.Choice(list(DECODERS)),
+    type=DecoderChoice(DECODERS),
     default="auto",
     show_default=True,
-    help="Of JPEGs; all give the same pixels. auto is the fastest that is installed.",
+    help="JPEG decoder. All give the same pixels; auto picks the fastest one installed.",
 )
+@click.option("--keep-damaged", is_flag=True, help="Keep images with damaged data, and flag them; without it they are rejects.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the global shuffle.")
 @click.option("--limit", type=click.IntRange(1), help="Take the first so many items only.")
 @selection_options

@@ -18,7 +18,7 @@ from satmip_data.cli.sheet import contact_sheet
 from satmip_data.errors import BuildError
 from satmip_data.metadata.checks import FLAGS
 from satmip_data.metadata.fields import ALIASES, FIELDS
-from satmip_data.pipeline.build import Plan, count_flags
+from satmip_data.pipeline.build import BuildPlan, count_flags
 from satmip_data.pipeline.estimate import Estimate
 from satmip_data.records import REASONS
 from satmip_data.shards.dataset import TRAIN, read_table
@@ -94,7 +94,7 @@ def show_rejects(console: Console, rejects: dict[str, int]) -> None:
     console.print(table)
 
 
-def show_plan(console: Console, plan: Plan, expected: Estimate) -> None:
+def show_plan(console: Console, plan: BuildPlan, expected: Estimate) -> None:
     """Print what a build would write, how long it would take, and the problems known before it starts."""
     table = _table("split", "# samples", "# shards")
     for split in sorted({shard.split for shard in plan.shards}):

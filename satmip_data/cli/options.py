@@ -12,7 +12,7 @@ import click
 from satmip_data.errors import BuildError, ShardError
 from satmip_data.execution.engines import EngineError
 from satmip_data.execution.tracking import TrackingError
-from satmip_data.imagery.decoders import DecoderError
+from satmip_data.imagery.decoders import FORMER, DecoderError
 from satmip_data.metadata import fields
 from satmip_data.metadata.captions import STYLES
 from satmip_data.pipeline.selection import SelectionError
@@ -22,6 +22,17 @@ from satmip_data.storage.limits import DEFAULT
 
 DEFAULT_SHARDS = "out/shards"
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class DecoderChoice(click.Choice[str]):
+    """One of the decoders; those that were taken out are understood as "auto"."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the decoder that is used."""
+        if value in FORMER:
+            click.echo(f"--decoder {value} is no longer used: auto decodes as fast with less.", err=True)
+            return "auto"
+        return super().convert(value, param, ctx)
 
 
 class FieldList(click.ParamType[tuple[str, ...]]):

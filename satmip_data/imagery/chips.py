@@ -15,6 +15,7 @@ from PIL import Image
 
 from satmip_data.imagery import decoders
 from satmip_data.imagery.jpeg import cut_below
+from satmip_data.imagery.png import lacks_rows
 from satmip_data.names import FORMATS
 from satmip_data.records import Window
 from satmip_data.storage import limits
@@ -64,7 +65,7 @@ def read_chip(
         prefix: `data` holds only the first bytes of a JPEG, which is known to end as it should.
 
     Raises:
-        ImageError: `image_unreadable` (no image, truncated, a prefix too short, or more than 8 bits a channel),
+        ImageError: `image_unreadable` (no image, truncated, a prefix too short, or more than 8 bits a channel), `image_damaged`,
             `image_too_large`, `size_mismatch`, or `image_empty` (every pixel of the window is 0).
         ValueError: the window does not lie inside `expected_size`.
     """
@@ -100,14 +101,48 @@ def _decode(
     try:
         header = _open(data)
         _check_header(header, data, expected_size, max_pixels)
-        if header.format != "JPEG":
-            return _crop(header, box)
-        pixels = decoders.decode_fast(data, box, prefix)
-        return _crop(_open(cut_below(data, box[3], prefix)), box) if pixels is None else _image(pixels)
+        if header.format not in ("JPEG", "MPO"):
+            part = _crop(header, box)
+            _judge(damage(data, header))
+            return part
+        if (pixels := decoders.decode_fast(data, box, prefix)) is not None:
+            return _image(pixels)
+        if prefix:  # who else might decode it tells nothing of damage
+            raise ImageError("image_unreadable", "The first part of the file gives no verdict on its data.")
+        part = _crop(_open(cut_below(data, box[3])), box)
+        _judge(damage(data, header))
+        return part
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
         raise ImageError("image_unreadable", f"an image must be decodable, however: {_evidence(error)}") from error
+
+
+def damage(data: bytes, image: Image.Image) -> str:
+    """Return what is damaged of a JPEG, or missing of a PNG, that Pillow decodes nevertheless; "" where nothing is.
+
+    Args:
+        data: the whole file.
+        image: the same, opened by Pillow; a PNG is loaded, too.
+    """
+    if image.format in ("JPEG", "MPO"):
+        return decoders.damage(data)
+    return "rows are missing at its end" if image.format == "PNG" and _ends_black(image) and lacks_rows(data) else ""
+
+
+def _judge(found: str) -> None:
+    """Refuse an image whose data are damaged, unless such are kept."""
+    reading = decoders.reading()
+    if found and not reading.keep_damaged:
+        raise ImageError("image_damaged", f"The image's data are damaged: {found}. Replace it, or add: --keep-damaged")
+    reading.damage = reading.damage or found
+
+
+def _ends_black(image: Image.Image) -> bool:
+    """Tell whether one of the two last rows is 0, as those are that are missing."""
+    rows = range(max(image.height - 2, 0), image.height)
+    with _without_pillow_limit():  # Pillow asks it again of a crop
+        return any(image.crop((0, row, image.width, row + 1)).getbbox() is None for row in rows)
 
 
 def _image(pixels: NDArray[np.uint8]) -> Image.Image:

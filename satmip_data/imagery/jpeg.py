@@ -82,15 +82,15 @@ def unbroken(data: bytes, frame: Frame) -> bool:
     return len(scan) == 0 or scan[-1] != 0xFF
 
 
-def cut_below(data: bytes, bottom: int, prefix: bool = False) -> bytes | bytearray:
+def cut_below(data: bytes, bottom: int) -> bytes | bytearray:
     """Return the JPEG with a smaller height in its header, so that decoding stops below row `bottom`; the rows above stay exact.
 
     Only sequential Huffman-coded JPEGs of one scan that end as they should are changed: all others come back as they are, so that
-    a truncated file is still found to be truncated; of a `prefix` it is known that its file ends so. One row of MCUs more than
-    the window needs is kept, because the upsampling of colours looks at the row below.
+    a truncated file is still found to be truncated. One row of MCUs more than the window needs is kept, because the upsampling of
+    colours looks at the row below.
     """
     frame = read_frame(data)
-    if frame is None or not frame.sequential or not (prefix or data.endswith(END)):
+    if frame is None or not frame.sequential or not data.endswith(END):
         return data
     mcu = 8 * max((vertical for _, vertical in frame.sampling), default=1)
     rows = (-(-bottom // mcu) + 1) * mcu

@@ -15,10 +15,11 @@ FLAGS = {
     "footprint_shape": "the footprint is not as wide as it is high, in metres",
     "pixel_size": "the pixel size is not the footprint's extent over the image's size",
     "sun_position": "the sun did not stand there at that time",
+    "image_damaged": "parts of the image's data are damaged or missing, and --keep-damaged kept it",
 }
 """Every flag a sample can carry, with its meaning."""
 
-SUSPECT = frozenset(FLAGS) - {"country_code"}
+SUSPECT = frozenset(FLAGS) - {"country_code", "image_damaged"}
 """The flags of records that contradict themselves."""
 
 SUN_TOLERANCE = 3.0

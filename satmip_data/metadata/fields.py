@@ -3,9 +3,9 @@
 import datetime as dt
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
+from satmip_data.names import did_you_mean
 from satmip_data.records import Metadata
 
 Number = float | None
@@ -192,8 +192,7 @@ def expand_fields(words: Iterable[str]) -> tuple[str, ...]:
     known = [*BY_NAME, *ALIASES]
     for word in words:
         if word not in known:
-            near = get_close_matches(word, known, 1, 0.5)
-            guess = f' Did you mean "{near[0]}"?' if near else ""
+            guess = did_you_mean(word, known)
             raise ValueError(f'Unknown field "{word}" in "{",".join(words)}".{guess} All fields: satmip-data fields')
     if not words:
         raise ValueError("No field is named. Name some, for example gsd,time,loc. All fields: satmip-data fields")

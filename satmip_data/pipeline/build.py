@@ -39,7 +39,7 @@ LOG = "rejects.log"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BuildPlan:
     """Everything a build is going to do, known before a pixel is decoded."""
 
     index: Index
@@ -58,7 +58,7 @@ class Plan:
 
 
 @collector_paused()
-def plan_build(request: BuildRequest, show: Show = no_show) -> Plan:
+def plan_build(request: BuildRequest, show: Show = no_show) -> BuildPlan:
     """Read all metadata and lay out every shard.
 
     Raises:
@@ -76,7 +76,7 @@ def plan_build(request: BuildRequest, show: Show = no_show) -> Plan:
     classes = tuple(sorted({name for s in samples for name in (s.category, *s.labels) if name is not None}))
     shards = plan_shards(samples, request.settings.seed, request.settings.samples_per_shard)
     train = [sample.metadata for shard in shards if shard.split == TRAIN for sample in shard.samples]
-    return Plan(index, shards, classes, tabular.fit(train), dropped, _fingerprint(shards))
+    return BuildPlan(index, shards, classes, tabular.fit(train), dropped, _fingerprint(shards))
 
 
 def _nothing_found(request: BuildRequest, index: Index) -> str:
@@ -144,7 +144,7 @@ def standing(request: BuildRequest) -> dict[str, Any] | None:
     return finished
 
 
-def _finish(request: BuildRequest, plan: Plan, out: Store, journal: Journal, show: Show) -> dict[str, Any]:
+def _finish(request: BuildRequest, plan: BuildPlan, out: Store, journal: Journal, show: Show) -> dict[str, Any]:
     """Pack what is missing and seal, unless there are too many rejects."""
     records = _pack(request, plan, journal, show)
     rejects = (*plan.index.rejects, *(reject for record in records for reject in record.rejects))
@@ -183,7 +183,7 @@ def _finished(request: BuildRequest, out: Store) -> dict[str, Any] | None:
     return dataset
 
 
-def _begin(request: BuildRequest, plan: Plan, journal: Journal) -> None:
+def _begin(request: BuildRequest, plan: BuildPlan, journal: Journal) -> None:
     intent = _spelled_as(journal.intent(), _intent(request))
     try:
         journal.begin({**intent, "plan": plan.fingerprint})
@@ -209,7 +209,7 @@ def _with_standing_captions(request: BuildRequest, finished: dict[str, Any] | No
     return replace(request, settings=replace(request.settings, fields=tuple(standing["fields"]), style=standing["style"]))
 
 
-def _reopen(request: BuildRequest, plan: Plan, finished: dict[str, Any], out: Store, journal: Journal) -> None:
+def _reopen(request: BuildRequest, plan: BuildPlan, finished: dict[str, Any], out: Store, journal: Journal) -> None:
     """Make a finished build one that only lacks the shards with packing rejects."""
     if plan.fingerprint != finished["plan"]:
         raise BuildError(
@@ -264,7 +264,7 @@ def _fingerprint(shards: tuple[ShardPlan, ...]) -> str:
     return digest.hexdigest()
 
 
-def _pack(request: BuildRequest, plan: Plan, journal: Journal, show: Show) -> list[ShardRecord]:
+def _pack(request: BuildRequest, plan: BuildPlan, journal: Journal, show: Show) -> list[ShardRecord]:
     """Pack the shards that are not yet whole; return the records of all of them in the order of the plan."""
     records = journal.finished()
     if request.retry_rejects:
@@ -293,11 +293,13 @@ def _work(shard: ShardPlan) -> int:
 
 
 def _seal(
-    request: BuildRequest, plan: Plan, records: list[ShardRecord], rejects: tuple[Reject, ...], out: Store, journal: Journal
+    request: BuildRequest, plan: BuildPlan, records: list[ShardRecord], rejects: tuple[Reject, ...], out: Store, journal: Journal
 ) -> dict[str, Any]:
     """Write the tables and, last, `dataset.json`."""
     lost = {reject.key for record in records for reject in record.rejects}
-    rows = [(shard.name, s) for shard in plan.shards for s in shard.samples if s.key not in lost]
+    damaged = {key for record in records for key in record.damaged}
+    kept = ((shard.name, s) for shard in plan.shards for s in shard.samples if s.key not in lost)
+    rows = [(name, replace(s, flags=(*s.flags, "image_damaged")) if s.key in damaged else s) for name, s in kept]
     whole = [record for record in records if record.samples]
     for record in records:
         if not record.samples:
@@ -332,7 +334,7 @@ def _write_rejects(out: Store, rejects: tuple[Reject, ...]) -> None:
         out.write(name, content)
 
 
-def _describe(request: BuildRequest, plan: Plan, records: list[ShardRecord], rejects: tuple[Reject, ...]) -> dict[str, Any]:
+def _describe(request: BuildRequest, plan: BuildPlan, records: list[ShardRecord], rejects: tuple[Reject, ...]) -> dict[str, Any]:
     captions, channels, train = CaptionCount(), ChannelSums(), 0
     for record in records:
         captions.merge(record.captions)
@@ -371,7 +373,7 @@ def count_flags(samples: Iterable[Sample]) -> dict[str, int]:
     return dict(sorted(Counter(flag for sample in samples for flag in sample.flags).items()))
 
 
-def _chip_size(settings: BuildSettings, plan: Plan) -> list[int] | None:
+def _chip_size(settings: BuildSettings, plan: BuildPlan) -> list[int] | None:
     """Return [width, height] if all chips share it: as asked for, or because windows that keep their size are all alike."""
     if settings.size is not None:
         return [settings.size, settings.size]

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, replace
 from tarfile import BLOCKSIZE
 
-from satmip_data.pipeline.build import Plan
+from satmip_data.pipeline.build import BuildPlan
 from satmip_data.pipeline.pack import EncodedSample, Traffic, encode_samples
 from satmip_data.pipeline.request import BuildRequest
 from satmip_data.pipeline.shard_plan import ShardPlan
@@ -27,7 +27,7 @@ class Estimate:
     """Of the samples tried, those whose image gives no chip."""
 
 
-def estimate(request: BuildRequest, plan: Plan, tried: int = TRIED) -> Estimate:
+def estimate(request: BuildRequest, plan: BuildPlan, tried: int = TRIED) -> Estimate:
     """Read and encode a few samples, spread over all image sizes: a few huge images take most of the time of an archive."""
     chosen = spread_by_size(plan.index.samples, tried)
     task = replace(plan.tasks(request)[0], shard=ShardPlan("estimate", "", chosen))

@@ -3,7 +3,7 @@
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from PIL import Image
@@ -62,11 +62,15 @@ class EncodedSample:
     members: Members
     text: str
     chip: Image.Image
+    damaged: bool = False
+    """Whether the data of its image are damaged."""
 
 
 def pack_shard(task: PackTask) -> ShardRecord:
     """Read, crop, encode and write the samples of one shard; a sample whose pixels fail becomes a reject of the record."""
-    captions, channels, traffic, rejects, count = CaptionCount(), ChannelSums(), Traffic(), [], 0
+    captions, channels, traffic, count = CaptionCount(), ChannelSums(), Traffic(), 0
+    rejects: list[Reject] = []
+    damaged: list[str] = []
     digests: dict[str, str] = {}
     with task.out.staging(task.shard.name) as staged:
         with tarfile.open(staged, "w|") as tar:
@@ -77,13 +81,13 @@ def pack_shard(task: PackTask) -> ShardRecord:
                 add_members(tar, sample.key, encoded.members)
                 captions.add(sample.key, encoded.text)
                 channels.add_image(encoded.chip)
+                damaged += [sample.key] * encoded.damaged
                 digests[sample.key] = chip_digest(encoded.chip)
                 count += 1
         size, digest = staged.stat().st_size, file_sha256(staged)
     name, split = task.shard.name, task.shard.split
-    return ShardRecord(
-        name, split, count, size, digest, captions, channels, tuple(rejects), traffic.fetched, traffic.saved, digests
-    )  # fmt: skip
+    counted = (count, size, digest, captions, channels, tuple(rejects), traffic.fetched, traffic.saved)
+    return ShardRecord(name, split, *counted, digests, tuple(damaged))
 
 
 def encode_samples(task: PackTask, traffic: Traffic) -> Iterator[tuple[Sample, EncodedSample | Reject]]:
@@ -97,7 +101,7 @@ def _encoded(task: PackTask, traffic: Traffic) -> Iterator[tuple[Sample, Encoded
     for sample, read_chip in _chip_readers(task, traffic):
         size = (sample.window.width, sample.window.height) if settings.size is None else (settings.size, settings.size)
         try:
-            with decoders.using(task.decoder):
+            with decoders.using(task.decoder, settings.keep_damaged) as reading:
                 image = read_chip(size, settings.max_pixels)
         except chips.ImageError as error:
             yield sample, Reject(sample.path, "pack", error.reason, str(error), key=sample.key).unsigned()
@@ -107,7 +111,7 @@ def _encoded(task: PackTask, traffic: Traffic) -> Iterator[tuple[Sample, Encoded
         except Exception as error:  # one image ends no build
             yield sample, crash(sample.path, "pack", error, sample.key).unsigned()
             continue
-        yield sample, _encode(sample, image, task)
+        yield sample, replace(_encode(sample, image, task), damaged=bool(reading.damage))
 
 
 def _chip_readers(task: PackTask, traffic: Traffic) -> Iterator[tuple[Sample, Callable[[tuple[int, int], int], Image.Image]]]:

@@ -37,6 +37,8 @@ class BuildSettings:
     """Chroma subsampling of the chips: "4:4:4", "4:2:2" or "4:2:0"."""
     max_pixels: int = 400_000_000
     """Images with more pixels are rejected; fMoW's largest has 265 million."""
+    keep_damaged: bool = False
+    """Images whose data are damaged are kept and flagged, not rejected."""
     fields: tuple[str, ...] = DEFAULT_FIELDS
     """Fields of the captions."""
     style: str = "key-value"
@@ -64,4 +66,7 @@ class BuildSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as `dataset.json` and the resume check hold them."""
-        return {**asdict(self), "fields": list(self.fields)}
+        found = {**asdict(self), "fields": list(self.fields)}
+        if not self.keep_damaged:  # builds that were begun before there was the choice go on
+            del found["keep_damaged"]
+        return found

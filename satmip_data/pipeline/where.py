@@ -10,7 +10,6 @@ Precedence is that of pandas' `query`, whose language this is a part of. Nothing
 """
 
 import ast
-import difflib
 import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ import pandas as pd
 
 from satmip_data.metadata.fields import CATEGORICAL, NUMERIC
 from satmip_data.metadata.tabular import read_column
+from satmip_data.names import did_you_mean
 from satmip_data.records import Sample
 
 Kind = Literal["numbers", "text", "times"]
@@ -256,8 +256,7 @@ class _Parser:
         name = token.text.strip("`")
         column = columns().get(name)
         if column is None:
-            near = difflib.get_close_matches(name, columns(), 1, 0.5)
-            advice = f'Did you mean "{near[0]}"?' if near else "The command satmip-data fields lists the columns."
+            advice = did_you_mean(name, columns()).strip() or "The command satmip-data fields lists the columns."
             self._fail(token.start, f'Unknown column "{name}".', advice)
         if (dot := self._take(".")) is None:
             return _Part(column, token.start)

@@ -86,14 +86,17 @@ class ShardRecord:
     fetched: int = 0
     """Bytes of images that came over a network."""
     saved: int = 0
+    """Bytes of the same images that did not have to."""
     chips: dict[str, str] = field(default_factory=dict)
     """Key of each sample -> what tells its pixels apart; of shards that stood before, none."""
-    """Bytes of the same images that did not have to."""
+    damaged: tuple[str, ...] = ()
+    """Keys of the samples whose images are damaged, and kept."""
 
     def entry(self) -> dict[str, Any]:
         """Return the shard's line of `dataset.json`."""
         names = ("name", "split", "samples", "bytes", "sha256", "captions", "channels")
-        return {name: value for name, value in asdict(self).items() if name in names}
+        found = {name: value for name, value in asdict(self).items() if name in names}
+        return {**found, "damaged": list(self.damaged)} if self.damaged else found
 
     @classmethod
     def from_entry(cls, entry: dict[str, Any]) -> "ShardRecord":
@@ -109,4 +112,5 @@ class ShardRecord:
         """Read back what `to_json` wrote."""
         rejects = tuple(Reject(**reject) for reject in data["rejects"])
         nested = {"captions": CaptionCount(**data["captions"]), "channels": ChannelSums(**data["channels"]), "rejects": rejects}
+        nested["damaged"] = tuple(data.get("damaged", ()))
         return cls(**{**data, **nested})

@@ -19,7 +19,7 @@ from satmip_train.data.dataset import open_dataset
 from satmip_train.errors import UsageError
 
 if TYPE_CHECKING:
-    from satmip_train.training.plan import Plan
+    from satmip_train.training.plan import RunPlan
 
 _LISTS, _JSON = ("fields", "report_to"), ("backbone_args",)
 _OWN = ("shards", "out", "device", "threads", "cache_dir", "rehearse")
@@ -230,7 +230,7 @@ def _warn_of_idle(flags: dict[str, Any], settings: Settings, console: Console) -
         )
 
 
-def _show_dry_run(plan: "Plan", console: Console) -> None:
+def _show_dry_run(plan: "RunPlan", console: Console) -> None:
     from satmip_train.training.dry_run import dry_run
 
     estimate = dry_run(plan)

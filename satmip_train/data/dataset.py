@@ -30,7 +30,7 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class FeatureColumn:
     """One column of `<key>.num.npy` or `<key>.cat.npy`."""
 
     name: str
@@ -58,8 +58,8 @@ class Dataset:
     splits: dict[str, int]
     """Samples of each split."""
     shards: tuple[Shard, ...]
-    numeric: tuple[Column, ...]
-    categorical: tuple[Column, ...]
+    numeric: tuple[FeatureColumn, ...]
+    categorical: tuple[FeatureColumn, ...]
     caption_fields: tuple[str, ...]
     caption_style: str
     longest_caption: int | None
@@ -163,9 +163,9 @@ def _dataset(data: dict[str, Any], root: str, cache: Path) -> Dataset:
         cache=cache,
         splits={name: split["samples"] for name, split in data["splits"].items()},
         shards=tuple(Shard(e["name"], e["split"], e["samples"], e["bytes"], e["sha256"]) for e in data["shards"]),
-        numeric=tuple(Column(c["name"], c["field"], 0, c["mean"], c["std"], known=c["known"]) for c in data["numeric"]),
+        numeric=tuple(FeatureColumn(c["name"], c["field"], 0, c["mean"], c["std"], known=c["known"]) for c in data["numeric"]),
         categorical=tuple(
-            Column(c["name"], c["field"], len(c["values"]) + 1, values=tuple(c["values"])) for c in data["categorical"]
+            FeatureColumn(c["name"], c["field"], len(c["values"]) + 1, values=tuple(c["values"])) for c in data["categorical"]
         ),
         caption_fields=tuple(caption["fields"]),
         caption_style=caption["style"],

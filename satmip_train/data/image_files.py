@@ -1,5 +1,6 @@
 """Image files of any kind, outside of shards: their pixels as 8-bit RGB, and where they lie on Earth."""
 
+import io
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from shapely import Polygon
 
 from satmip_data.geometry import OffEarthError, footprint, is_invertible
 from satmip_data.imagery import raster
-from satmip_data.imagery.chips import MAX_PIXELS, ImageError, check_scans
+from satmip_data.imagery.chips import MAX_PIXELS, ImageError, check_scans, damage
 from satmip_data.imagery.raster_file import is_raster
 from satmip_data.names import FORMATS, RASTERS
 from satmip_data.records import Window
@@ -84,10 +85,14 @@ def read_picture(path: Path, rendering: Rendering) -> Picture:
     except ImageError as error:
         raise UsageError(f"Cannot read {path}. {error}") from error
     try:
-        with Image.open(path, formats=(*FORMATS, "GIF")) as image:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data), formats=(*FORMATS, "GIF")) as image:
             if image.format == "JPEG":
-                check_scans(path.read_bytes())
-            return Picture(as_rgb(image, str(path)), None)
+                check_scans(data)
+            pixels = as_rgb(image, str(path))
+            if found := damage(data, image):
+                raise UsageError(f"The data of {path} are damaged: {found}. Remove or replace it.")
+            return Picture(pixels, None)
     except Image.DecompressionBombError as error:
         raise UsageError(
             f"a picture must be of a size that Pillow opens, however: {path}: {error}. Cut it into tiles, or save it as GeoTIFF"

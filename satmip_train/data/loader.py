@@ -83,7 +83,7 @@ def loader(stream: MapStyle[Batch], steps: range, workers: int, *, pin: bool = F
     if workers:
         _end_workers_at_exit()
     batches = DataLoader(
-        _Telling(stream),
+        _ErrorsAsItems(stream),
         batch_size=None,
         sampler=steps,
         num_workers=workers,
@@ -123,7 +123,7 @@ def _death(reason: str) -> str:
     return f"A data worker ended: {' '.join(reason.split()).rstrip('.')}."
 
 
-class _Telling(MapStyle[Batch | UsageError]):
+class _ErrorsAsItems(MapStyle[Batch | UsageError]):
     """Gives what the user can put right instead of raising it, since a loader adds a traceback to what its processes raise."""
 
     def __init__(self, stream: MapStyle[Batch]) -> None:

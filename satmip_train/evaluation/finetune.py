@@ -32,8 +32,8 @@ from satmip_train.evaluation.tables import Result
 from satmip_train.files import write_atomically
 from satmip_train.models import weight_decay as weight_decay_module
 from satmip_train.models.backbones import feature_dim
+from satmip_train.policies import Policy
 from satmip_train.views import apply, draws
-from satmip_train.views.policies import Policy
 
 _BLOCK = 16
 """Shards whose samples are permuted together."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from satmip_train.choices import Precision
 from satmip_train.config import Settings
 from satmip_train.data.captions import CaptionReader, caption_reader
-from satmip_train.data.dataset import Column, Dataset
+from satmip_train.data.dataset import Dataset, FeatureColumn
 from satmip_train.data.decoder import Batch, column_numbers
 from satmip_train.data.loader import ordered_batches
 from satmip_train.errors import UsageError
@@ -37,8 +37,8 @@ class Running:
 class Columns:
     """Columns of tabular features, with what their numbers and codes mean."""
 
-    numeric: tuple[Column, ...]
-    categorical: tuple[Column, ...]
+    numeric: tuple[FeatureColumn, ...]
+    categorical: tuple[FeatureColumn, ...]
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ def load_metadata_model(run: Path) -> MetadataModel:
     encoder, config = load_metadata_encoder(run)
     assert isinstance(encoder, CaptionEncoder | TabularEncoder)
     shape = MetadataShape(config["context"], config["numeric"], tuple(config["cardinalities"]))
-    numeric = tuple(Column(c["name"], c["field"], 0, c["mean"], c["std"]) for c in config["numeric_columns"])
+    numeric = tuple(FeatureColumn(c["name"], c["field"], 0, c["mean"], c["std"]) for c in config["numeric_columns"])
     categorical = tuple(
-        Column(c["name"], c["field"], len(c["values"]) + 1, values=tuple(c["values"])) for c in config["categorical_columns"]
+        FeatureColumn(c["name"], c["field"], len(c["values"]) + 1, values=tuple(c["values"])) for c in config["categorical_columns"]
     )
     settings = Settings.model_validate(config["settings"])
     return MetadataModel(encoder, settings, shape, tuple(config["fields"]), config["caption_style"], Columns(numeric, categorical))
@@ -176,7 +176,7 @@ def _reading(dataset: Dataset, model: MetadataModel) -> list[Any]:
     return [_meanings(source.numeric), _meanings(source.categorical)]
 
 
-def _meanings(columns: Sequence[Column]) -> list[Any]:
+def _meanings(columns: Sequence[FeatureColumn]) -> list[Any]:
     """Return what numbers and codes of columns mean, as JSON."""
     return [[column.name, column.mean, column.std, list(column.values)] for column in columns]
 
@@ -206,11 +206,11 @@ def _matching_columns(dataset: Dataset, wanted: Columns) -> tuple[tuple[tuple[in
     return (numbers[0], numbers[1]), Columns(*columns)
 
 
-def _statistics(columns: Sequence[Column]) -> tuple[Tensor, Tensor]:
+def _statistics(columns: Sequence[FeatureColumn]) -> tuple[Tensor, Tensor]:
     return torch.tensor([c.mean for c in columns], dtype=torch.float64), torch.tensor([c.std for c in columns], dtype=torch.float64)
 
 
-def _codes(theirs: Column, ours: Column) -> Tensor:
+def _codes(theirs: FeatureColumn, ours: FeatureColumn) -> Tensor:
     """Return for each code of one vocabulary that of the same value in another. Shape: (cardinality,) int64."""
     known = {value: code for code, value in enumerate(ours.values, start=1)}
     return torch.tensor([0, *(known.get(value, 0) for value in theirs.values)])

@@ -1,9 +1,9 @@
 """Terms and objectives, by the names that settings give them."""
 
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from satmip_data.names import did_you_mean
 from satmip_train.config import Settings
 from satmip_train.objective_names import NAMES, TEMPORAL, terms_of
 from satmip_train.objectives.base import MetadataShape, Objective
@@ -82,9 +82,7 @@ def _builder(name: str) -> Callable[[Settings, MetadataShape], Objective]:
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), 1)
-    advice = f' Did you mean "{near[0]}"?' if near else ""
-    return f"{advice} Terms are {', '.join([*TERMS, TEMPORAL])}; write sums with +, as satmip+simclr+tp."
+    return f"{did_you_mean(word, known)} Terms are {', '.join([*TERMS, TEMPORAL])}; write sums with +, as satmip+simclr+tp."
 
 
 def read_by(objective: str) -> frozenset[str] | None:

@@ -21,7 +21,7 @@ from satmip_train.data.places import Places, read_places
 from satmip_train.data.tar import Readers
 from satmip_train.distributed import Job
 from satmip_train.errors import UsageError
-from satmip_train.training.plan import Plan
+from satmip_train.training.plan import RunPlan
 
 DEVICE_SHARE, MEMORY_SHARE = 0.4, 0.25
 """The largest part of a GPU's or of the machine's free memory that a split takes by itself."""
@@ -40,7 +40,7 @@ class DataPath:
         return f"{'resident' if self.resident else 'stream'}: {self.reason}"
 
 
-def choose(plan: Plan, step: int, needed: int = 0) -> DataPath:
+def choose(plan: RunPlan, step: int, needed: int = 0) -> DataPath:
     """Decide where batches come from, the same on every rank; the networks must be on the device already.
 
     Args:
@@ -76,7 +76,7 @@ def free_memory(job: Job) -> int:
     return available_memory() // job.ranks_on_machine
 
 
-def batches(plan: Plan, keys: frozenset[str], steps: range, path: DataPath, progress: Callable[[int], None]) -> Iterable[Batch]:
+def batches(plan: RunPlan, keys: frozenset[str], steps: range, path: DataPath, progress: Callable[[int], None]) -> Iterable[Batch]:
     """Return this rank's batches of the steps, on a GPU where there is one.
 
     Args:
@@ -116,7 +116,7 @@ def _trimmed(batch: Batch) -> Batch:
 class Resident:
     """Every sample of a split, decoded once by the loader's processes and kept on the device."""
 
-    def __init__(self, plan: Plan, keys: frozenset[str], places: Places | None, progress: Callable[[int], None]) -> None:
+    def __init__(self, plan: RunPlan, keys: frozenset[str], places: Places | None, progress: Callable[[int], None]) -> None:
         """Decode the split. `keys`: what a batch holds; `places` are needed where that is "partner"."""
         self._order, self._places, self._keys = plan.order, places, keys
         self._device, self._trim = plan.job.device, plan.settings.trim_tokens

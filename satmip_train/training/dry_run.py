@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from satmip_train.training import batches, speed
 from satmip_train.training.batches import DataPath
 from satmip_train.training.meter import peak_bytes
-from satmip_train.training.plan import Plan
+from satmip_train.training.plan import RunPlan
 from satmip_train.training.state import build_state
 from satmip_train.training.step import Step, batch_keys
 from satmip_train.training.step_memory import check_memory
@@ -31,7 +31,7 @@ class Estimate:
         return self.step_seconds if self.data.resident else max(self.step_seconds, self.load_seconds / max(workers, 1))
 
 
-def dry_run(plan: Plan, steps: int = 2) -> Estimate:
+def dry_run(plan: RunPlan, steps: int = 2) -> Estimate:
     """Take one batch through everything, `steps` times after a first one to warm up; nothing is written.
 
     Raises:

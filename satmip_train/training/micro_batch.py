@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from satmip_train.objectives.base import Objective
 
 
-def work_in_parts(objective: Objective, rows: int) -> None:
+def micro_batched(objective: Objective, rows: int) -> None:
     """Let the image encoders and the metadata encoder of an objective take at most `rows` rows at a time while they are trained.
 
     Raises:

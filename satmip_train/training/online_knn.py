@@ -16,14 +16,14 @@ from satmip_train.data.tar import Readers
 from satmip_train.data.transfer import to_device, to_host
 from satmip_train.evaluation import probes
 from satmip_train.evaluation.features import is_multilabel, resize, run_frozen
-from satmip_train.training.plan import Plan
+from satmip_train.training.plan import RunPlan
 
 TEST_SPLIT = "val"
 NEIGHBOURS = 20
 _BATCH = 256
 
 
-def obstacle(plan: Plan) -> str | None:
+def obstacle(plan: RunPlan) -> str | None:
     """Return why there is no kNN evaluation in a run, None where there is one."""
     if not plan.settings.knn_every:
         return "knn_every is 0"
@@ -45,13 +45,13 @@ def _any_label(dataset: Dataset, split: str, at_most: int) -> bool:
     )
 
 
-def is_due(plan: Plan, step: int) -> bool:
+def is_due(plan: RunPlan, step: int) -> bool:
     """Return whether features are evaluated after so many steps: every `knn_every` epochs, and at the end."""
     every = max(round(plan.settings.knn_every * plan.order.steps_per_epoch), 1)
     return step == plan.last_step or step % every == 0
 
 
-def evaluate(plan: Plan, backbone: nn.Module) -> dict[str, float]:
+def evaluate(plan: RunPlan, backbone: nn.Module) -> dict[str, float]:
     """Return macro-F1 and top-1 accuracy of a weighted vote of the 20 nearest chips, both in 0..1.
 
     At most `knn_samples` chips of each split are used, always the same ones; so the values of a run can be compared with one
@@ -65,7 +65,7 @@ def evaluate(plan: Plan, backbone: nn.Module) -> dict[str, float]:
     return {"macro_f1": scores.macro_f1, "top1": scores.top1}
 
 
-def _features(plan: Plan, backbone: nn.Module, split: str) -> tuple[probes.Features, probes.Labels]:
+def _features(plan: RunPlan, backbone: nn.Module, split: str) -> tuple[probes.Features, probes.Labels]:
     device, size = plan.job.device, plan.settings.view_size
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (plan.dataset.mean, plan.dataset.std))
     labels = []

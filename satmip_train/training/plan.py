@@ -22,7 +22,7 @@ from satmip_train.runs.checkpoint import versions
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """Everything a run follows from, resolved before its first step."""
 
     settings: Settings
@@ -42,7 +42,7 @@ class Plan:
     """Where the run stops: the schedule's end or `max_steps`."""
 
 
-def plan_run(settings: Settings, dataset: Dataset, job: Job) -> Plan:
+def plan_run(settings: Settings, dataset: Dataset, job: Job) -> RunPlan:
     """Resolve a run before anything is computed.
 
     Raises:
@@ -63,7 +63,7 @@ def plan_run(settings: Settings, dataset: Dataset, job: Job) -> Plan:
     total = max(round(settings.epochs * order.steps_per_epoch), 1)
     last = min(total, settings.max_steps or total)
     precision, compiled = _precision(settings, job), _compiled(settings, job)
-    return Plan(settings, dataset, job, order, decoder, shape, empty, precision, compiled, total, last)
+    return RunPlan(settings, dataset, job, order, decoder, shape, empty, precision, compiled, total, last)
 
 
 def _check_batch(settings: Settings, dataset: Dataset, samples: int, ranks: int) -> None:
@@ -143,7 +143,7 @@ def _compiled(settings: Settings, job: Job) -> bool:
     return compiled
 
 
-def describe(plan: Plan, objective: Objective) -> dict[str, Any]:
+def describe(plan: RunPlan, objective: Objective) -> dict[str, Any]:
     """Return everything that was resolved, as it is shown and saved before the first step."""
     return {
         "settings": plan.settings.model_dump(mode="json"),
@@ -185,7 +185,7 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def describe_metadata(plan: Plan) -> dict[str, Any]:
+def describe_metadata(plan: RunPlan) -> dict[str, Any]:
     """Return what a metadata encoder must be told of the metadata it reads: what its tokens, numbers and codes mean."""
     numeric = [plan.dataset.numeric[i] for i in plan.decoder.numeric]
     categorical = [plan.dataset.categorical[i] for i in plan.decoder.categorical]

@@ -62,7 +62,7 @@ def compile_encoders(objective: Objective, activation_budget: float = 1.0) -> No
         objective.metadata_encoder.features = torch.compile(objective.metadata_encoder.features)  # type: ignore[method-assign]
 
 
-def tell_graphs_apart(*circumstances: str) -> None:
+def set_compile_cache_tag(*circumstances: str) -> None:
     """Let torch keep what it compiles under other circumstances apart on the disk: it asks for its graphs by their code.
 
     The code names neither the implementation of attention (see `attention`; pytorch issue 185449) nor, before torch 2.14, the

@@ -18,8 +18,8 @@ from satmip_train.objectives import build_objective
 from satmip_train.objectives.base import Objective
 from satmip_train.runs import checkpoint
 from satmip_train.training import optim, speed
-from satmip_train.training.micro_batch import work_in_parts
-from satmip_train.training.plan import Plan, describe_dataset, describe_metadata
+from satmip_train.training.micro_batch import micro_batched
+from satmip_train.training.plan import RunPlan, describe_dataset, describe_metadata
 
 
 @dataclass
@@ -50,7 +50,7 @@ def adapt(objective: Objective, settings: Settings) -> None:
             round_residual(encoder)
 
 
-def build_state(plan: Plan) -> State:
+def build_state(plan: RunPlan) -> State:
     """Return the networks with fresh weights, and their optimizer, on the device.
 
     Raises:
@@ -65,7 +65,7 @@ def build_state(plan: Plan) -> State:
         if plan.compiled:
             speed.compile_encoders(objective, plan.settings.activation_budget)
         if plan.settings.micro_batch is not None:
-            work_in_parts(objective, plan.settings.micro_batch)
+            micro_batched(objective, plan.settings.micro_batch)
     except ValueError as error:
         raise UsageError(str(error)) from error
     parallel: nn.Module = objective
@@ -77,7 +77,7 @@ def build_state(plan: Plan) -> State:
     return State(objective, parallel, optimizer, scaler)
 
 
-def restore(plan: Plan, state: State, run: Path, console: Console) -> None:
+def restore(plan: RunPlan, state: State, run: Path, console: Console) -> None:
     """Go on from the run's checkpoint, where there is one.
 
     Raises:
@@ -111,7 +111,7 @@ def _ranks(count: int) -> str:
     return f"{count} rank{'s' if count > 1 else ''}"
 
 
-def save(plan: Plan, state: State, run: Path, name: str = checkpoint.NAME) -> None:
+def save(plan: RunPlan, state: State, run: Path, name: str = checkpoint.NAME) -> None:
     """Write the checkpoint of a run."""
     if plan.job.main:
         content = {

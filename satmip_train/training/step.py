@@ -6,12 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from satmip_train import policies
 from satmip_train.data.decoder import Batch
 from satmip_train.data.transfer import to_device
 from satmip_train.training import optim, speed
-from satmip_train.training.plan import Plan
+from satmip_train.training.plan import RunPlan
 from satmip_train.training.state import State
-from satmip_train.views import apply, draws, policies
+from satmip_train.views import apply, draws
 
 _VIEWS, _DROPOUT = 1, 2
 """Tell the random numbers of a step apart by their use."""
@@ -25,12 +26,12 @@ def seed_of(*parts: int) -> int:
 class Step:
     """One training step: views, forward, backward, learning rate, optimizer."""
 
-    def __init__(self, plan: Plan, state: State) -> None:
+    def __init__(self, plan: RunPlan, state: State) -> None:
         self._plan, self._state = plan, state
         self._policy = policies.policy(plan.settings.policy, plan.settings.view_size, plan.settings.jitter)
         self._mean, self._std = (torch.tensor(v, device=plan.job.device) for v in (plan.dataset.mean, plan.dataset.std))
         self._autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision)
-        speed.tell_graphs_apart(f"attention {plan.settings.attention}", plan.precision)
+        speed.set_compile_cache_tag(f"attention {plan.settings.attention}", plan.precision)
         # On a CPU the views are made one by one, and there is nothing to fuse.
         fuses = plan.compiled and plan.job.device.type == "cuda"
         self._apply = torch.compile(apply.apply) if fuses else apply.apply

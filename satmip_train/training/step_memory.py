@@ -28,8 +28,8 @@ from satmip_train.errors import UsageError
 from satmip_train.objectives import build_objective
 from satmip_train.objectives.base import Objective
 from satmip_train.training.batches import free_memory
-from satmip_train.training.micro_batch import work_in_parts
-from satmip_train.training.plan import Plan
+from satmip_train.training.micro_batch import micro_batched
+from satmip_train.training.plan import RunPlan
 from satmip_train.training.state import adapt
 
 _PREFETCHED = 2
@@ -59,7 +59,7 @@ class StepMemory:
         return round((self.optimizer + self.buckets + self.step + self.waiting) * _SPARE) + _LIBRARIES
 
 
-def check_memory(plan: Plan, restored: bool = False) -> int:
+def check_memory(plan: RunPlan, restored: bool = False) -> int:
     """Refuse a run whose steps do not fit into the memory that is free; its networks must be on the device already.
 
     Args:
@@ -86,7 +86,7 @@ def check_memory(plan: Plan, restored: bool = False) -> int:
 
 
 class _Estimate:
-    def __init__(self, plan: Plan, restored: bool) -> None:
+    def __init__(self, plan: RunPlan, restored: bool) -> None:
         self._plan, self._restored = plan, restored
         self.free = free_memory(plan.job)
 
@@ -165,7 +165,7 @@ class _Estimate:
         return None
 
 
-def _networks(settings: Settings, plan: Plan) -> Objective:
+def _networks(settings: Settings, plan: RunPlan) -> Objective:
     """Return networks like those of the run; their numbers do not matter."""
     try:
         with torch.random.fork_rng(devices=[]):
@@ -173,7 +173,7 @@ def _networks(settings: Settings, plan: Plan) -> Objective:
         objective.fit(lambda: _some_places(settings.geo_clusters))
         adapt(objective, settings)
         if settings.micro_batch is not None:
-            work_in_parts(objective, settings.micro_batch)
+            micro_batched(objective, settings.micro_batch)
     except ValueError as error:
         raise UsageError(str(error)) from error
     return objective

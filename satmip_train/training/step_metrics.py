@@ -16,7 +16,7 @@ _Step = tuple[int, list[str], dict[str, Tensor]]
 """Number, keys of the batch, what was measured."""
 
 
-class Recent:
+class StepMetrics:
     """What recent steps measured stays on the device until someone looks, so that no step waits for it."""
 
     def __init__(self, job: Job, run: Path) -> None:

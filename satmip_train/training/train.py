@@ -26,17 +26,17 @@ from satmip_train.training import online_knn, optim, speed
 from satmip_train.training.announce import show_run
 from satmip_train.training.batches import DataPath
 from satmip_train.training.meter import Clock, Meter
-from satmip_train.training.plan import Plan, describe, plan_run
+from satmip_train.training.plan import RunPlan, describe, plan_run
 from satmip_train.training.reporter import Reporter
 from satmip_train.training.state import State, build_state, restore, save
 from satmip_train.training.step import Step, batch_keys
 from satmip_train.training.step_memory import check_memory
-from satmip_train.training.step_metrics import Recent
+from satmip_train.training.step_metrics import StepMetrics
 from satmip_train.training.stop import Stopped, StopRequest
 from satmip_train.training.trackers import open_trackers
 
 
-def batches(plan: Plan, state: State, path: DataPath, console: Console, stop: StopRequest) -> Iterable[Batch]:
+def batches(plan: RunPlan, state: State, path: DataPath, console: Console, stop: StopRequest) -> Iterable[Batch]:
     """Return this rank's batches from the next step to the last.
 
     Raises:
@@ -74,7 +74,7 @@ def train(settings: Settings, dataset: Dataset, run: Path, job: Job, console: Co
         return _train(plan_run(settings, dataset, job), run, console, recipe)
 
 
-def _train(plan: Plan, run: Path, console: Console, recipe: str | None) -> int:
+def _train(plan: RunPlan, run: Path, console: Console, recipe: str | None) -> int:
     job = plan.job
     state = build_state(plan)
     restore(plan, state, run, console)
@@ -109,7 +109,7 @@ def _train(plan: Plan, run: Path, console: Console, recipe: str | None) -> int:
     return 0
 
 
-def _online(plan: Plan) -> str:
+def _online(plan: RunPlan) -> str:
     obstacle = online_knn.obstacle(plan)
     if obstacle is not None:
         return f"none: {obstacle}"
@@ -117,7 +117,7 @@ def _online(plan: Plan) -> str:
     return f"every {plan.settings.knn_every:g} epochs on {online_knn.TEST_SPLIT}, {samples}"
 
 
-def _announce(plan: Plan, state: State, run: Path, console: Console, description: dict[str, Any], recipe: str | None) -> None:
+def _announce(plan: RunPlan, state: State, run: Path, console: Console, description: dict[str, Any], recipe: str | None) -> None:
     content = json.dumps({**description, "recipe": recipe}, indent=1).encode()
     write_atomically(run / RUN_CONFIG, lambda file: file.write(content))
     keep_lines(run, state.step)
@@ -136,10 +136,10 @@ class Loop:
     """The steps of a session, with what is reported, evaluated and saved between them."""
 
     def __init__(
-        self, plan: Plan, state: State, step: Step, run: Path, console: Console, path: DataPath, description: dict[str, Any]
+        self, plan: RunPlan, state: State, step: Step, run: Path, console: Console, path: DataPath, description: dict[str, Any]
     ) -> None:
         self._plan, self._state, self._run, self._console, self._path = plan, state, run, console, path
-        self._clock, self._step, self._recent = Clock(plan.job.device), step, Recent(plan.job, run)
+        self._clock, self._step, self._recent = Clock(plan.job.device), step, StepMetrics(plan.job, run)
         self._meter = Meter(plan.job, state.step)
         self._knn = online_knn.obstacle(plan) is None
         self._description = description

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from satmip_train.policies import Policy
 from satmip_train.views import colour, cpu
 from satmip_train.views.draws import Params
-from satmip_train.views.policies import Policy
 from satmip_train.views.resize import crop_resize
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from satmip_train.data.transfer import to_device
-from satmip_train.views.policies import Policy
+from satmip_train.policies import Policy
 
 
 @dataclass(frozen=True)

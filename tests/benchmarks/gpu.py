@@ -41,7 +41,7 @@ from satmip_train.runs.checkpoint import versions
 from satmip_train.training import batches
 from satmip_train.training.batches import DataPath
 from satmip_train.training.meter import Clock, peak_bytes
-from satmip_train.training.plan import Plan, plan_run
+from satmip_train.training.plan import RunPlan, plan_run
 from satmip_train.training.state import State, build_state
 from satmip_train.training.step import Step, batch_keys
 
@@ -178,7 +178,7 @@ def free(job: Job) -> None:
 class Trial:
     """A run set up to be measured."""
 
-    plan: Plan
+    plan: RunPlan
     state: State
     step: Step
     source: Iterator[Batch]

@@ -14,11 +14,11 @@ from torch import Tensor
 from satmip_train.data.transfer import to_device
 from satmip_train.models.class_token import ClassTokenViT
 from satmip_train.objectives.base import Objective
+from satmip_train.policies import Policy
 from satmip_train.training.state import State
 from satmip_train.training.step import Step
 from satmip_train.views import apply
 from satmip_train.views.draws import Params
-from satmip_train.views.policies import Policy
 
 
 def _nothing(state: State, step: Step) -> None:

@@ -25,11 +25,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from helpers.fake_gpu import onto
 
+from satmip_train import policies
 from satmip_train.config import Settings
 from satmip_train.models.backbones import create_backbone
 from satmip_train.models.class_token import round_residual
 from satmip_train.models.metadata_encoders import MetadataShape, TextEncoder
-from satmip_train.views import apply, draws, policies
+from satmip_train.views import apply, draws
 
 BATCH, SIDE, TOKENS, HEADS = 1024, 224, 72, 12
 COPY, PRODUCT = 4.3e12, 788e12

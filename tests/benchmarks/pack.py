@@ -168,8 +168,6 @@ def measure_packing(report: timing.Report, root: Path, images: int, rounds: int)
         "fMoW's baseline": lambda: [with_baseline(root / s.path, s.window) for s in samples],
         "img2dataset's resizer": lambda: [with_img2dataset(root / s.path, s.window) for s in samples],
         "satmip, pillow": lambda: [with_satmip(root / s.path, s, "pillow") for s in samples],
-        "satmip, simplejpeg": lambda: [with_satmip(root / s.path, s, "simplejpeg") for s in samples],
-        "satmip, pyvips": lambda: [with_satmip(root / s.path, s, "pyvips") for s in samples],
         "satmip, auto": lambda: [with_satmip(root / s.path, s, "auto") for s in samples],
         "satmip, whole pack": partial(pack_all, plan.tasks(request)),
     }
@@ -185,7 +183,7 @@ def measure_packing(report: timing.Report, root: Path, images: int, rounds: int)
     measure_scaling(report, plan, request, rounds)
 
 
-def measure_scaling(report: timing.Report, plan: build.Plan, request: request_module.BuildRequest, rounds: int) -> None:
+def measure_scaling(report: timing.Report, plan: build.BuildPlan, request: request_module.BuildRequest, rounds: int) -> None:
     """Print how much sooner two processes have packed the shards; neither their start nor their imports count."""
     shards_longest_first = sorted(plan.tasks(request), key=lambda t: -sum(s.scene_width * s.scene_height for s in t.shard.samples))
     context = get_context("spawn")
@@ -278,7 +276,7 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="small and short")
     chosen = parser.parse_args()
     images, rounds = (20, 2) if chosen.toy else (chosen.images, chosen.rounds)
-    report = timing.Report("pack", ("pillow", "turbojpeg", "pyvips", "simplejpeg", "opencv-python-headless", "numpy"))
+    report = timing.Report("pack", ("pillow", "turbojpeg", "simplejpeg", "opencv-python-headless", "numpy"))
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # a warning that float32 became 8-bit, as it must
     Image.MAX_IMAGE_PIXELS = None

@@ -29,8 +29,12 @@ from typing import Any
 
 import numpy as np
 
-RENAMED: tuple[tuple[str, str], ...] = ()
-"""Names of tensors: (regular expression of the old name, replacement by the new one)."""
+RENAMED = {
+    True: {r"^ssl_head\.": "moco.head.", r"^key_backbone\.": "moco.key_backbone.", r"^key_head\.": "moco.key_head.",
+           r"^queue\.": "moco.queue."},
+    False: {r"^ssl_head\.": "simclr.head."},
+}  # fmt: skip
+"""Names of tensors, of runs with MoCo and without: regular expression of the old name, and the new one instead."""
 
 SMALL = {"img_size": 32, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2}
 TRAIN = [
@@ -261,15 +265,16 @@ def of_checkpoint(path: Path) -> dict[str, Any]:
 def of_optimizer(data: dict[str, Any]) -> dict[str, Any]:
     """Return the state of every parameter and the settings of its group, by the parameter's name.
 
-    The state has numbers for names: those of the parameters that learn, in the order of the model, first those that decay. Which
-    these are follows from their names, as in the code; a wrong guess shows in the shapes.
+    Where the state does not tell names, its numbers are those of the parameters that learn, in the order of the model, first those
+    that decay. Which these are follows from their names, as in the code; a wrong guess shows in the shapes.
     """
     state, settings = data["optimizer"], data["settings"]
     learning = [name for name in data["model"] if _learns(name)]
     spared = {name for name in learning if _spared(name, data["model"][name], settings["wd_policy"])}
     groups = [[name for name in learning if name not in spared], [name for name in learning if name in spared]]
     found: dict[str, Any] = {}
-    for names, group in zip(groups, state["param_groups"], strict=True):
+    for guessed, group in zip(groups, state["param_groups"], strict=True):
+        names = group.get("param_names") or guessed
         if len(names) != len(group["params"]):
             raise CommandError(f"{len(group['params'])} parameters in a group of the optimizer, and {len(names)} names: {names}")
         options = {key: value for key, value in group.items() if key not in ("params", "param_names")}
@@ -283,7 +288,7 @@ def of_optimizer(data: dict[str, Any]) -> dict[str, Any]:
 
 
 BUFFERS = re.compile(
-    r"(^|\.)(running_mean|running_var|num_batches_tracked)$|(^|\.)key_|(^|\.)queue\.|(^|\.)centres$|(^|\.)centers$"
+    r"(^|\.)(running_mean|running_var|num_batches_tracked)$|(^|\.)key_(backbone|head)\.|(^|\.)queue\.|(^|\.)centres$|(^|\.)centers$"
 )
 """Tensors of a model that do not learn."""
 
@@ -568,15 +573,16 @@ def go_on(old: Path, work: Path, inputs: Path) -> Iterator[tuple[str, Any]]:
     yield from record_tables(old, work)
 
 
-def renamed(value: Any) -> Any:
+def renamed(value: Any, moco: bool = False) -> Any:
     """Return an old record with the names of today."""
     if isinstance(value, dict):
-        return {_new_name(key): renamed(inner) for key, inner in value.items()}
-    return [renamed(inner) for inner in value] if isinstance(value, list) else value
+        moco = moco or "queue.keys" in value.get("model", {})
+        return {_new_name(key, moco): renamed(inner, moco) for key, inner in value.items()}
+    return [renamed(inner, moco) for inner in value] if isinstance(value, list) else value
 
 
-def _new_name(name: str) -> str:
-    for pattern, replacement in RENAMED:
+def _new_name(name: str, moco: bool) -> str:
+    for pattern, replacement in RENAMED[moco].items():
         name = re.sub(pattern, replacement, name)
     return name
 

@@ -33,7 +33,6 @@ PACKAGES = (
     "pillow",
     "simplejpeg",
     "turbojpeg",
-    "pyvips",
     "opencv-python-headless",
     "orjson",
     "torch",

@@ -34,6 +34,7 @@ from torch import Tensor
 from satmip_train.config import Settings, resolve
 from satmip_train.data.dataset import Dataset, open_dataset
 from satmip_train.distributed import Job, device_name
+from satmip_train.policies import Policy
 from satmip_train.training import batches
 from satmip_train.training.batches import DataPath
 from satmip_train.training.plan import plan_run
@@ -41,7 +42,6 @@ from satmip_train.training.state import build_state
 from satmip_train.training.step import Step, batch_keys
 from satmip_train.views import apply
 from satmip_train.views.draws import Params
-from satmip_train.views.policies import Policy
 
 SMALL = {
     "backbone_args": {"img_size": 64, "patch_size": 16, "embed_dim": 96, "depth": 2, "num_heads": 3},

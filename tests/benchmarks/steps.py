@@ -37,7 +37,7 @@ from satmip_train.distributed import Job
 from satmip_train.training import batches
 from satmip_train.training.batches import DataPath
 from satmip_train.training.meter import peak_bytes
-from satmip_train.training.plan import Plan, plan_run
+from satmip_train.training.plan import RunPlan, plan_run
 from satmip_train.training.state import State, build_state
 from satmip_train.training.step import Step, batch_keys
 
@@ -68,7 +68,7 @@ class Work:
     precision: str
     toy: bool
 
-    def plan(self, name: str, batch: int) -> Plan:
+    def plan(self, name: str, batch: int) -> RunPlan:
         """Return the run of an objective, resolved, with captions padded to the paper's 77 tokens."""
         recipe, changes = OBJECTIVES[name]
         base = TOY.base if self.toy else {"workers": 0, "precision": self.precision}
@@ -82,7 +82,7 @@ class Work:
 class TimedStep(Step):
     """A step that notes its seconds, and what of them its views and its optimizer took."""
 
-    def __init__(self, plan: Plan, state: State) -> None:
+    def __init__(self, plan: RunPlan, state: State) -> None:
         super().__init__(plan, state)
         self._job = plan.job
         self.parameters = sum(parameter.numel() for parameter in state.objective.parameters())

@@ -14,6 +14,7 @@ from unittest.mock import patch
 import timing
 import torch
 from PIL import Image, ImageFilter
+from satmip_train.views.policies import policy
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torchvision import transforms as tv
@@ -23,7 +24,6 @@ from satmip_train.models.backbones import create_backbone
 from satmip_train.models.class_token import ClassTokenViT
 from satmip_train.views.apply import apply
 from satmip_train.views.draws import draw
-from satmip_train.views.policies import policy
 
 SIDE, VIEW = 256, 224
 MEAN, STD = torch.tensor([0.4, 0.4, 0.4]), torch.tensor([0.25, 0.25, 0.25])

@@ -35,7 +35,7 @@ from satmip_train.distributed import Job
 from satmip_train.evaluation import features, probes
 from satmip_train.training import optim
 from satmip_train.training.batches import Resident
-from satmip_train.training.plan import Plan, plan_run
+from satmip_train.training.plan import RunPlan, plan_run
 from satmip_train.training.state import State, build_state
 from satmip_train.training.step import Step, batch_keys
 
@@ -131,7 +131,7 @@ def run(dataset: Dataset, settings: Settings, device: str) -> None:
             features.run_frozen(objective.backbone, views, plan.job.device, plan.precision)
 
 
-def step(plan: Plan, state: State, split: Resident) -> None:
+def step(plan: RunPlan, state: State, split: Resident) -> None:
     """Take a step."""
     take, cuda = Step(plan, state), plan.job.device.type == "cuda"
     assert all(group["fused"] == cuda for group in state.optimizer.param_groups)

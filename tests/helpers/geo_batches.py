@@ -16,7 +16,7 @@ from satmip_train.data.places import Places
 from satmip_train.distributed import Job
 from satmip_train.objectives import build_objective
 from satmip_train.objectives.base import Objective
-from satmip_train.training.plan import Plan, plan_run
+from satmip_train.training.plan import RunPlan, plan_run
 
 # Samples 0 and 5 stand on different ranks, and so do the unknown locations' numbers: two and one.
 PLACE = torch.tensor([7, 3, 3, 9, 1, 7, 7, 2])
@@ -33,5 +33,5 @@ def build(variant: dict[str, Any]) -> Objective:
 # Runs
 
 
-def plan_of(shards: Path, **changes: Any) -> Plan:
+def plan_of(shards: Path, **changes: Any) -> RunPlan:
     return plan_run(Settings(**{**TINY, "geo_clusters": 4, **changes}), open_dataset(shards), Job(torch.device("cpu")))

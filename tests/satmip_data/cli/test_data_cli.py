@@ -202,7 +202,7 @@ def test_every_help_has_an_example_that_parses(command: list[str]) -> None:
         (["build", "--source", "geotiff", "nowhere"], "Check the path: there is no 'nowhere'"),
         (["build", "."], "the kind of your archive with --source"),
         (["build", "../fmow", "--size", "big"], "must be a number of pixels or keep, however: 'big'"),
-        (["build", "../fmow", "--fields", "gds"], "however: 'gds'"),
+        (["build", "../fmow", "--fields", "gds"], 'Unknown field "gds"'),
         (["build", "../fmow", "--tile", "64"], "--tile is not an option of the source 'fmow'; name another with --source"),
         (["build", "../fmow", "--quality", "0"], "1 <= quality <= 100"),
         (["build", "../fmow", "--context", "inf"], "0 <= context < infinity"),
@@ -431,7 +431,7 @@ def test_a_second_interrupt_waits_for_nothing() -> None:
     """Once it was waited for ever for workers whose end had been interrupted."""
     code = """
 import os, signal
-from satmip_data import cli, display
+from satmip_data.cli import commands, display
 def interrupted_twice(console):
     try:
         os.kill(os.getpid(), signal.SIGINT)
@@ -440,7 +440,7 @@ def interrupted_twice(console):
         print("waited")
 display.show_field_table = interrupted_twice
 signal.signal(signal.SIGINT, signal.default_int_handler)
-cli.main(["fields"])
+commands.main(["fields"])
 """
     got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (got.returncode, got.stdout, got.stderr) == (-signal.SIGINT, "", "")

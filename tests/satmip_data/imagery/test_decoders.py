@@ -1,12 +1,15 @@
-"""Whoever decodes, the pixels of a window and the verdict on a broken file are Pillow's."""
+"""Whoever decodes, the pixels of a window are Pillow's, and the verdict on damaged data is libjpeg's."""
 
 import io
 import itertools
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 from click.testing import CliRunner
 from helpers.pictures import jpeg, jpegs, picture
 from hypothesis import given, settings
@@ -17,12 +20,12 @@ from satmip_data.cli.commands import main
 from satmip_data.imagery import chips, decoders, turbojpeg
 from satmip_data.imagery.chips import ImageError
 from satmip_data.imagery.jpeg import read_frame, unbroken
+from satmip_data.imagery.png import lacks_rows
 from satmip_data.records import Window
 
-HERE = {name: decoders._installed(name) for name in (*decoders.BOX_DECODERS, "simplejpeg")}
-NEEDS = {name: pytest.mark.skipif(not here, reason=f"{name} is not installed") for name, here in HERE.items()}
-FAST = [pytest.param(name, marks=mark) for name, mark in NEEDS.items()]
-BOXES = [pytest.param(name, marks=NEEDS[name]) for name in decoders.BOX_DECODERS]
+HERE = turbojpeg.library_version() is not None
+NEEDS_TURBOJPEG = pytest.mark.skipif(not HERE, reason="turbojpeg is not installed")
+FAST = [pytest.param("turbojpeg", marks=NEEDS_TURBOJPEG)]
 OPTIONS = [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"restart_marker_blocks": 3}, {"optimize": True}]
 
 
@@ -69,17 +72,18 @@ def test_any_jpeg_and_window(decoder: str, case: tuple[bytes, Image.Image, Windo
     assert same(chip(decoder, data, window, image.size), chip("pillow", data, window, image.size))
 
 
-@pytest.mark.parametrize("decoder", FAST)
+@NEEDS_TURBOJPEG
 @given(
     st.sampled_from(["4:4:4", "4:2:0"]),
     st.sampled_from(OPTIONS),
     st.lists(st.tuples(st.floats(0, 1), st.sampled_from([b"\xff\xe1", b"\xff\xd9", b"\xff\xc0", b"\xff\xd3", b"\x00", b"\x5a"]))),
     st.integers(0, 3000),
     st.integers(1, 96),
+    st.booleans(),
 )
 @settings(max_examples=250, deadline=None)
-def test_a_broken_file_has_pillows_verdict(
-    decoder: str, subsampling: str, options: dict[str, object], wounds: list[tuple[float, bytes]], missing: int, bottom: int
+def test_a_broken_file_has_one_verdict_whoever_decodes_and_whatever_part(
+    subsampling: str, options: dict[str, object], wounds: list[tuple[float, bytes]], missing: int, bottom: int, small: bool
 ) -> None:
     """Bytes replaced anywhere behind the header's start, the end cut off or not."""
     data = bytearray(jpeg(picture(64, 96), subsampling=subsampling, **options))
@@ -88,10 +92,86 @@ def test_a_broken_file_has_pillows_verdict(
         data[position : position + len(wound)] = wound
     broken = bytes(data[: len(data) - missing] if missing < 1000 else data)
     window = Window(0, 0, 64, bottom)
-    assert same(chip(decoder, broken, window, (64, 96)), chip("pillow", broken, window, (64, 96)))
+    with pytest.MonkeyPatch.context() as patch:
+        if small:
+            patch.setattr(decoders, "LARGE", 100)
+        found = [chip(name, broken, window, (64, 96)) for name in ("turbojpeg", "pillow")]
+    assert same(*found)
+    if not isinstance(found[0], tuple):
+        assert strict(broken) == ""
 
 
-@pytest.mark.parametrize("decoder", BOXES)
+def strict(data: bytes) -> str:
+    """What libjpeg warns of while it decodes a file at its full size; `damage` asks at an eighth of it."""
+    try:
+        simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    except ValueError as error:
+        return str(error) if str(error).startswith(decoders.DAMAGE) else ""
+    return ""
+
+
+@pytest.mark.parametrize("decoder", [*FAST, "pillow"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+def test_damage_that_libjpeg_warns_of_is_a_reject_or_is_kept_and_told(decoder: str, options: dict[str, object]) -> None:
+    rng, image = np.random.default_rng(0), picture(96, 96)
+    whole = jpeg(image, **options)
+    start, refused = whole.index(b"\xff\xda") + 12, 0
+    for _ in range(60):
+        data = bytearray(whole)
+        data[int(rng.integers(start, len(data) - 2))] ^= int(rng.integers(1, 256))
+        found = chip(decoder, bytes(data), Window(0, 0, 96, 40), image.size)
+        if isinstance(found, tuple) and found[0] == "image_damaged":
+            assert strict(bytes(data))
+            refused += 1
+            with decoders.using(decoder, keep_damaged=True) as reading:
+                kept = chips.read_chip(bytes(data), Window(0, 0, 96, 40), (96, 40), image.size)
+            assert reading.damage
+            assert np.array_equal(kept, np.asarray(Image.open(io.BytesIO(data)))[:40])
+    assert refused > 20
+
+
+ADAM7 = np.array(
+    [[int(c) for c in row] for row in "16462646 77777777 56565656 77777777 36463646 77777777 56565656 77777777".split()]
+)
+"""The pass to which each pixel of an interlaced PNG belongs."""
+
+
+def png(kind: int, depth: int, width: int, height: int, interlaced: bool, missing: int) -> bytes:
+    """A PNG of one colour whose last rows are missing in a stream that ends well."""
+    bits, rows = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind], []
+    passes = np.tile(ADAM7, (height // 8 + 1, width // 8 + 1))[:height, :width] if interlaced else np.ones((height, width), int)
+    for number in range(1, 8):
+        counts = (passes == number).sum(axis=1)
+        rows += [b"\0" + b"\xff" * -(-int(count) * bits // 8) for count in counts if count]
+    parts = {b"IHDR": struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, interlaced)}
+    parts |= {b"PLTE": bytes(range(256)) * 3} if kind == 3 else {}
+    parts |= {b"IDAT": zlib.compress(b"".join(rows[: len(rows) - missing])), b"IEND": b""}
+    chunks = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts.items()
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("kind", "depth"), [(0, 1), (0, 2), (0, 8), (2, 8), (3, 4), (3, 8), (4, 8), (6, 8)])
+def test_a_png_that_lacks_rows_is_damaged(kind: int, depth: int, interlaced: bool) -> None:
+    for width, height in ((9, 13), (1, 1), (3, 2), (40, 8)):
+        for missing in range(3):
+            data = png(kind, depth, width, height, interlaced, missing)
+            assert lacks_rows(data) == (missing > 0)
+            found = chip("pillow", data, Window(0, 0, width, height), (width, height))
+            assert isinstance(found, tuple) == (missing > 0), (width, height, missing)
+
+
+def test_a_png_that_is_black_at_its_end_is_none() -> None:
+    image = Image.new("RGB", (20, 10))
+    image.putpixel((0, 0), (1, 2, 3))
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    assert not isinstance(chip("pillow", stream.getvalue(), Window(0, 0, 20, 10), image.size), tuple)
+
+
+@pytest.mark.parametrize("decoder", FAST)
 @pytest.mark.parametrize("kind", ["L", "4:4:4", "4:2:2", "4:2:0"])
 def test_boxes_with_an_edge_at_every_row_and_column(decoder: str, kind: str) -> None:
     image = picture(53, 50, 3, "L" if kind == "L" else "RGB")
@@ -146,20 +226,7 @@ def test_which_files_are_decoded_fast(decoder: str) -> None:
         assert decoders.decode_fast(jpeg(image), box) is None
 
 
-@NEEDS["simplejpeg"]
-def test_simplejpeg_decodes_progressive_files_and_no_restarts_below_a_cut() -> None:
-    image = picture(64, 96)
-    restarts = jpeg(image, restart_marker_rows=1)
-    for name in ("simplejpeg", "auto"):
-        with decoders.using(name):
-            assert decoders.decode_fast(jpeg(image, progressive=True), (0, 0, 64, 20)) is not None
-    with decoders.using("simplejpeg"):
-        assert decoders.decode_fast(restarts, (0, 0, 64, 96)) is not None
-        assert decoders.decode_fast(restarts, (0, 0, 64, 20)) is None
-        assert decoders.decode_fast(jpeg(image), (0, 0, 64, 20), prefix=True) is None
-
-
-@pytest.mark.parametrize("decoder", BOXES)
+@pytest.mark.parametrize("decoder", FAST)
 def test_a_box_needs_the_rows_down_to_it_and_no_more(decoder: str) -> None:
     image, above = picture(64, 960), (10, 100, 50, 200)
     for data in (jpeg(image), jpeg(image, restart_marker_rows=1)):
@@ -202,53 +269,31 @@ def test_a_marker_is_found_where_two_blocks_meet(monkeypatch: pytest.MonkeyPatch
         assert not unbroken(data[: frame.scan] + bytes(scan) + b"\xff\xd9", frame)
 
 
-@pytest.mark.parametrize("decoder", FAST)
-def test_one_with_other_pixels_is_not_used(decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def careless(data: bytes, *rest: object) -> np.ndarray:
-        return np.zeros((64, 67, 3), np.uint8)
-
-    monkeypatch.setattr(decoders, "_decode", lambda name, data, box, frame: careless(data))
+@NEEDS_TURBOJPEG
+def test_one_with_other_pixels_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turbojpeg, "decode_box", lambda data, box, size: np.zeros((64, 67, 3), np.uint8))
     decoders._is_exact.cache_clear()
     try:
-        with decoders.using(decoder):
-            assert decoders.decode_fast(jpeg(picture(64, 96)), (0, 0, 64, 96)) is None
+        assert decoders.decode_fast(jpeg(picture(64, 96)), (0, 0, 64, 96)) is None
         assert decoders.decoder_info()["name"] == "Pillow"
-        with pytest.raises(decoders.DecoderError, match="must give Pillow's pixels, however"):
-            decoders.check(decoder)
+        with pytest.raises(decoders.DecoderError, match="--decoder pillow"):
+            decoders.check("turbojpeg")
     finally:
         decoders._is_exact.cache_clear()
 
 
-def without_libraries(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    installed = decoders._installed
-    monkeypatch.setattr(decoders, "_installed", lambda name: name not in names and installed(name))
-    decoders._is_exact.cache_clear()
+def without_turbojpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turbojpeg, "library_version", lambda: None)
     monkeypatch.setattr(decoders, "_is_exact", decoders._is_exact.__wrapped__)
 
 
-def test_without_any_pillow_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_libraries(monkeypatch, *HERE)
+def test_without_turbojpeg_pillow_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_turbojpeg(monkeypatch)
     assert decoders.decode_fast(jpeg(picture(64, 96)), (0, 0, 64, 96)) is None
     assert decoders.decoder_info("auto") == decoders.decoder_info("pillow")
     decoders.check("auto")
-    for name in HERE:
-        with pytest.raises(decoders.DecoderError, match=rf"needs {name}, however.*pip install 'satmip\[fast\]'"):
-            decoders.check(name)
-
-
-@NEEDS["pyvips"]
-@NEEDS["simplejpeg"]
-def test_without_turbojpeg_pyvips_decodes_what_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_libraries(monkeypatch, "turbojpeg")
-    monkeypatch.setattr(decoders, "LARGE", 64 * 90)
-    asked = []
-    decode = decoders._decode
-    monkeypatch.setattr(decoders, "_is_exact", decoders._installed)
-    monkeypatch.setattr(decoders, "_decode", lambda name, *rest: asked.append(name) or decode(name, *rest))
-    for bottom in (89, 90):
-        assert decoders.decode_fast(jpeg(picture(64, 96)), (0, 0, 64, bottom)) is not None
-    assert asked == ["simplejpeg", "pyvips"]
-    assert decoders.decoder_info()["otherwise"].startswith("simplejpeg ")
+    with pytest.raises(decoders.DecoderError, match=r"pip install 'satmip\[fast\]'"):
+        decoders.check("turbojpeg")
 
 
 def test_a_turbojpeg_of_before_3_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +306,7 @@ def test_a_turbojpeg_of_before_3_is_none(monkeypatch: pytest.MonkeyPatch) -> Non
         turbojpeg._found.cache_clear()
 
 
-@NEEDS["turbojpeg"]
+@NEEDS_TURBOJPEG
 def test_turbojpeg_refuses_what_its_own_header_does_not_hold() -> None:
     """A frame read otherwise than the library reads it must not let it write beyond the box."""
     data = jpeg(picture(64, 96))
@@ -269,12 +314,16 @@ def test_turbojpeg_refuses_what_its_own_header_does_not_hold() -> None:
         assert turbojpeg.decode_box(data, (0, 0, *size), size) is None
 
 
-def test_a_decoder_that_is_not_there_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    without_libraries(monkeypatch, *HERE)
-    for name in HERE:
-        result = CliRunner().invoke(main, ["build", str(tmp_path / "in"), str(tmp_path / "out"), "--decoder", name])
-        assert result.exit_code == 1
-        assert "Type: pip install 'satmip[fast]'" in result.output
+def test_a_decoder_that_is_not_there_is_refused_at_once_and_a_former_one_is_auto(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_turbojpeg(monkeypatch)
+    asked = ["build", str(tmp_path / "in"), str(tmp_path / "out"), "--decoder"]
+    result = CliRunner().invoke(main, [*asked, "turbojpeg"])
+    assert result.exit_code == 1
+    assert "Type: pip install 'satmip[fast]'" in result.output
+    for name in decoders.FORMER:
+        assert f"--decoder {name}" in CliRunner().invoke(main, [*asked, name]).output.split("Error")[0]
 
 
 def test_the_decoder_is_named_with_its_version() -> None:

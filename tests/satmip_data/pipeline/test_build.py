@@ -80,6 +80,35 @@ def test_the_decoder_changes_no_shard_and_may_change_between_runs(tree: Path, bu
     }
 
 
+def test_damaged_images_are_rejects_or_are_kept_and_flagged(tmp_path: Path) -> None:
+    path = write_fmow_tree(tmp_path / "fmow")[0]
+    data = path.read_bytes()
+    path.write_bytes(data[:-2] + b"left over\xff\xd9")
+    assert build(request(tmp_path / "fmow", tmp_path / "out"))["rejects"] == {"image_damaged": 1}
+    keep = replace(SETTINGS, keep_damaged=True)
+    with pytest.raises(BuildError, match="keep_damaged"):
+        build(request(tmp_path / "fmow", tmp_path / "out", settings=keep))
+    dataset = build(request(tmp_path / "fmow", tmp_path / "kept", settings=keep))
+    assert (dataset["rejects"], dataset["flags"]["image_damaged"]) == ({}, 1)
+    assert validate.validate(str(tmp_path / "kept")).problems == ()
+    flagged = pd.read_parquet(tmp_path / "kept/index.parquet").explode("flags").query("flags == 'image_damaged'")
+    assert list(flagged["path"]) == [str(path.relative_to(tmp_path / "fmow"))]
+
+
+def test_flags_of_damaged_images_outlive_a_retry(tmp_path: Path) -> None:
+    paths = write_fmow_tree(tmp_path / "fmow")
+    damaged, lost = paths[0], paths[20]
+    damaged.write_bytes(damaged.read_bytes()[:-2] + b"left over\xff\xd9")
+    whole = lost.read_bytes()
+    lost.write_bytes(b"not an image")
+    keep = replace(SETTINGS, keep_damaged=True)
+    assert build(request(tmp_path / "fmow", tmp_path / "out", settings=keep))["rejects"] == {"image_unreadable": 1}
+    lost.write_bytes(whole)
+    dataset = build(replace(request(tmp_path / "fmow", tmp_path / "out", settings=keep), retry_rejects=True))
+    assert (dataset["rejects"], dataset["flags"]["image_damaged"]) == ({}, 1)
+    assert validate.validate(str(tmp_path / "out")).problems == ()
+
+
 def test_members_of_a_sample(built: Path) -> None:
     with tarfile.open(built / "train/000000.tar") as tar:
         names = tar.getnames()

@@ -33,7 +33,7 @@ from satmip_train.errors import UsageError
 from satmip_train.models.metadata_encoders import PretrainedTextEncoder, create_metadata_encoder
 from satmip_train.objectives.base import MetadataShape
 from satmip_train.training.batches import choose
-from satmip_train.training.plan import Plan, plan_run
+from satmip_train.training.plan import RunPlan, plan_run
 from satmip_train.training.train import train
 
 ALL = tuple(field.name for field in FIELDS)
@@ -46,12 +46,12 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_shards(tmp_path_factory.mktemp("toy") / "shards", {"train": 40}, shards=2, size=(24, 24), fields=STORED)
 
 
-def plan_of(toy: Path, ranks: int = 1, rank: int = 0, **changes: Any) -> Plan:
+def plan_of(toy: Path, ranks: int = 1, rank: int = 0, **changes: Any) -> RunPlan:
     plan = plan_run(Settings(**{**TINY, **changes}), open_dataset(toy), JOB)
     return replace(plan, order=replace(plan.order, rank=rank, ranks=ranks))
 
 
-def batch_of(plan: Plan, keys: set[str], step: int) -> dict[str, Any]:
+def batch_of(plan: RunPlan, keys: set[str], step: int) -> dict[str, Any]:
     stream = TrainingStream(Readers(plan.dataset, "train"), plan.order, replace(plan.decoder, keys=frozenset(keys)))
     return stream[step]
 

@@ -12,6 +12,7 @@ from helpers.eval_world import COMMON, as_multilabel, call, unlabel, write_run
 from helpers.toy_shards import write_dataset_json, write_toy_shards
 from safetensors.torch import load_file
 
+from satmip_train import policies
 from satmip_train.data.dataset import open_dataset
 from satmip_train.data.loader import ordered_batches
 from satmip_train.errors import UsageError
@@ -20,7 +21,7 @@ from satmip_train.evaluation.classifiers import Knn
 from satmip_train.evaluation.evaluate import Protocol, evaluate
 from satmip_train.evaluation.finetune import FinetuneSettings
 from satmip_train.evaluation.models import load_model
-from satmip_train.views import draws, policies
+from satmip_train.views import draws
 
 RECIPE = FinetuneSettings(epochs=3, batch_size=16, lr=1e-3)
 

@@ -11,13 +11,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from helpers.geo_batches import LOCATION, PLACE, build, plan_of
-from helpers.ranks import RESNET, take
+from helpers.ranks import RESNET, SAMPLES, take
 from helpers.tiny_networks import tiny_batch, tiny_settings
 from helpers.toy_shards import write_toy_shards
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from test_objectives_geo_tp import SAMPLES
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,7 +28,7 @@ from satmip_train.objectives.key_queue import KeyQueue
 from satmip_train.objectives.losses import key_loss
 from satmip_train.objectives.moco import MoCo
 from satmip_train.objectives.sum import SumOfTerms
-from satmip_train.training.micro_batch import work_in_parts
+from satmip_train.training.micro_batch import micro_batched
 from satmip_train.training.optim import build_optimizer
 from satmip_train.training.speed import recompute_activations
 from satmip_train.training.state import build_state
@@ -247,7 +246,7 @@ def test_work_in_parts_and_recomputed_activations_change_nothing_that_is_learned
     seen: list[int] = []
     forward = term_of(parts).key_backbone.forward
     term_of(parts).key_backbone.forward = lambda view: seen.append(len(view)) or forward(view)  # type: ignore[method-assign, func-returns-value]
-    work_in_parts(parts, rows)
+    micro_batched(parts, rows)
     recompute_activations(recomputed.backbone)
     expected, got, again = (learn_steps(objective, 3) for objective in (plain, parts, recomputed))
     assert max(seen) == min(rows, SAMPLES)

@@ -16,7 +16,7 @@ from satmip_train.errors import UsageError
 from satmip_train.objectives import build_objective
 from satmip_train.objectives.base import Objective
 from satmip_train.training import speed
-from satmip_train.training.micro_batch import work_in_parts
+from satmip_train.training.micro_batch import micro_batched
 from satmip_train.training.plan import plan_run
 from satmip_train.training.state import build_state
 from satmip_train.training.train import train
@@ -47,7 +47,7 @@ def gradients(objective: Objective) -> tuple[float, dict[str, torch.Tensor]]:
 def test_the_gradient_of_parts_is_that_of_the_whole_batch(case, rows):
     loss, expected = gradients(objective_of(**CASES[case]))
     objective = objective_of(**CASES[case])
-    work_in_parts(objective, rows)
+    micro_batched(objective, rows)
     got_loss, got = gradients(objective)
     assert got_loss == pytest.approx(loss, abs=1e-5)
     assert got.keys() == expected.keys()
@@ -60,7 +60,7 @@ def test_the_gradient_of_parts_is_that_of_the_whole_batch(case, rows):
 
 def test_batch_norms_of_the_head_see_the_whole_batch():
     whole, parts = objective_of(objective="simclr"), objective_of(objective="simclr")
-    work_in_parts(parts, 2)
+    micro_batched(parts, 2)
     gradients(whole), gradients(parts)
     for (name, one), two in zip(whole.named_buffers(), parts.buffers(), strict=True):
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5, msg=name)
@@ -78,7 +78,7 @@ def test_dropout_draws_in_the_backward_pass_what_it_drew_in_the_forward():
 
     plain.metadata_encoder.forward = in_parts
     loss, expected = gradients(plain)
-    work_in_parts(parts, 3)
+    micro_batched(parts, 3)
     got_loss, got = gradients(parts)
     assert got_loss == pytest.approx(loss, abs=1e-6)
     for name, value in expected.items():
@@ -93,7 +93,7 @@ def test_parts_keep_fewer_activations():
         return sum(sizes)
 
     whole, parts = objective_of(objective="satmip"), objective_of(objective="satmip")
-    work_in_parts(parts, 2)
+    micro_batched(parts, 2)
     assert kept(parts) < kept(whole) / 3
 
 
@@ -101,7 +101,7 @@ def test_evaluation_is_not_worked_in_parts():
     objective, rows = objective_of(objective="simclr"), []
     views, forward = tiny_batch(objective)["views"][0], objective.backbone.forward
     objective.backbone.forward = lambda part: rows.append(len(part)) or forward(part)
-    work_in_parts(objective, 3)
+    micro_batched(objective, 3)
     for training in (True, False):
         objective.train(training)
         with torch.no_grad():
@@ -112,7 +112,7 @@ def test_evaluation_is_not_worked_in_parts():
 def test_a_backbone_with_batch_norms_is_refused_with_the_reason():
     objective = objective_of(objective="simclr", backbone="resnet10t", backbone_args={}, view_size=32)
     with pytest.raises(ValueError, match="batch norms of this backbone would see a part"):
-        work_in_parts(objective, 2)
+        micro_batched(objective, 2)
 
 
 def test_recomputed_activations_change_no_gradient():

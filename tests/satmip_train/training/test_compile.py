@@ -23,6 +23,7 @@ from torch._inductor.utils import fresh_inductor_cache
 from torch.nn import functional as F
 
 import satmip_train.training.plan
+from satmip_train import policies
 from satmip_train.config import Settings
 from satmip_train.data.dataset import Dataset, open_dataset
 from satmip_train.distributed import Job
@@ -34,11 +35,11 @@ from satmip_train.runs.log import read_log
 from satmip_train.training import batches, speed
 from satmip_train.training.batches import DataPath
 from satmip_train.training.plan import plan_run
-from satmip_train.training.speed import compile_encoders, compiler_errors, tell_graphs_apart
+from satmip_train.training.speed import compile_encoders, compiler_errors, set_compile_cache_tag
 from satmip_train.training.state import build_state
 from satmip_train.training.step import Step
 from satmip_train.training.train import train
-from satmip_train.views import apply, draws, policies
+from satmip_train.views import apply, draws
 
 CPU = Job(torch.device("cpu"))
 
@@ -212,7 +213,7 @@ def test_attention_and_precision_tell_graphs_on_the_disk_apart(toy: Dataset) -> 
 def test_a_tag_of_the_users_own_goes_on_to_tell_graphs_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.compiler.config, "cache_key_tag", "")
     monkeypatch.setenv("TORCH_COMPILE_CACHE_KEY_TAG", "mine")
-    tell_graphs_apart("attention math", "bf16")
+    set_compile_cache_tag("attention math", "bf16")
     assert torch.compiler.config.cache_key_tag == "mine, attention math, bf16"
 
 
@@ -224,7 +225,7 @@ def test_a_graph_on_the_disk_is_not_taken_for_another_attention() -> None:
         for name in ("flash", "flash", "math"):
             torch.compiler.reset()
             counters.clear()
-            tell_graphs_apart(name)
+            set_compile_cache_tag(name)
             # The plain formula would have to be built by a C++ compiler.
             with speed.attention("flash"):
                 torch.compile(lambda x: F.scaled_dot_product_attention(x, x, x))(x)

@@ -19,6 +19,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from satmip_train import policies
 from satmip_train.config import Settings
 from satmip_train.data import transfer
 from satmip_train.data.dataset import Dataset, open_dataset
@@ -29,10 +30,10 @@ from satmip_train.training import batches as batches_module
 from satmip_train.training import speed
 from satmip_train.training.batches import DataPath
 from satmip_train.training.optim import build_optimizer
-from satmip_train.training.plan import Plan, plan_run
+from satmip_train.training.plan import RunPlan, plan_run
 from satmip_train.training.state import build_state
 from satmip_train.training.step import Step
-from satmip_train.views import apply, draws, policies
+from satmip_train.views import apply, draws
 
 gpu = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"))
 each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
@@ -50,7 +51,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(write_toy_shards(tmp_path_factory.mktemp("toy"), {"train": 37}, shards=3, size=(24, 24)))
 
 
-def plan_of(toy: Dataset, device: str, **changes: Any) -> Plan:
+def plan_of(toy: Dataset, device: str, **changes: Any) -> RunPlan:
     return plan_run(Settings(**{**TINY, "objective": "satmips", "precision": "fp32", **changes}), toy, Job(torch.device(device)))
 
 

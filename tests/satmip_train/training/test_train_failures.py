@@ -25,7 +25,7 @@ from satmip_train.runs import checkpoint
 from satmip_train.training.dry_run import dry_run
 from satmip_train.training.plan import plan_run
 from satmip_train.training.step import Step
-from satmip_train.training.step_metrics import Recent, all_finite
+from satmip_train.training.step_metrics import StepMetrics, all_finite
 
 __all__ = ["one_thread", "toy"]  # fixtures
 
@@ -125,7 +125,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_keys_of_the_first_such
 
 
 def test_what_the_last_step_measured_is_known_until_another_is_looked_at(tmp_path, monkeypatch):
-    recent = Recent(Job(torch.device("cpu")), tmp_path)
+    recent = StepMetrics(Job(torch.device("cpu")), tmp_path)
     assert recent.check() == {}
     for loss in (1.0, 2.0, 3.0):
         recent.add(0, [], {"loss": torch.tensor(loss), "pairs": torch.tensor(7)})
@@ -141,11 +141,11 @@ def test_what_the_last_step_measured_is_known_until_another_is_looked_at(tmp_pat
 def test_weights_before_the_first_step_are_not_looked_at(tmp_path):
     module = torch.nn.Linear(1, 1)
     torch.nn.init.constant_(module.weight, float("nan"))
-    Recent(Job(torch.device("cpu")), tmp_path).check_weights(module)
+    StepMetrics(Job(torch.device("cpu")), tmp_path).check_weights(module)
 
 
 def test_the_step_before_is_told_though_it_was_looked_at_already(tmp_path):
-    recent = Recent(Job(torch.device("cpu")), tmp_path / "of another machine")
+    recent = StepMetrics(Job(torch.device("cpu")), tmp_path / "of another machine")
     recent.add(0, ["a"], {"loss": torch.tensor(1.0)})
     assert recent.check() == {"loss": 1.0}
     for step, key in ((1, "b"), (2, "c")):
