@@ -166,7 +166,7 @@ def embed_command(
       satmip-eval embed out/runs/satmips-seed0 --shards out/shards --split val --out out/val.parquet
     """
     if (images is None) == (shards is None):
-        raise click.UsageError("what to embed must be one of two, however: pass --images FOLDER or --shards DIRECTORY, not both")
+        raise click.UsageError("Use --images FOLDER or --shards DIRECTORY, one of the two")
     from satmip_train.data.image_files import parse_rendering
     from satmip_train.evaluation import embed as embedding
 
@@ -217,7 +217,7 @@ def neighbours_command(
     asked = {name: others.pop(name) for name in ("keys", "queries", "count")}
     with common.errors(), common.make_running(**others) as running:
         if out.suffix.lower() != ".png":
-            raise UsageError(f"the sheet is a PNG, however: --out is {out}. Pass --out {out.with_suffix('.png')}")
+            raise UsageError(f"The sheet is a PNG. Use --out {out.with_suffix('.png')} instead of {out}")
         dataset = open_dataset(shards)
         tested = dataset if test_shards is None else open_dataset(test_shards)
         model = load_model(run)

@@ -174,7 +174,7 @@ def test_images_that_cannot_be_read_are_counted_and_listed_and_the_others_embedd
     assert list(rejects) == ["a0.png", "b0.tif", "deep.tif", r"\udcff.png"]
     assert "a0.png" in rejects["a0.png"]
     assert "Add: --bands R,G,B" in rejects["deep.tif"]
-    assert "Rename it" in rejects[r"\udcff.png"]
+    assert "Rename the file" in rejects[r"\udcff.png"]
     for name in ("a0.png", "b0.tif", "deep.tif", os.fsdecode(b"\xff.png")):
         (images / name).unlink()
     got = call(*asked)
@@ -248,10 +248,10 @@ def test_a_picture_above_the_limit_of_pillow_is_refused_with_advice(tmp_path: Pa
 def test_what_cannot_be_embedded_is_refused(world: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     cases = [
-        ([], "not both"),
-        (["--images", world / "images", "--shards", world / "shards"], "not both"),
+        ([], "one of the two"),
+        (["--images", world / "images", "--shards", world / "shards"], "one of the two"),
         (["--images", tmp_path / "empty", "--out", tmp_path / "a.parquet"], "holds no file of .jpg"),
-        (["--images", world / "images", "--out", tmp_path / "a.csv"], "written as Parquet, however: .*Pass --out .*a.parquet"),
+        (["--images", world / "images", "--out", tmp_path / "a.csv"], "Parquet. Use --out .*a.parquet"),
     ]
     for arguments, message in cases:
         got = call("embed", world / "run", *arguments, *COMMON)
@@ -261,5 +261,7 @@ def test_what_cannot_be_embedded_is_refused(world: Path, tmp_path: Path) -> None
     (tmp_path / "broken" / "x.png").write_bytes(b"no picture")
     got = call("embed", world / "run", "--images", tmp_path / "broken", "--out", tmp_path / "b.parquet", *COMMON)
     assert got.exit_code == 1
-    assert re.search(r"none of 1 does\. First: an image must be readable, however: .*/x\.png: ", got.output.replace("\n", " "))
+    assert re.search(
+        r"None of 1 images gives a vector\. First: an image must be readable, however: .*/x\.png: ", got.output.replace("\n", " ")
+    )
     assert list(tmp_path.glob("*.parquet")) == []

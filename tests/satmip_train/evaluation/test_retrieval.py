@@ -189,5 +189,5 @@ def test_an_export_older_than_the_checkpoint_is_refused_with_advice(world: Path,
 def test_a_run_without_projections_is_refused(world: Path, tmp_path: Path) -> None:
     got = call("retrieve", world / "simclr", "--shards", world / "shards", "--out", tmp_path, *COMMON)
     assert got.exit_code == 1
-    assert re.search(r"however: .*'simclr'.*Pass runs of satmip or satmips", got.output.replace("\n", " "))
+    assert re.search(r"simclr .*Use runs of satmip or satmips", got.output.replace("\n", " "))
     assert not (tmp_path / "retrieval.json").exists()
