@@ -141,6 +141,8 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
             with tracking.progress_bar() as show:
                 plan = build.plan_build(request, show)
             display.show_plan(console, plan, estimate.estimate(request, plan))
+            if getattr(request.source, "time_pattern", ""):
+                display.show_named_times(console, plan.index.samples)
             return
         dataset = build.standing(request)
         if dataset is not None:
