@@ -6,7 +6,7 @@ Layout: any folders; `train`, `val` and `test` among them name the splits. A ras
 import datetime as dt
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
@@ -111,7 +111,7 @@ class GeoTiff(Archive):
         whole = Scene(key, split, key, path, head.width, head.height, Metadata(), head.georeference, ())
         return cut(whole, self.tile, partial(placed, self._known(path, head.tags), head.georeference))
 
-    def _known(self, path: str, tags: dict[str, str]) -> dict[str, Any]:
+    def _known(self, path: str, tags: Mapping[str, str]) -> dict[str, Any]:
         """Return what the tags (GDAL's IMAGERY domain) and the file's name tell."""
         cloud = tags.get("CLOUDCOVER")
         return {
@@ -121,7 +121,7 @@ class GeoTiff(Archive):
             "cloud_cover": float(cloud) if cloud is not None and 0.0 <= float(cloud) <= 100.0 else None,
         }
 
-    def _time(self, name: str, tags: dict[str, str]) -> dt.datetime | None:
+    def _time(self, name: str, tags: Mapping[str, str]) -> dt.datetime | None:
         if self.time_pattern:
             if (time := _named_time(name, self.time_pattern)) is None:
                 raise InvalidError(f"The file's name holds no time like {self.time_pattern}: {name}. Change --time-pattern.")

@@ -38,10 +38,10 @@ RENAMED = {
 """Names of tensors, of runs with MoCo and without: regular expression of the old name, and the new one instead."""
 
 DELIBERATE = {
-    "schema version 2": r"(build|caption)/.* dataset\.json > (schema_version|image|files|sha256):",
+    "schema version 2": r"(build|caption).* dataset\.json > (schema_version|image|files|sha256):",
     "new settings, at what was done before": r"^\S+ added .*\b(metadata_weight|moco_weight):",
     "another demo world": r"^demo ",
-    "a row of table S4": r"^commands/s4 ",
+    "a row of table S4": r"^commands/s4 length|^table/s4/\w+ added .*s4,SatMIP,",
 }
 """What was changed since on purpose, as the changelog says: what it is, and a regular expression of the lines that show it."""
 
@@ -585,7 +585,7 @@ def go_on(old: Path, work: Path, inputs: Path, only: str) -> Iterator[tuple[str,
 
 
 def renamed(value: Any, moco: bool = False) -> Any:
-    """Return an old record with the names of today."""
+    """Return a record with the names of today: what old code wrote, and a file of it that new code has left as it is."""
     if isinstance(value, dict):
         moco = moco or "queue.keys" in value.get("model", {})
         return {_new_name(key, moco): renamed(inner, moco) for key, inner in value.items()}
@@ -609,6 +609,11 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
                 yield f"missing  {where}: {_short(before[key])}"
             else:
                 yield from differences(before[key], after[key], where)
+    elif isinstance(before, list) and isinstance(after, list) and all(isinstance(line, str) for line in (*before, *after)):
+        if Counter(before) == Counter(after) and before != after:
+            yield f"order    {path}"
+        yield from (f"missing  {path}: {_short(line)}" for line in (Counter(before) - Counter(after)).elements())
+        yield from (f"added    {path}: {_short(line)}" for line in (Counter(after) - Counter(before)).elements())
     elif isinstance(before, list) and isinstance(after, list):
         if len(before) != len(after):
             yield f"length   {path}: {len(before)} -> {len(after)}"
@@ -629,7 +634,7 @@ def compare(before: Path, after: Path, shown: int) -> int:
     meant, parts = Counter[str](), 0
     for name in sorted(old):
         part = name.replace("|", "/")
-        lines = list(differences(renamed(old[name]), new[name])) if name in new else ["missing  as a whole"]
+        lines = list(differences(renamed(old[name]), renamed(new[name]))) if name in new else ["missing  as a whole"]
         reasons = [next((why for why, pattern in DELIBERATE.items() if re.search(pattern, f"{part} {line}")), "") for line in lines]
         meant.update(filter(None, reasons))
         lines = [line for line, why in zip(lines, reasons, strict=True) if not why]

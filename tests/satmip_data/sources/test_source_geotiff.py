@@ -155,6 +155,17 @@ def test_numbers_of_colours_are_no_picture(tmp_path: Path) -> None:
     assert samples(GeoTiff(bands="1"), tmp_path)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_scan_whose_zero_is_white_is_no_negative(tmp_path: Path, dtype: str) -> None:
+    most = np.iinfo(dtype).max
+    values = np.linspace(0, most, 64).astype(dtype).reshape(1, 8, 8)
+    write_raster(tmp_path / "in/a.tif", values, photometric="MINISWHITE")
+    source = GeoTiff(stretch="none" if dtype == "uint8" else f"minmax:0,{most}")
+    (sample,) = samples(source, tmp_path / "in").values()
+    expected = np.rint((most - values[0].astype(float)) / most * 255).astype(np.uint8)
+    assert np.array_equal(chip(source, tmp_path / "in", sample), np.stack([expected] * 3, axis=-1))
+
+
 def test_bands_that_nobody_can_guess_must_be_named(tmp_path: Path) -> None:
     values = pixels(np.random.default_rng(0), 32, 32, 5, 1, 255).astype(np.uint8)
     write_raster(tmp_path / "five.tif", values, photometric="MINISBLACK")
