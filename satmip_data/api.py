@@ -1,7 +1,7 @@
 """Builds, for use from Python."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
@@ -36,10 +36,13 @@ class BuildOptions(TypedDict, total=False):
     splits: Sequence[str]
     categories: Sequence[str]
     where: str
+    exclude: Collection[str]
+    sample: int
     decoder: str
     limit: int
     max_rejects: int
     retry_rejects: bool
+    keep_damaged: bool
     workers: int
     # Of some kinds of archive:
     product: str
@@ -91,6 +94,8 @@ def build(
         BuildError: there is nothing to build, or the folder holds something else.
     """
     request = _request(str(source), str(out), kind, dict(options))
+    if request.decoder not in decoders.DECODERS:
+        raise ValueError(f'Unknown decoder "{request.decoder}". There are {", ".join(decoders.DECODERS)}.')
     decoders.check(request.decoder)
     pipeline.build(request, show)
     return open_shards(out)
@@ -106,11 +111,16 @@ def _request(root: str, out: str, kind: str, options: dict[str, Any]) -> BuildRe
 
     size = options.pop("size", None)
     fields = tuple(options.pop("fields", DEFAULT_FIELDS))
-    selection = {name: tuple(options.pop(name)) for name in ("splits", "categories") if name in options}
     source = SOURCES[kind](**take(SOURCES[kind]))
     chip = source.default_size if size is None else None if size == "keep" else size
     settings = BuildSettings(size=chip, fields=expand_fields(fields), **take(BuildSettings))
-    chosen = Selection(**selection, where=options.pop("where", ""))
+    chosen = Selection(
+        tuple(options.pop("splits", ())),
+        tuple(options.pop("categories", ())),
+        options.pop("where", ""),
+        frozenset(options.pop("exclude", ())),
+        options.pop("sample", None),
+    )
     ways = {name: options.pop(name) for name in ("workers", "limit", "max_rejects", "retry_rejects", "decoder") if name in options}
     if options:
         name = min(options)

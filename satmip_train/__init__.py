@@ -22,7 +22,13 @@ _HOMES = {"Encoder": "encoder", "as_webdataset": "data.webdataset_pipeline", "lo
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'satmip_train' has no attribute {name!r}")
-    return getattr(import_module(f"satmip_train.{_HOMES[name]}"), name)
+    try:
+        return getattr(import_module(f"satmip_train.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("satmip_"):
+            raise
+        advice = f"satmip_train.{name} needs the package {error.name}. Run: pip install 'satmip[train]'"
+        raise ModuleNotFoundError(advice, name=error.name) from error
 
 
 def __dir__() -> list[str]:

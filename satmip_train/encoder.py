@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
@@ -57,7 +58,7 @@ AnyRecord: TypeAlias = Metadata | Mapping[str, Any] | HasMetadata
 """Metadata, a mapping of their fields by the paper's names (missing ones left out or None), or a sample."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Encoder:
     """What a run learned: a network for images and, where it learned from metadata, one for these, with their common space."""
 
@@ -69,6 +70,11 @@ class Encoder:
     """Into the common space; None where the run has none."""
     running: Running
     """Device, precision and images a batch."""
+
+    def __repr__(self) -> str:
+        reads = f"; metadata: {', '.join(self.fields)}" if self.fields else ""
+        side = self.network.view_size
+        return f"<Encoder of {self.network.provenance['run']}: images of {side} x {side} to {self.width} numbers{reads}>"
 
     @property
     def width(self) -> int:
@@ -102,8 +108,7 @@ class Encoder:
         """
         rendering = parse_rendering(bands, stretch)
         projection = self._joint().image if joint else None
-        one = isinstance(images, (str, Path, Image.Image, HasImage)) or (isinstance(images, np.ndarray) and images.ndim < 4)
-        pictures = _batches([images] if one else images, self.running.batch_size)  # type: ignore[list-item, arg-type]
+        pictures = _batches(_images(images), self.running.batch_size)
         parts = (vectors_of(self.network, self._views(batch, rendering), self.running) for batch in pictures)
         return self._stacked(parts, projection, self.width)
 
@@ -124,8 +129,7 @@ class Encoder:
         """
         model, device = self._model(), torch.device(self.running.device)
         projection = self._joint().metadata if joint else None
-        one = isinstance(records, (Metadata, Mapping, HasMetadata))
-        batches = _batches([records] if one else records, self.running.batch_size)  # type: ignore[list-item, arg-type]
+        batches = _batches(_records(records), self.running.batch_size)
         network = model.encoder.to(device).eval()
 
         def encoded() -> Iterator[Tensor]:
@@ -185,6 +189,10 @@ def load(run: str | Path, *, device: str = "auto", precision: Precision = "fp32"
     if batch_size < 1:
         raise UsageError(f"A batch of {batch_size} images is none. Use a batch_size of 1 or more.")
     path = fetch(str(run)) if str(run).startswith(PREFIX) else Path(run)
+    if not path.exists():
+        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = get_close_matches(path.name, beside, 1)
+        raise UsageError(f"There is no run {run}." + (f" Did you mean {path.parent / near[0]}?" if near else ""))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     network, metadata, projections = load_network(path), None, None
@@ -200,11 +208,23 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
+def _images(images: AnyImage | Iterable[AnyImage]) -> Iterable[AnyImage]:
+    if isinstance(images, (str, Path, Image.Image, HasImage)) or (isinstance(images, np.ndarray) and images.ndim < 4):
+        return [images]
+    return images
+
+
+def _records(records: AnyRecord | Iterable[AnyRecord]) -> Iterable[AnyRecord]:
+    return [records] if isinstance(records, (Metadata, Mapping, HasMetadata)) else records
+
+
 def _pixels(image: AnyImage, rendering: Rendering) -> npt.NDArray[np.uint8]:
     """Return 8-bit RGB. Shape: (H, W, 3)."""
     if isinstance(image, (str, Path)):
         if not Path(image).exists():
             raise UsageError(f"There is no image {image}.")
+        if Path(image).is_dir():
+            raise UsageError(f"{image} is a folder. Pass the paths of its images.")
         return read_picture(Path(image), rendering).pixels
     if isinstance(image, Image.Image):
         return as_rgb(image, "the image")

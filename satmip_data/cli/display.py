@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from satmip_data.metadata.checks import FLAGS
 from satmip_data.metadata.fields import ALIASES, FIELDS
 from satmip_data.pipeline.build import BuildPlan, count_flags
 from satmip_data.pipeline.estimate import Estimate
-from satmip_data.records import REASONS
+from satmip_data.records import REASONS, Sample
 from satmip_data.shards.dataset import TRAIN, read_table
 from satmip_data.shards.tar import read_samples
 from satmip_data.storage.store import Store
@@ -116,6 +116,13 @@ def show_plan(console: Console, plan: BuildPlan, expected: Estimate) -> None:
     console.print(f"About {size} of shards in {time} (measured on {expected.tried} samples)", highlight=False)
     for problem in expected.problems:
         console.print(f"[yellow]{escape(problem.path)}: {problem.reason}: {escape(problem.message)}[/yellow]", highlight=False)
+
+
+def show_named_times(console: Console, samples: Sequence[Sample], most: int = 3) -> None:
+    """Print what was read from some names by --time-pattern."""
+    times = {sample.path: sample.metadata.datetime for sample in samples}
+    for path, time in list(times.items())[:: max(1, len(times) // most)][:most]:
+        console.print(f"Time of {path}: {'unknown' if time is None else time.isoformat()}", markup=False, highlight=False)
 
 
 def show_dropped(console: Console, dropped: dict[str, int]) -> None:

@@ -158,7 +158,7 @@ def _header(dataset: Any) -> Header:
         dataset.count,
         tuple(dataset.dtypes),
         _colours(dataset.colorinterp),
-        dataset.colorinterp[0].name == "palette",
+        dataset.colorinterp[0].name == "palette" and not _white_is_zero(dataset),
         *_georeference(dataset),
         {**dataset.tags(), **dataset.tags(ns="IMAGERY")},
     )
@@ -285,7 +285,15 @@ def _read(dataset: Any, bands: Sequence[int], **which: Any) -> _Part:
         # GDAL leaves it out of its masks where there is a nodata value, and where it holds floats.
         shape = {"out_shape": which["out_shape"][1:]} if "out_shape" in which else which
         valid &= dataset.read(alpha[0], **shape) > 0
-    return dataset.read(bands, **which), valid
+    values = dataset.read(bands, **which)
+    if _white_is_zero(dataset) and values.dtype.kind == "u":
+        values = np.iinfo(values.dtype).max - values
+    return values, valid
+
+
+def _white_is_zero(dataset: Any) -> bool:
+    """Tell whether grey values are written from white to black, as by scanners; GDAL gives them a table of colours."""
+    return bool(dataset.count == 1 and dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES")
 
 
 def _known(parts: Sequence[_Part]) -> npt.NDArray[np.bool_]:

@@ -26,18 +26,19 @@ def _to_json(value: Any) -> Any:
 
 
 def read_metadata(data: Mapping[str, Any]) -> Metadata:
-    """Return the metadata that a mapping of some of the fields holds, by the paper's names; the others are missing.
+    """Return the metadata that a mapping of some of the fields holds, by names or aliases of one field; the others are missing.
 
     Values are as in `<key>.json`, or as `Metadata` has them. Times may have any time zone.
 
     Raises:
         ValueError: a field is unknown, or its value is none that it can have.
     """
-    if unknown := [name for name in data if name not in BY_NAME]:
-        near = get_close_matches(str(unknown[0]).lower(), [*BY_NAME, *ALIASES], 1)
-        advice = f'Did you mean "{" and ".join(ALIASES.get(near[0], near))}"?' if near else "satmip-data fields lists them."
+    given = {ALIASES[name][0] if len(ALIASES.get(name, ())) == 1 else name: value for name, value in data.items()}
+    if unknown := [name for name in given if name not in BY_NAME]:
+        near = get_close_matches(str(unknown[0]).lower(), BY_NAME, 1)
+        advice = f'Did you mean "{near[0]}"?' if near else "All fields: satmip-data fields"
         raise ValueError(f'Unknown field "{unknown[0]}". {advice}')
-    return Metadata(**{BY_NAME[name].attribute: _read_value(name, value) for name, value in data.items() if value is not None})
+    return Metadata(**{BY_NAME[name].attribute: _read_value(name, value) for name, value in given.items() if value is not None})
 
 
 def _read_value(name: str, value: Any) -> Any:

@@ -6,7 +6,7 @@ Layout: any folders; `train`, `val` and `test` among them name the splits. A ras
 import datetime as dt
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
@@ -29,6 +29,7 @@ from satmip_data.sources.archive import (
     unique_keys,
 )
 from satmip_data.sources.base import (
+    YEARS,
     Found,
     InvalidError,
     Item,
@@ -110,7 +111,7 @@ class GeoTiff(Archive):
         whole = Scene(key, split, key, path, head.width, head.height, Metadata(), head.georeference, ())
         return cut(whole, self.tile, partial(placed, self._known(path, head.tags), head.georeference))
 
-    def _known(self, path: str, tags: dict[str, str]) -> dict[str, Any]:
+    def _known(self, path: str, tags: Mapping[str, str]) -> dict[str, Any]:
         """Return what the tags (GDAL's IMAGERY domain) and the file's name tell."""
         cloud = tags.get("CLOUDCOVER")
         return {
@@ -120,11 +121,11 @@ class GeoTiff(Archive):
             "cloud_cover": float(cloud) if cloud is not None and 0.0 <= float(cloud) <= 100.0 else None,
         }
 
-    def _time(self, name: str, tags: dict[str, str]) -> dt.datetime | None:
+    def _time(self, name: str, tags: Mapping[str, str]) -> dt.datetime | None:
         if self.time_pattern:
-            if (match := re.search(_pattern(self.time_pattern), name)) is None:
-                raise InvalidError(f"a file's name must hold a time like {self.time_pattern!r}, however: {name!r}")
-            return _named_time(match[0], self.time_pattern)
+            if (time := _named_time(name, self.time_pattern)) is None:
+                raise InvalidError(f"The file's name holds no time like {self.time_pattern}: {name}. Change --time-pattern.")
+            return time
         text = tags.get(self.time_tag)
         # A TIFF's own DateTime has colons in the date.
         return None if text is None else parse_time(self.time_tag, re.sub(r"^(\d{4}):(\d\d):(\d\d)\b", r"\1-\2-\3", text.strip()))
@@ -135,11 +136,18 @@ def _pattern(text: str) -> str:
     parts = re.split("(%.)", text)
     if unknown := [part for part in parts if part.startswith("%") and part not in _DIRECTIVES]:
         raise ValueError(f"a time pattern may hold {' '.join(_DIRECTIVES)}, however: {unknown[0]!r} in {text!r}")
-    return "".join(_DIRECTIVES.get(part) or re.escape(part) for part in parts)
+    found = "".join(_DIRECTIVES.get(part) or re.escape(part) for part in parts)
+    # Digits beside those of the pattern belong to another number.
+    return (r"(?<!\d)" if text.startswith("%") else "") + found + (r"(?!\d)" if text[-2:-1] == "%" else "")
 
 
-def _named_time(text: str, pattern: str) -> dt.datetime:
-    try:
-        return dt.datetime.strptime(text, pattern).replace(tzinfo=dt.UTC)
-    except ValueError as error:
-        raise InvalidError(f"a time must be like {pattern!r}, however: {text!r}") from error
+def _named_time(name: str, pattern: str) -> dt.datetime | None:
+    """Return the first time like `pattern` in a name that is one, in `YEARS`; None without one."""
+    for match in re.finditer(f"(?=({_pattern(pattern)}))", name):
+        try:
+            time = dt.datetime.strptime(match[1], pattern).replace(tzinfo=dt.UTC)
+        except ValueError:  # 20209999
+            continue
+        if time.year in YEARS:
+            return time
+    return None

@@ -8,10 +8,11 @@ import datetime as dt
 import gzip
 import io
 import json
+import logging
 import math
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, ClassVar, Literal
@@ -51,6 +52,8 @@ from satmip_data.storage import limits
 from satmip_data.storage.locations import archive_url
 from satmip_data.storage.parquet import read_parquet
 from satmip_data.storage.store import Store
+
+_log = logging.getLogger(__name__)
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".geoparquet")
 MISSING = ("", "nan", "none", "null", "na", "n/a", "nat", "<na>")
@@ -156,7 +159,12 @@ class Table(NamedImages):
         if 0 < len(ours & set(BOX)) < len(BOX):
             raise LayoutError(f"a box needs the columns {', '.join(BOX)}, however: {', '.join(sorted(ours & set(BOX)))}")
         kept = {column: ours for column, ours in names.items() if ours in COLUMNS}
-        return [{ours: _plain(column, row[column]) for column, ours in kept.items()} for row in rows]
+        named = [{ours: _plain(column, row[column]) for column, ours in kept.items()} for row in rows]
+        if "category" in kept.values():
+            column = next(column for column, ours in kept.items() if ours == "category")
+            _note_missing(row[column] for row in rows)
+            named = [{**row, "category": _class(row["category"])} for row in named]
+        return named
 
     def read_item(self, root: str, item: Item) -> list[Found]:
         """Return the scene of one row, or its reject."""
@@ -322,6 +330,21 @@ def _check_images(name: str, schema: pa.Schema) -> None:
                 f"The column {column.name} of {name} holds images themselves, and satmip reads paths of images. Write them to "
                 "files, and name these in a column image."
             )
+
+
+def _class(value: Any) -> Any:
+    """Return the name of a class: without spaces around it, and a whole number as such, which a column of floats holds as 7.0."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return value.strip() if isinstance(value, str) else value
+
+
+def _note_missing(cells: Iterable[Any]) -> None:
+    """Say how many cells of a class are taken for missing though they hold a word: it may be the name of a class."""
+    words = Counter(cell.strip() for cell in cells if isinstance(cell, str) and cell.strip() and cell.strip().lower() in MISSING)
+    if words:
+        counts = ", ".join(f'"{word}" {count:,} x' for word, count in words.most_common())
+        _log.warning("Cells of the column category that are taken for missing: %s. Rename the class if it is one.", counts)
 
 
 def _plain(column: str, value: Any) -> Any:

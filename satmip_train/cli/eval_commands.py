@@ -135,6 +135,37 @@ def retrieve_command(runs: tuple[Path, ...], shards: str, split: str, out: Path,
     click.echo(path)
 
 
+@click.command("read")
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=common.RUN)
+@click.option("--shards", required=True, help="Shard directory: a local path or an fsspec URL.")
+@click.option("--split", default="val", show_default=True, help="Split whose pictures are read.")
+@click.option("--records", default="train", show_default=True, help="Split whose records they are read by.")
+@options(*common.RUNNING, common.out_folder("out/eval"))
+def read_command(runs: tuple[Path, ...], shards: str, split: str, records: str, out: Path, **others: Any) -> None:
+    """Read GSD, latitude, day of the year and the sun's elevation off pictures, with the projections of each RUN.
+
+    For each picture the nearest record of another split is found, so no picture can find its own. Prints the median errors beside
+    those of the best constant and of a random record; writes reading.json. A run with --shuffle-metadata shows what is no merit.
+
+    
+    Example:
+      satmip-eval read out/runs/satmips-seed0 out/runs/shuffled --shards out/shards
+    """
+    from satmip_train.evaluation import reading
+    from satmip_train.evaluation.evaluate import check_result, describe_split, write_result
+
+    with common.errors(), common.make_running(**others) as running:
+        dataset = open_dataset(shards)
+        for name in (split, records):
+            dataset.split(name)
+        check_result(result_path(out, "reading"), test=describe_split(dataset, split))
+        with common.show_progress(dataset.splits[split] + dataset.splits[records]) as progress:
+            result = reading.read(runs, dataset, (split, records), running, progress)
+        path = write_result(result, out)
+    Console().print(tables.rich_table(tables.reading_table(result)))
+    click.echo(path)
+
+
 @click.command("embed")
 @click.argument("run", type=common.RUN)
 @click.option("--images", type=_FOLDER, help="Folder of images, searched whole; GeoTIFF keep their footprint.")
@@ -166,7 +197,7 @@ def embed_command(
       satmip-eval embed out/runs/satmips-seed0 --shards out/shards --split val --out out/val.parquet
     """
     if (images is None) == (shards is None):
-        raise click.UsageError("what to embed must be one of two, however: pass --images FOLDER or --shards DIRECTORY, not both")
+        raise click.UsageError("Use --images FOLDER or --shards DIRECTORY, one of the two")
     from satmip_train.data.image_files import parse_rendering
     from satmip_train.evaluation import embed as embedding
 
@@ -217,7 +248,7 @@ def neighbours_command(
     asked = {name: others.pop(name) for name in ("keys", "queries", "count")}
     with common.errors(), common.make_running(**others) as running:
         if out.suffix.lower() != ".png":
-            raise UsageError(f"the sheet is a PNG, however: --out is {out}. Pass --out {out.with_suffix('.png')}")
+            raise UsageError(f"The sheet is a PNG. Use --out {out.with_suffix('.png')} instead of {out}")
         dataset = open_dataset(shards)
         tested = dataset if test_shards is None else open_dataset(test_shards)
         model = load_model(run)
@@ -231,4 +262,4 @@ def neighbours_command(
     click.echo(out)
 
 
-COMMANDS = [finetune_command, segment_command, retrieve_command, embed_command, neighbours_command]
+COMMANDS = [finetune_command, segment_command, retrieve_command, read_command, embed_command, neighbours_command]

@@ -42,9 +42,9 @@ class Integers(click.ParamType[tuple[int, ...]]):
             return value
         words = [word.strip() for word in value.split(",") if word.strip()]
         if not all(word.isdecimal() and int(word) >= self._smallest for word in words) or not (words or self._empty):
-            self.fail(f"must be integers from {self._smallest} up, with commas between them, however: {value!r}", param, ctx)
+            self.fail(f'"{value}" is no list of integers from {self._smallest} up, as 1,5,20', param, ctx)
         if (most := max(map(int, words), default=0)) > self._largest:
-            self.fail(f"must be at most {self._largest}, however: {most}", param, ctx)
+            self.fail(f"{most} is above the largest, {self._largest}", param, ctx)
         return tuple(int(word) for word in words)
 
 
@@ -58,7 +58,7 @@ class Positive(click.FloatRange):
         """Return the number."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
-            self.fail(f"must be a finite number, however: {value!r}", param, ctx)
+            self.fail(f"{value} is no finite number", param, ctx)
         return number
 
 
@@ -166,9 +166,7 @@ def install_externals(externals: Sequence[str], weights: Sequence[Path], externa
     from satmip_train.runs.external import install
 
     if len(externals) != len(weights):
-        raise UsageError(
-            f"each --external must have its --weights, however: {len(externals)} of one and {len(weights)} of the other"
-        )
+        raise UsageError(f"Each --external needs its --weights: there are {len(externals)} of one and {len(weights)} of the other")
     return [install(name, path, out / "external", external_size) for name, path in zip(externals, weights, strict=True)]
 
 

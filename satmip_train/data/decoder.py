@@ -4,10 +4,10 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from satmip_train.data.tar import Readers, ShardReader
 from satmip_train.errors import UsageError
 
 Batch = dict[str, Any]
+METADATA = frozenset({"tokens", "numeric", "mask", "categorical"})
+"""Keys of a batch that hold what a sample's record says."""
+Value = TypeVar("Value")
 DEFAULT_COLUMN_FIELDS = ("gsd", "timestamp", "location")
 
 
@@ -52,21 +55,30 @@ class Decoder:
     """What of the metadata training hides."""
 
     def batch(
-        self, readers: Readers, positions: Iterable[Position], partners: Iterable[Position] = (), hidden: Hidden | None = None
+        self,
+        readers: Readers,
+        positions: Iterable[Position],
+        partners: Iterable[Position] = (),
+        hidden: Hidden | None = None,
+        records: Iterable[Position] | None = None,
     ) -> Batch:
         """Decode the samples at the given (shard, index) positions.
 
         Args:
             partners: positions of their partners, where these are asked for
             hidden: (B, fields), the fields that `hiding` leaves out of each sample's metadata
+            records: positions of the samples whose metadata they get; None: their own
 
         Raises:
             UsageError: a sample lacks a member or holds a damaged one, or the chips differ in size.
         """
         samples, others = _samples(readers, positions), _samples(readers, partners)
-        decoded = {key: getattr(self, f"_{key}")(samples) for key in sorted(self.keys - {"partner", "tokens"})}
+        told = samples if records is None else _samples(readers, records)
+        decoded = {
+            key: getattr(self, f"_{key}")(told if key in METADATA else samples) for key in sorted(self.keys - {"partner", "tokens"})
+        }
         if "tokens" in self.keys:
-            decoded["tokens"] = self._tokens(samples, hidden)
+            decoded["tokens"] = self._tokens(told, hidden)
         if "partner" in self.keys:
             decoded["partner"] = self._image(others)
         return decoded if hidden is None or self.hiding is None else self.hiding.hide(decoded, hidden)
@@ -104,14 +116,16 @@ class Decoder:
         return _columns(samples, "cat.npy", self.categorical)
 
     def _place(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
-        return torch.tensor([place_id(json.loads(reader.read(index, "json"))["place"]) for reader, index in samples])
+        return torch.tensor(_parsed(samples, "json", lambda text: place_id(json.loads(text)["place"])))
 
     def _location(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
-        records = (json.loads(reader.read(index, "json")) for reader, index in samples)
-        return torch.tensor([record["metadata"]["location"] or (math.nan, math.nan) for record in records], dtype=torch.float32)
+        locations = _parsed(samples, "json", lambda text: json.loads(text)["metadata"]["location"] or (math.nan, math.nan))
+        return torch.tensor(locations, dtype=torch.float32)
 
     def _label(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
-        return torch.tensor([int(reader.find(index, "cls") or -1) for reader, index in samples])
+        labelled = [sample for sample in samples if sample[0].find(sample[1], "cls") is not None]
+        labels = dict(zip(labelled, _parsed(labelled, "cls", int), strict=True))
+        return torch.tensor([labels.get(sample, -1) for sample in samples])
 
     def _labels(self, samples: list[tuple[ShardReader, int]]) -> torch.Tensor:
         return torch.from_numpy(np.stack(_arrays(samples, "labels.npy")))
@@ -154,7 +168,26 @@ def _pixels(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def _arrays(samples: list[tuple[ShardReader, int]], suffix: str) -> list[npt.NDArray[Any]]:
-    return [np.load(io.BytesIO(reader.read(index, suffix)), allow_pickle=False) for reader, index in samples]
+    return _parsed(samples, suffix, lambda content: np.load(io.BytesIO(content), allow_pickle=False))
+
+
+def _parsed(samples: list[tuple[ShardReader, int]], suffix: str, parse: Callable[[bytes], Value]) -> list[Value]:
+    """Return what `parse` makes of a member of each sample.
+
+    Raises:
+        UsageError: a sample lacks it, or it is damaged.
+    """
+    values = []
+    for reader, index in samples:
+        content = reader.read(index, suffix)
+        try:
+            values.append(parse(content))
+        except Exception as error:  # numpy and json have many for damaged bytes
+            raise UsageError(
+                f"Cannot read {reader.keys[index]}.{suffix} in {reader.path}: {error}. Copy the shard again; "
+                "`satmip-data validate` finds all that are damaged."
+            ) from error
+    return values
 
 
 def _columns(samples: list[tuple[ShardReader, int]], suffix: str, columns: tuple[int, ...]) -> torch.Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from satmip_train.data.dataset import Dataset
+from satmip_train.data.integrity import check_shard
 from satmip_train.errors import UsageError
 
 _BLOCK = 512
@@ -162,7 +163,9 @@ class Readers:
     def __getitem__(self, number: int) -> ShardReader:
         if number not in self._open:
             shard = self.shards[number]
-            self._open[number] = ShardReader(self._dataset.path(shard), shard.samples)
+            path = self._dataset.path(shard)
+            check_shard(self._dataset, shard, path)
+            self._open[number] = ShardReader(path, shard.samples)
         return self._open[number]
 
     def __getstate__(self) -> dict[str, Any]:

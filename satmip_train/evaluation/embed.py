@@ -124,8 +124,13 @@ def _read(path: Path, name: str, rendering: Rendering) -> Picture:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"the name of a file must be UTF-8, however: {name!r} is not. Rename it") from error
-    return read_picture(path, rendering)
+        raise UsageError(f"The name {name!r} is not UTF-8. Rename the file") from error
+    try:
+        return read_picture(path, rendering)
+    except (UsageError, MemoryError):
+        raise
+    except Exception as error:  # one image must not end an hour's work
+        raise UsageError(f"Cannot read {path}: {type(error).__name__}: {error}. Remove or replace it.") from error
 
 
 def _shard_rows(dataset: Dataset, split: str, view_size: int, running: Running) -> Iterator[Rows]:
@@ -176,9 +181,7 @@ def _write_vectors(
                 rejects.extend(part.rejects)
                 running.progress(len(part.names) + len(part.rejects))
         if rejects and not written:
-            raise UsageError(
-                f"an image at least must give a vector, however: none of {len(rejects)} does. First: {rejects[0].message}"
-            )
+            raise UsageError(f"None of {len(rejects)} images gives a vector. First: {rejects[0].message}")
         _write_rejects(rejects_path(out), rejects)
 
     write_atomically(out, write)
@@ -252,4 +255,4 @@ def check_output(out: Path) -> None:
         UsageError: it does not end in .parquet.
     """
     if out.suffix != ".parquet":
-        raise UsageError(f"vectors are written as Parquet, however: --out is {out}. Pass --out {out.with_suffix('.parquet')}")
+        raise UsageError(f"Vectors are written as Parquet. Use --out {out.with_suffix('.parquet')} instead of {out}")

@@ -60,20 +60,19 @@ class Protocol:
         """
         if not self.train.classes:
             raise UsageError(
-                f"a probe needs labels, however: the shards in {self.train.root} have no classes. "
-                "Pass --shards with labelled ones (their dataset.json lists classes)"
+                f"A probe needs labels, and the shards in {self.train.root} have no classes. "
+                "Use --shards with labelled ones (their dataset.json lists classes)"
             )
         if self.train.classes != self.test.classes:
             counts = f"{len(self.train.classes)} in {self.train.root}, {len(self.test.classes)} in {self.test.root}"
             single = sorted({*self.train.classes} ^ {*self.test.classes})
-            which = f"only one has {single[0]!r}" if single else "they are in another order"
-            raise UsageError(
-                f"train and test shards must have the same classes, however: {counts}; {which}. Pass other --test-shards"
-            )
+            which = f'only one has "{single[0]}"' if single else "they are in another order"
+            raise UsageError(f"Train and test shards have different classes: {counts}; {which}. Use other --test-shards")
         shared = {s.sha256 for s in self.train.split(self.train_split)} & {s.sha256 for s in self.test.split(self.test_split)}
         if shared:
             raise UsageError(
-                f"a probe is tested on what it has not seen, however: {len(shared)} shards are in both. Pass another --test-split"
+                f"The probe would be tested on what it has learned from: {len(shared)} shards are in both splits. "
+                "Use another --test-split"
             )
 
     @property
@@ -94,13 +93,9 @@ def protocol_models(runs: Sequence[Path], protocol: Protocol) -> list[Model]:
         UsageError: there are none, or they cannot be loaded.
     """
     if not runs and not protocol.backbones:
-        raise UsageError(
-            "there must be something to evaluate, however: no run is given. Pass folders of satmip-train, or --backbone"
-        )
+        raise UsageError("There is nothing to evaluate. Name folders that satmip-train wrote, or use --backbone")
     if protocol.backbones and protocol.modality != "image":
-        raise UsageError(
-            f"--backbone has features of images only, however: --modality is {protocol.modality}. Leave out one of the two"
-        )
+        raise UsageError(f"--backbone has features of images only. Leave it out, or --modality {protocol.modality}")
     found = list(
         models(
             runs,
@@ -112,8 +107,7 @@ def protocol_models(runs: Sequence[Path], protocol: Protocol) -> list[Model]:
     )
     if not found:
         raise UsageError(
-            "there must be something to evaluate, however: --backbone has random weights and --random-seeds is empty. "
-            "Pass --random-seeds 0,1,2"
+            "There is nothing to evaluate: --backbone has random weights and --random-seeds is empty. Use --random-seeds 0,1,2"
         )
     return found
 
@@ -145,13 +139,11 @@ def check_labels(protocol: Protocol, *labels: npt.NDArray[Any]) -> None:
     for (shards, split), found in zip(protocol.splits, labels, strict=True):
         if found.ndim == 1 and (missing := int((found < 0).sum())):
             raise UsageError(
-                f"every sample must have a label for a probe, however: {missing} of {len(found)} in {split!r} of "
-                f"{shards.root} have none. Pass another split, or build the shards from a source with classes"
+                f'A probe needs labels, and {missing} of {len(found)} samples in the split "{split}" of {shards.root} have none. '
+                "Use another split, or build the shards from a source with classes"
             )
     if labels[0].ndim != labels[1].ndim:
-        raise UsageError(
-            "both splits must have one label a sample or both several, however: one of each. Pass another --test-split"
-        )
+        raise UsageError("One split has one label a sample, and the other several. Use another --test-split")
 
 
 def _features(model: Model, protocol: Protocol, shards: Dataset, split: str, progress: Callable[[int], None]) -> Features:
@@ -287,8 +279,8 @@ def check_result(path: Path, **parts: Result) -> None:
         then, now = others[0]
         name = now["split"] if then["shards"] == now["shards"] else Path(now["shards"]).resolve().name
         raise UsageError(
-            f"a result on one set must not be written over that on another, however: {path} was measured on {then['split']!r} of "
-            f"{then['shards']}, and this is {now['split']!r} of {now['shards']}. Pass another --out, such as {path.parent / name}"
+            f'{path} was measured on the split "{then["split"]}" of {then["shards"]}, and would be written over by one on '
+            f'"{now["split"]}" of {now["shards"]}. Use another --out, such as {path.parent / name}'
         )
 
 

@@ -83,13 +83,15 @@ def finetune(
 def _check(protocol: Protocol, recipe: FinetuneSettings) -> None:
     chips = sum(shard.samples for shard in protocol.train.split(protocol.train_split))
     if chips < recipe.batch_size:
-        raise UsageError(f"a batch must fit into the split, however: {recipe.batch_size=} of {chips}. Pass --batch-size {chips}")
+        raise UsageError(
+            f"The batch of {recipe.batch_size} is larger than the split, which has {chips} chips. Use --batch-size {chips}"
+        )
     if protocol.train.size is None:
         raise UsageError(
-            f"chips must be of one size to train on, however: those of {protocol.train.root} are not. Build with a fixed --size"
+            f"The chips of {protocol.train.root} have different sizes. Build them with a fixed --size to train on them"
         )
     if PIXELS in protocol.backbones:
-        raise UsageError(f"fine-tuning needs a network, however: --backbone {PIXELS} has nothing to train. Leave it out")
+        raise UsageError(f"--backbone {PIXELS} has nothing to train. Leave it out")
     check_labels(protocol, *(read_labels(shards, split) for shards, split in protocol.splits))
 
 
@@ -160,8 +162,8 @@ class _Tuning:
                 losses.append(float(torch.stack(recent).mean()))
                 if not math.isfinite(losses[-1]):
                     raise UsageError(
-                        f"the loss must stay finite, however: {losses[-1]} in epoch {len(losses)} of {self._model.name}. "
-                        "Pass a smaller --lr or --weight-decay, or --precision fp32"
+                        f"The loss is {losses[-1]} in epoch {len(losses)} of {self._model.name}. "
+                        "Use a smaller --lr or --weight-decay, or --precision fp32"
                     )
                 recent = []
                 self._save(losses)
@@ -218,7 +220,7 @@ class _Tuning:
             # Onto the CPU, where AdamW keeps its counts of steps: it would ask a GPU for each of them in each step.
             saved = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for damaged files
-            raise UsageError(f"{path} must be the state of a fine-tuning, however: {error!r}. Delete it to begin again") from error
+            raise UsageError(f"{path} is no state of a fine-tuning ({error}). Delete it to begin again") from error
         self._network.load_state_dict(saved["network"])
         self._optimizer.load_state_dict(saved["optimizer"])
         self._scaler.load_state_dict(saved["scaler"])

@@ -198,7 +198,7 @@ def _matching_columns(dataset: Dataset, wanted: Columns) -> tuple[tuple[tuple[in
         place = {column.name: i for i, column in enumerate(there)}
         if missing := [column.name for column in names if column.name not in place]:
             raise UsageError(
-                f"the shards must have the columns of those that were learned from, however: {dataset.root} lacks {missing}. "
+                f"{dataset.root} lacks the columns {', '.join(missing)} of the shards that were learned from. "
                 "Build them again with this version of satmip-data"
             )
         numbers.append(tuple(place[column.name] for column in names))

@@ -92,7 +92,7 @@ def load_model(run: Path, modality: Modality = "image") -> Model:
             or exported no encoder.
     """
     if modality != "image" and run.is_file():
-        raise UsageError(f"features of metadata need the folder of a run, however: {run} is a file. Pass {run.parent}")
+        raise UsageError(f"Features of metadata need the folder of a run, and {run} is a file. Use {run.parent}")
     backbone, config = load_backbone(run)
     name = f"{run.resolve().parent.name}/{run.stem}" if run.is_file() else run.resolve().name
     trained = {"shards": config["dataset"]["fingerprint"], "step": config["step"]}
@@ -101,8 +101,7 @@ def load_model(run: Path, modality: Modality = "image") -> Model:
         return Model(name, "run", run, settings, backbone, None, trained)
     if not terms_of(settings.objective).learns_from_metadata and not (run / METADATA_WEIGHTS).is_file():
         raise UsageError(
-            f"the run must have learned from metadata, however: {settings.objective=} of {run} has no metadata encoder. "
-            "Pass runs of satmip or satmips"
+            f"{run} learned nothing from metadata: {settings.objective} has no metadata encoder. Use runs of satmip or satmips"
         )
     return Model(name, "run", run, settings, backbone, metadata_features.load_metadata_model(run), trained)
 
@@ -190,7 +189,7 @@ def control(name: str, folder: Path) -> Model:
         settings = Settings.model_validate(load_recipe(name))
         return Model(name, "random", folder, settings, create_backbone(settings))
     except ValueError as error:
-        raise UsageError(f"--backbone must be {PIXELS!r} or a recipe, however: {error}") from error
+        raise UsageError(f"--backbone is neither {PIXELS} nor a recipe: {error}") from error
 
 
 def models(

@@ -96,7 +96,7 @@ def score_multilabel(labels: MultiHot, scores: npt.NDArray[np.float64]) -> Multi
     """Score a multi-label set by average precision; UsageError where no sample has a class. Shape: labels, scores (N, classes)."""
     present = np.flatnonzero(labels.any(0))
     if not len(present):
-        raise UsageError(f"some test sample must have a class, however: none of {len(labels)} has. Pass another --test-split")
+        raise UsageError(f"None of {len(labels)} test samples has a class. Use another --test-split")
     found = average_precision_score(labels[:, present], scores[:, present], average=None)
     per_class: list[float | None] = [None] * labels.shape[1]
     for index, value in zip(present, np.atleast_1d(found), strict=True):
@@ -118,7 +118,7 @@ def neighbours(
         ValueError: k is not in 1..N, or (a UsageError) a feature is not finite.
     """
     if not 1 <= k <= len(train):
-        raise ValueError(f"k must be in 1..{len(train)}, the number of train features, however: {k=}")
+        raise ValueError(f"k is {k}, and must lie in 1..{len(train)}, the number of train features")
     x, queries = _finite(train, "train", device), _finite(test, "test", device)
     blocks = [*torch.split(x, _BLOCK)]
     blocks[-1] = F.pad(blocks[-1], (0, 0, 0, _BLOCK - len(blocks[-1])))
@@ -216,7 +216,7 @@ def linear(
     """
     present, targets = np.unique(train_labels, return_inverse=True)
     if len(present) < 2:
-        raise UsageError(f"a linear probe needs two classes of train labels, however: {present=}. Pass another --train-split")
+        raise UsageError(f"A linear probe needs two classes to learn from, and there is {len(present)}. Use another --train-split")
     x, y = _finite(train, "train", device), torch.from_numpy(targets).to(device)
     # Two classes have one column, for the second class: that is binary logistic regression.
     weights, fit = _fit(x, y, len(present) if len(present) > 2 else 1, max_iterations, tolerance)
@@ -244,8 +244,7 @@ def linear_multilabel(
     counts = train_labels.sum(0, dtype=np.int64)
     divide = np.flatnonzero((counts > 0) & (counts < len(train_labels)))
     if not len(divide):
-        wanted = "a linear probe needs a class that some train samples have and some not"
-        raise UsageError(f"{wanted}, however: {counts=}. Pass another --train-split")
+        raise UsageError("No class is one that some train samples have and some have not. Use another --train-split")
     x, z = _finite(train, "train", device), _finite(test, "test", device)
     scores, fits = np.zeros((len(test), train_labels.shape[1])), []
     for index in divide:
@@ -322,9 +321,7 @@ def _finite(features: Features, name: str, device: torch.device | str) -> Tensor
     x = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)).to(device)
     unsure = x.sum(1).isfinite().logical_not()  # a quick look: the sum of a row with such a value is not finite either
     if bad := int(x[unsure].isfinite().all(1).logical_not().sum()):
-        raise UsageError(
-            f"{name} features must be finite, however: {bad} of {len(x)} are not. Pass --precision fp32 or another run"
-        )
+        raise UsageError(f"{bad} of {len(x)} {name} features are not finite. Use --precision fp32 or another run")
     return x
 
 

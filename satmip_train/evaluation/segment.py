@@ -74,7 +74,7 @@ def find_pairs(folder: Path) -> list[Pair]:
     found = find_images(images)
     pairs = [Pair(image, (masks / image.relative_to(images)).with_suffix(".png")) for image in found]
     if missing := [pair for pair in pairs if not pair.mask.is_file()]:
-        raise UsageError(f"every image must have a mask, however: {len(missing)} have none, such as {missing[0].mask}. Add it")
+        raise UsageError(f"{len(missing)} images have no mask. Add them; the first is {missing[0].mask}")
     return pairs
 
 
@@ -91,8 +91,8 @@ def read_folders(train: Path, test: Path) -> Folders:
     shared = {pair.image.resolve() for pair in pairs} & {pair.image.resolve() for pair in tested}
     if shared or copied:
         raise UsageError(
-            f"a classifier is tested on what it has not seen, however: {len(tested) if copied else len(shared)} images of {test} "
-            f"are in {train} too. Pass another --test"
+            f"{len(tested) if copied else len(shared)} images of {test} are in {train} too, so the classifier would be tested "
+            "on what it has learned from. Use another --test"
         )
     return Folders(pairs, tested, described)
 
@@ -106,12 +106,12 @@ def read_mask(path: Path) -> Mask:
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.mode not in ("L", "P"):
-                raise UsageError(f"a mask must have one channel of 8 bits, however: {path} has the mode {image.mode}. Convert it")
+                raise UsageError(f"The mask {path} has the mode {image.mode}. Convert it to one channel of 8 bits")
             return np.array(image)
     except (UsageError, MemoryError):
         raise
     except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
-        raise UsageError(f"a mask must be readable, however: {path}: {error}. Remove or replace it") from error
+        raise UsageError(f"Cannot read the mask {path}: {error}. Remove or replace it") from error
 
 
 def patch_features(backbone: nn.Module, views: Tensor) -> Tensor:
@@ -129,7 +129,9 @@ def patch_features(backbone: nn.Module, views: Tensor) -> Tensor:
         return found[:, network.num_prefix_tokens :].mT.reshape(len(found), -1, *embedding.grid_size)
     if found.ndim == 4 and found.shape[1] == network.num_features:
         return found
-    raise UsageError(f"a backbone must give a grid of features, however: {type(backbone).__name__} gives {tuple(found.shape)}")
+    raise UsageError(
+        f"The backbone {type(backbone).__name__} gives features of shape {tuple(found.shape)}, which are no grid. Use another run"
+    )
 
 
 def segment(
@@ -150,8 +152,8 @@ def segment(
     if len(learned) < 2 or not asked:
         train, test = (folders.described[part]["shards"] for part in ("train", "test"))
         raise UsageError(
-            "masks to learn from must hold two classes at least, those to test on one, however: "
-            f"{train} holds {sorted(learned)} and {test} {sorted(asked)}. Class numbers are 0 to 254, 255 is ignored"
+            f"The masks to learn from need two classes, and those to test on one: {train} has {len(learned)}, {test} {len(asked)}. "
+            "Class numbers are 0 to 254, and 255 is ignored"
         )
     values = tuple(sorted(learned | asked))
     statistics = channel_statistics(pairs)

@@ -1,9 +1,7 @@
 """Whether shards hold what the evaluations of a table read, asked before anything is trained."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from satmip_train.data.captions import caption_reader
 from satmip_train.data.dataset import Dataset
 from satmip_train.errors import UsageError
 from satmip_train.evaluation_sets import EvaluationSet
@@ -42,27 +40,12 @@ def check_shards(evaluation: EvaluationSet, dataset: Dataset, larger: str) -> It
         )
 
 
-def check_metadata(evaluation: EvaluationSet, dataset: Dataset, learned: Dataset, settings: Mapping[str, Any]) -> Iterator[str]:
+def check_metadata(evaluation: EvaluationSet, dataset: Dataset, fields: Sequence[str]) -> Iterator[str]:
     """Give notes of metadata that no sample knows.
 
-    Args:
-        evaluation: what the shards are
-        dataset: shards to evaluate
-        learned: shards that were learned from
-        settings: of the training
-
     Raises:
-        UsageError: the shards do not hold the metadata that the training learns from.
+        UsageError: the shards do not hold fields that the training learns from.
     """
-    fields, text = settings["fields"], settings["metadata_encoder"] == "text"
-    if text and dataset.caption_style != learned.caption_style:
-        raise UsageError(
-            f"The captions in {dataset.root} are of style {dataset.caption_style}, and those of {learned.root}, which are learned "
-            f"from, of style {learned.caption_style}. Run: satmip-data caption {dataset.root} --fields {','.join(fields)} "
-            f"--style {learned.caption_style}"
-        )
-    if text:
-        caption_reader(dataset, fields)
     columns = (*dataset.numeric, *dataset.categorical)
     if missing := [name for name in fields if name not in {column.field for column in columns}]:
         raise UsageError(

@@ -197,9 +197,9 @@ class _Lister:
 
     def _check_metadata(self, cell: Mapping[str, Any], recipe: str) -> None:
         if cell["modality"] != "image":
-            name, learned = cell["dataset"], self._shards(self._request.shards)
+            name, fields = cell["dataset"], recipe_settings(recipe)["fields"]
             shards = self._shards(self._request.evaluation[name])
-            self._notes |= dict.fromkeys(check_metadata(evaluation_sets()[name], shards, learned, recipe_settings(recipe)))
+            self._notes |= dict.fromkeys(check_metadata(evaluation_sets()[name], shards, fields))
 
     def _evaluation(self, cell: Mapping[str, Any], runs: Sequence[Path], name: str) -> Command:
         modality = cell["modality"]

@@ -23,6 +23,7 @@ import shutil
 import sys
 import tarfile
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,14 @@ RENAMED = {
     False: {r"^ssl_head\.": "simclr.head."},
 }  # fmt: skip
 """Names of tensors, of runs with MoCo and without: regular expression of the old name, and the new one instead."""
+
+DELIBERATE = {
+    "schema version 2": r"(build|caption).* dataset\.json > (schema_version|image|files|sha256):",
+    "new settings, at what was done before": r"^\S+ added .*\b(metadata_weight|moco_weight):",
+    "another demo world": r"^demo ",
+    "a row of table S4": r"^commands/s4 length|^table/s4/\w+ added .*s4,SatMIP,",
+}
+"""What was changed since on purpose, as the changelog says: what it is, and a regular expression of the lines that show it."""
 
 SMALL = {"img_size": 32, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2}
 TRAIN = [
@@ -552,9 +561,19 @@ def keep(inputs: Path, old: Path) -> None:
     make_tables(old / "shards/fmow", old / "tables")
 
 
-def go_on(old: Path, work: Path, inputs: Path) -> Iterator[tuple[str, Any]]:
-    """Go on with what was kept, in a copy: builds, captions, runs and tables."""
-    for name, words in BUILDS.items():
+def go_on(old: Path, work: Path, inputs: Path, only: str) -> Iterator[tuple[str, Any]]:
+    """Go on with what was kept, in a copy: runs, tables, builds and captions."""
+    for name in RESUMED if "runs" in only else ():
+        copy = shutil.copytree(old / "runs" / name, work / "runs" / name)
+        train(old / "shards/fmow", copy, RUNS[name], STEPS)
+        yield f"old/run/{name}", of_run(copy)
+    if "tables" in only:
+        yield from record_tables(old, work)
+    if "builds" in only:
+        half = shutil.copytree(old / "half-build", work / "half-build")
+        call(command_of_build(inputs, BUILDS["imagefolder"], half), work)
+        yield "old/half-build", of_shards(half)
+    for name, words in BUILDS.items() if "builds" in only else ():
         shards = shutil.copytree(old / "shards" / name, work / "shards" / name)
         call(["satmip-data", "validate", str(shards), "--workers", "1"], work)
         call(["satmip-data", "inspect", str(shards)], work)
@@ -563,18 +582,10 @@ def go_on(old: Path, work: Path, inputs: Path) -> Iterator[tuple[str, Any]]:
         call(["satmip-data", "caption", str(shards), "--workers", "1", "--fields", "gsd,loc", "--style", "sentence"], work)
         call(["satmip-data", "validate", str(shards), "--workers", "1"], work)
         yield f"old/caption/{name}", of_shards(shards)
-    half = shutil.copytree(old / "half-build", work / "half-build")
-    call(command_of_build(inputs, BUILDS["imagefolder"], half), work)
-    yield "old/half-build", of_shards(half)
-    for name in RESUMED:
-        copy = shutil.copytree(old / "runs" / name, work / "runs" / name)
-        train(old / "shards/fmow", copy, RUNS[name], STEPS)
-        yield f"old/run/{name}", of_run(copy)
-    yield from record_tables(old, work)
 
 
 def renamed(value: Any, moco: bool = False) -> Any:
-    """Return an old record with the names of today."""
+    """Return a record with the names of today: what old code wrote, and a file of it that new code has left as it is."""
     if isinstance(value, dict):
         moco = moco or "queue.keys" in value.get("model", {})
         return {_new_name(key, moco): renamed(inner, moco) for key, inner in value.items()}
@@ -598,6 +609,11 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
                 yield f"missing  {where}: {_short(before[key])}"
             else:
                 yield from differences(before[key], after[key], where)
+    elif isinstance(before, list) and isinstance(after, list) and all(isinstance(line, str) for line in (*before, *after)):
+        if Counter(before) == Counter(after) and before != after:
+            yield f"order    {path}"
+        yield from (f"missing  {path}: {_short(line)}" for line in (Counter(before) - Counter(after)).elements())
+        yield from (f"added    {path}: {_short(line)}" for line in (Counter(after) - Counter(before)).elements())
     elif isinstance(before, list) and isinstance(after, list):
         if len(before) != len(after):
             yield f"length   {path}: {len(before)} -> {len(after)}"
@@ -613,21 +629,23 @@ def _short(value: Any) -> str:
 
 
 def compare(before: Path, after: Path, shown: int) -> int:
-    """Print what differs, by part of the record; return 1 where something does."""
+    """Print what differs, by part of the record, and how much was changed on purpose; return 1 where something else differs."""
     old, new = ({path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")} for folder in (before, after))
-    whole = 0
-    for name in sorted(old.keys() | new.keys()):
-        if name not in old or name not in new:
-            print(f"{name.replace('|', '/')}: only {'before' if name in old else 'after'}")
-            whole += name in old
-            continue
-        lines = list(differences(renamed(old[name]), new[name]))
-        whole += bool(lines)
+    meant, parts = Counter[str](), 0
+    for name in sorted(old):
+        part = name.replace("|", "/")
+        lines = list(differences(renamed(old[name]), renamed(new[name]))) if name in new else ["missing  as a whole"]
+        reasons = [next((why for why, pattern in DELIBERATE.items() if re.search(pattern, f"{part} {line}")), "") for line in lines]
+        meant.update(filter(None, reasons))
+        lines = [line for line, why in zip(lines, reasons, strict=True) if not why]
+        parts += bool(lines)
         if lines:
-            print(f"{name.replace('|', '/')}: {len(lines)} differences")
+            print(f"{part}: {len(lines)} differences")
             print("".join(f"    {line}\n" for line in lines[:shown]), end="")
-    print(f"{len(old)} parts compared, {whole} differ")
-    return int(whole > 0)
+    for why, count in meant.items():
+        print(f"on purpose: {why}: {count} differences")
+    print(f"{len(old)} parts compared, {parts} differ")
+    return int(parts > 0)
 
 
 def write(parts: Callable[[Path], Iterator[tuple[str, Any]]], out: Path) -> None:
@@ -646,7 +664,7 @@ def main() -> int:
     parser.add_argument("what", choices=["inputs", "run", "keep", "go-on", "compare"])
     parser.add_argument("folders", nargs="+", type=lambda text: Path(text).absolute())
     parser.add_argument("--inputs", type=lambda text: Path(text).absolute(), help="go-on: the archives that OLD was built from")
-    parser.add_argument("--only", default="builds,runs,evaluations,commands", help="run: which parts, of these")
+    parser.add_argument("--only", default="builds,runs,evaluations,commands,tables", help="which parts, of these")
     parser.add_argument("--shown", type=int, default=12, help="differences shown of a part of the record")
     options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "400"}
@@ -661,7 +679,7 @@ def main() -> int:
     elif options.what == "run":
         write(lambda work: run(one, work, options.only), two[0])
     else:
-        write(lambda work: go_on(one, work, options.inputs), two[0])
+        write(lambda work: go_on(one, work, options.inputs, options.only), two[0])
     return 0
 
 

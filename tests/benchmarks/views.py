@@ -80,7 +80,10 @@ def main() -> None:
     report.table(f"A view of {VIEW} pixels, one thread, CPU time: how much faster satmip is")
     for name, took in seconds.items():
         report.row(name, 1e3 / timing.rate(count, took), "ms", timing.ratios(took, seconds["satmip"]))
-    backbone, views = create_backbone(Settings(backbone_args={"num_heads": 12})), torch.randn(batch, 3, VIEW, VIEW)
+    backbone, views = (
+        create_backbone(Settings.model_validate({"backbone_args": {"num_heads": 12}})),
+        torch.randn(batch, 3, VIEW, VIEW),
+    )
     passes = {"all tokens": partial(step, backbone, views, True), "class token alone": partial(step, backbone, views, False)}
     timing.in_turns(passes, 1)
     seconds = timing.in_turns(passes, rounds)

@@ -193,3 +193,12 @@ def edited_copy(shards: Path, root: Path, edit: Callable[[dict[str, Any]], None]
         edit(data)
         write_dataset_json(root, data)
     return root
+
+
+def replace_shard(root: Path, name: str, content: bytes) -> None:
+    """Write other bytes in place of a shard, as another program may have built it, and list them in `dataset.json`."""
+    (root / name).write_bytes(content)
+    data = json.loads((root / "dataset.json").read_text())
+    entry = next(entry for entry in data["shards"] if entry["name"] == name)
+    entry.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    write_dataset_json(root, data)

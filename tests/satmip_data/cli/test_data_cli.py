@@ -25,6 +25,7 @@ from satmip_data.execution import tracking
 from satmip_data.execution.progress import Progress
 from satmip_data.execution.tracking import Speeds, describe
 from satmip_data.pipeline.journal import Journal
+from tests.data.archives.make import write_raster
 
 
 def run(*arguments: str) -> Result:
@@ -242,6 +243,12 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(here: Path) -> None:
     assert re.search(r"About [\d.,]+ MB of shards in \d:\d\d:\d\d \(measured on \d+ samples\)", result.output)
     assert "airport_0_0_rgb.jpg: image_unreadable" in result.output
     assert not list(here.iterdir())
+
+
+def test_a_dry_run_shows_times_that_were_read_from_names(here: Path) -> None:
+    write_raster(here / "in/S2_20170613T101031_0.tif", np.full((3, 8, 8), 9, np.uint8))
+    asked = ("build", "--source", "geotiff", "in", "--dry-run", "--time-pattern", "%Y%m%dT%H%M%S", "--workers", "1")
+    assert "S2_20170613T101031_0.tif: 2017-06-13T10:10:31+00:00" in run(*asked).output.replace("\n", "")
 
 
 def test_retry_rejects_as_typed(here: Path) -> None:

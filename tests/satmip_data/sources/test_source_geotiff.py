@@ -155,6 +155,17 @@ def test_numbers_of_colours_are_no_picture(tmp_path: Path) -> None:
     assert samples(GeoTiff(bands="1"), tmp_path)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_scan_whose_zero_is_white_is_no_negative(tmp_path: Path, dtype: str) -> None:
+    most = np.iinfo(dtype).max
+    values = np.linspace(0, most, 64).astype(dtype).reshape(1, 8, 8)
+    write_raster(tmp_path / "in/a.tif", values, photometric="MINISWHITE")
+    source = GeoTiff(stretch="none" if dtype == "uint8" else f"minmax:0,{most}")
+    (sample,) = samples(source, tmp_path / "in").values()
+    expected = np.rint((most - values[0].astype(float)) / most * 255).astype(np.uint8)
+    assert np.array_equal(chip(source, tmp_path / "in", sample), np.stack([expected] * 3, axis=-1))
+
+
 def test_bands_that_nobody_can_guess_must_be_named(tmp_path: Path) -> None:
     values = pixels(np.random.default_rng(0), 32, 32, 5, 1, 255).astype(np.uint8)
     write_raster(tmp_path / "five.tif", values, photometric="MINISBLACK")
@@ -253,6 +264,28 @@ def test_a_raster_that_changed_since_the_scan_is_a_reject(root: Path) -> None:
     assert caught.value.reason == "size_mismatch"
     with pytest.raises(ImageError, match="at most 10 pixels"):
         source.read_chip(str(root), sample, (8, 8), 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "time"),
+    [
+        ("S2A_20170613T101031_0_45", "%Y%m%d", "2017-06-13"),
+        ("12345678_20170613", "%Y%m%d", "2017-06-13"),  # no month 56
+        ("1234567820170613", "%Y%m%d", None),  # a longer number
+        ("00010101-20200229", "%Y%m%d", "2020-02-29"),  # no picture was taken in the year 1
+        ("99991231", "%Y%m%d", None),
+        ("tile_30_2019_x", "%Y", "2019-01-01"),
+        ("20190229_20190301", "%Y%m%d", "2019-03-01"),
+        ("a2019-02-28b", "%Y-%m-%d", "2019-02-28"),
+        ("LC08_2019123", "%Y%j", "2019-05-03"),
+        ("9_2019", "_%Y", "2019-01-01"),
+        ("2019-02-2019-03-04", "%Y-%m-%d", "2019-03-04"),
+    ],
+)
+def test_the_time_in_a_name_is_its_first_date_that_is_one(tmp_path: Path, name: str, pattern: str, time: str | None) -> None:
+    write_raster(tmp_path / f"{name}.tif", np.full((3, 8, 8), 9, np.uint8))
+    index = build_index(GeoTiff(time_pattern=pattern), str(tmp_path), KEEP, Local())
+    assert [sample.metadata.datetime.date().isoformat() for sample in index.samples] == ([time] if time else [])
 
 
 def test_time_comes_from_the_name_or_a_tag(root: Path, tmp_path: Path) -> None:

@@ -566,3 +566,20 @@ def test_a_table_that_cannot_be_read_is_told_by_its_name_and_cause(root: Path, n
 def test_rfc_3339_has_small_letters_too(root: Path) -> None:
     found = only(read(root, {"image": ["images/one.png"], "datetime": ["2020-01-02t03:04:05z"]}))
     assert found.metadata.datetime == dt.datetime(2020, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
+
+
+def test_classes_are_stripped_whole_and_told_of_where_they_are_words_for_missing(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = str(next(root.rglob("*.png")).relative_to(root))
+    words = [" forest", "forest ", "forest", "none", "NA", "NA", ""]
+    index = read(root, {"image": [image] * 7, "category": words})
+    assert [sample.category for sample in index.samples] == ["forest"] * 3 + [None] * 4
+    (told,) = [record.getMessage() for record in caplog.records if "category" in record.getMessage()]
+    assert '"NA" 2 x' in told
+    assert '"none" 1 x' in told
+    caplog.clear()
+    pd.DataFrame({"image": [image] * 4, "category": [1.0, 10.0, None, 2.5]}).to_parquet(root / "t.parquet")
+    found = build_index(Table(), str(root / "t.parquet"), KEEP, Local()).samples
+    assert [sample.category for sample in found] == ["1", "10", None, "2.5"]
+    assert not [record for record in caplog.records if "category" in record.getMessage()]

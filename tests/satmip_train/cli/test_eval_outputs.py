@@ -51,11 +51,11 @@ def test_a_result_on_one_set_is_not_written_over_that_on_another(world: Path, tm
     got = call(*asked, "--shards", world / "shards")
     assert got.exit_code == 1
     found = " ".join(got.output.split())
-    assert re.search(rf"on '(\w+)' of {other}, and this is '\1' of {world}/shards. Pass another .* {tmp_path}/eval/shards$", found)
+    assert re.search(rf'split "(\w+)" of {other}, .* "\1" of {world}/shards. Use another .* {tmp_path}/eval/shards$', found)
     got = call(*asked, "--shards", other, "--split" if command == "retrieve" else "--test-split", "test")
     assert got.exit_code == 1
     found = " ".join(got.output.split())
-    assert re.search(rf"on 'val' of {other}, and this is 'test' of {other}. Pass another .* {tmp_path}/eval/test$", found)
+    assert re.search(rf'split "val" of {other}, .* "test" of {other}. Use another .* {tmp_path}/eval/test$', found)
     assert written == {path: path.read_bytes() for path in written}
 
 
@@ -68,7 +68,7 @@ def test_another_folder_is_named_for_shards_that_are_the_current_one(
     monkeypatch.chdir(other)
     got = call(*asked, ".")
     assert got.exit_code == 1
-    assert " ".join(got.output.split()).endswith(f"Pass another --out, such as {tmp_path}/eval/eurosat")
+    assert " ".join(got.output.split()).endswith(f"Use another --out, such as {tmp_path}/eval/eurosat")
 
 
 def test_a_set_that_was_moved_or_built_again_is_the_same_set(world: Path, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_segmentation_of_one_set_is_not_written_over_that_of_another(world: Path
     assert call(*asked, "--test", folders[0]).exit_code == 0
     got = call(*asked, "--test", folders[2])
     assert got.exit_code == 1
-    assert f"on 'val' of {folders[0]}, and this is 'val' of {folders[2]}" in " ".join(got.output.split())
+    assert re.search(rf'split "val" of {folders[0]}, .* "val" of {folders[2]}', " ".join(got.output.split()))
 
 
 def test_a_damaged_result_is_written_anew(world: Path, tmp_path: Path) -> None:

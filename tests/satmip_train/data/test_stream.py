@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from helpers.toy_shards import tar_bytes, write_toy_shards
+from helpers.toy_shards import replace_shard, tar_bytes, write_toy_shards
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -174,7 +174,8 @@ def test_the_labels_of_a_multi_label_set_are_multi_hot(tmp_path):
         buffer = io.BytesIO()
         np.save(buffer, row)
         members.append((f"{key}.labels.npy", buffer.getvalue()))
-    (tmp_path / "toy/train/000000.tar").write_bytes(tar_bytes(members, tarfile.USTAR_FORMAT))
+    replace_shard(tmp_path / "toy", "train/000000.tar", tar_bytes(members, tarfile.USTAR_FORMAT))
+    dataset = open_dataset(tmp_path / "toy")
     (batch,) = ordered_batches(dataset, "train", {"labels", "label"}, 2)
     assert (batch["labels"].tolist(), batch["label"].tolist()) == ([[1, 0, 1], [0, 0, 1]], [-1, -1])
 
@@ -185,10 +186,10 @@ def test_chips_of_differing_size_and_damaged_chips_are_refused(tmp_path):
         Image.new("L", size).save(buffer, "JPEG")
         return buffer.getvalue()
 
-    dataset = open_dataset(write_toy_shards(tmp_path / "toy", {"train": 2}, shards=1))
-    shard = tmp_path / "toy/train/000000.tar"
+    root = write_toy_shards(tmp_path / "toy", {"train": 2}, shards=1)
     for second, message in ((chip((8, 9)), "8 x 8 and 8 x 9"), (b"no image", "must be an image, however: 'b'")):
-        shard.write_bytes(tar_bytes([("a.jpg", chip((8, 8))), ("b.jpg", second)], tarfile.USTAR_FORMAT))
+        replace_shard(root, "train/000000.tar", tar_bytes([("a.jpg", chip((8, 8))), ("b.jpg", second)], tarfile.USTAR_FORMAT))
+        dataset = open_dataset(root)
         with pytest.raises(UsageError, match=message):
             list(ordered_batches(dataset, "train", {"image"}, 2))
     (batch, _) = ordered_batches(dataset, "train", {"key", "label"}, 1)

@@ -174,12 +174,33 @@ def test_images_that_cannot_be_read_are_counted_and_listed_and_the_others_embedd
     assert list(rejects) == ["a0.png", "b0.tif", "deep.tif", r"\udcff.png"]
     assert "a0.png" in rejects["a0.png"]
     assert "Add: --bands R,G,B" in rejects["deep.tif"]
-    assert "Rename it" in rejects[r"\udcff.png"]
+    assert "Rename the file" in rejects[r"\udcff.png"]
     for name in ("a0.png", "b0.tif", "deep.tif", os.fsdecode(b"\xff.png")):
         (images / name).unlink()
     got = call(*asked)
     assert got.output == f"{first}\n"
     assert list(tmp_path.glob("*.parquet")) == [out]
+
+
+def test_hidden_copies_are_passed_over_and_each_file_is_read_once(tmp_path: Path) -> None:
+    for name in ("a/x.png", "a/.ipynb_checkpoints/x.png", "a/._x.png", "@eaDir/x.png", "__MACOSX/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    (tmp_path / "latest").symlink_to("a")
+    (tmp_path / "again.png").symlink_to("a/x.png")
+    assert find_images(tmp_path) == [tmp_path / "a/x.png"]
+
+
+def test_small_files_that_would_take_the_machine_are_refused(tmp_path: Path) -> None:
+    size = {"width": 150_000, "height": 150_000, "count": 3, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "a.tif", "w", tiled=True, sparse_ok=True, transform=Affine(1, 0, 5, 0, -1, 5), **size):
+        pass
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", progressive=True)
+    head, scans, tail = (tmp_path / "a.jpg").read_bytes().partition(b"\xff\xda")
+    (tmp_path / "a.jpg").write_bytes(head + (scans + tail[:-2]) * 150 + tail[-2:])
+    for name, word in (("a.tif", "pixels"), ("a.jpg", "scans")):
+        with pytest.raises(UsageError, match=word):
+            read_picture(tmp_path / name, parse_rendering("auto", "none"))
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,10 +248,10 @@ def test_a_picture_above_the_limit_of_pillow_is_refused_with_advice(tmp_path: Pa
 def test_what_cannot_be_embedded_is_refused(world: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     cases = [
-        ([], "not both"),
-        (["--images", world / "images", "--shards", world / "shards"], "not both"),
+        ([], "one of the two"),
+        (["--images", world / "images", "--shards", world / "shards"], "one of the two"),
         (["--images", tmp_path / "empty", "--out", tmp_path / "a.parquet"], "holds no file of .jpg"),
-        (["--images", world / "images", "--out", tmp_path / "a.csv"], "written as Parquet, however: .*Pass --out .*a.parquet"),
+        (["--images", world / "images", "--out", tmp_path / "a.csv"], "Parquet. Use --out .*a.parquet"),
     ]
     for arguments, message in cases:
         got = call("embed", world / "run", *arguments, *COMMON)
@@ -240,5 +261,7 @@ def test_what_cannot_be_embedded_is_refused(world: Path, tmp_path: Path) -> None
     (tmp_path / "broken" / "x.png").write_bytes(b"no picture")
     got = call("embed", world / "run", "--images", tmp_path / "broken", "--out", tmp_path / "b.parquet", *COMMON)
     assert got.exit_code == 1
-    assert re.search(r"none of 1 does\. First: an image must be readable, however: .*/x\.png: ", got.output.replace("\n", " "))
+    assert re.search(
+        r"None of 1 images gives a vector\. First: an image must be readable, however: .*/x\.png: ", got.output.replace("\n", " ")
+    )
     assert list(tmp_path.glob("*.parquet")) == []

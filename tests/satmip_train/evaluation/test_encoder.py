@@ -44,9 +44,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_toy_shards(root / "shards", {"train": 24, "val": 7}, fields=FIELDS, missing=0.3)
     for name, settings in RUNS.items():
         write_run(root / name, root / "shards", **settings)
-    (root / "images").mkdir()
+    (root / "pictures").mkdir()
     for number, (key, chip) in enumerate(chips(root).items()):
-        Image.fromarray(chip).resize((40 + 9 * number, 50)).save(root / "images" / f"{key}.png")
+        Image.fromarray(chip).resize((40 + 9 * number, 50)).save(root / "pictures" / f"{key}.png")
     return root
 
 
@@ -70,7 +70,7 @@ def load(folder: Path, **options: Any) -> Encoder:
 
 @pytest.mark.parametrize("name", ["text", "simclr"])
 def test_vectors_are_those_of_the_command(world: Path, tmp_path: Path, name: str) -> None:
-    for what in (("--shards", world / "shards", "--split", "val"), ("--images", world / "images")):
+    for what in (("--shards", world / "shards", "--split", "val"), ("--images", world / "pictures")):
         call("embed", world / name, *what, "--out", tmp_path / "v.parquet", "--batch-size", 3, *COMMON)
         table = pq.read_table(tmp_path / "v.parquet")
         told = np.stack(table["vector"].to_pylist())
@@ -79,7 +79,7 @@ def test_vectors_are_those_of_the_command(world: Path, tmp_path: Path, name: str
             arrays = list(chips(world).values())
             forms: list[Any] = [arrays, np.stack(arrays), (Image.fromarray(chip) for chip in arrays)]
         else:
-            paths = [world / "images" / file for file in table["path"].to_pylist()]
+            paths = [world / "pictures" / file for file in table["path"].to_pylist()]
             forms = [paths, map(str, paths), [np.array(Image.open(path)) for path in paths]]
         for images in forms:
             assert np.array_equal(encoder.embed(images), told)
@@ -115,7 +115,8 @@ def test_metadata_and_similarity_are_those_of_the_evaluation(world: Path, tmp_pa
 def test_what_is_exported_suffices(world: Path, tmp_path: Path) -> None:
     encoder = load(world / "siglip")
     assert encoder.projections is not None
-    assert (encoder.projections.logit_scale, encoder.projections.logit_bias) == (pytest.approx(10), -10)
+    assert encoder.projections.logit_scale == pytest.approx(10)
+    assert encoder.projections.logit_bias == -10
     expected = encoder.similarity(chips(world).values(), records(world))
     before = load_projections(world / "siglip")
     (world / "siglip" / "last.pt").rename(tmp_path / "last.pt")
@@ -135,8 +136,9 @@ def test_timm_gives_the_same_vectors_from_its_own_folder(world: Path) -> None:
     encoder = load(world / "text")
     backbone: Any = timm.create_model(f"local-dir:{world / 'text' / 'timm'}", pretrained=True).eval()
     assert backbone.blocks[0].attn.num_heads == 12
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(backbone))
-    pictures = [Image.open(path) for path in sorted((world / "images").iterdir())]
+    timm_data: Any = timm.data
+    transform = timm_data.create_transform(**timm_data.resolve_model_data_config(backbone))
+    pictures: list[Image.Image] = [Image.open(path) for path in sorted((world / "pictures").iterdir())]
     pictures += [Image.fromarray(chip) for chip in chips(world).values()]
     with torch.inference_mode():
         exact = backbone(torch.stack([transform(to_tensor(picture)) for picture in pictures])).numpy()
@@ -145,7 +147,7 @@ def test_timm_gives_the_same_vectors_from_its_own_folder(world: Path) -> None:
     np.testing.assert_allclose(exact, expected, atol=1e-5)
     np.testing.assert_allclose(rounded[7:], expected[7:], atol=1e-5)  # of the view's size: nothing is resized
     assert (np.linalg.norm(rounded - expected, axis=1) < 0.01 * np.linalg.norm(expected, axis=1)).all()
-    fine_tuned = timm.create_model(f"local-dir:{world / 'text' / 'timm'}", pretrained=True, num_classes=5)
+    fine_tuned: Any = timm.create_model(f"local-dir:{world / 'text' / 'timm'}", pretrained=True, num_classes=5)
     assert torch.equal(fine_tuned.blocks[0].attn.qkv.weight, backbone.blocks[0].attn.qkv.weight)
 
 
@@ -194,19 +196,22 @@ def test_a_pushed_run_is_loaded_by_its_name_and_its_card_runs(world: Path, tmp_p
 def test_what_is_no_image_and_no_record_is_named(world: Path) -> None:
     encoder = load(world / "text")
     Image.new("I;16", (4, 4)).save(world / "deep.png")
-    for images, word in (
+    wrong: list[tuple[Any, str]] = [
         ([7], "int"),
         (["nowhere.png"], "nowhere.png"),
         (world / "deep.png", "deep.png"),
+        (world / "pictures", "is a folder"),
         (np.zeros((4, 4, 3)), "float64"),
         (np.zeros((4, 4, 4), np.uint8), "4 x 4 x 4"),
         (torch.zeros(3, 4, 4), "Tensor"),
-    ):
+    ]
+    for images, word in wrong:
         with pytest.raises(UsageError, match=word):
             encoder.embed(images)
     for record, word in (
         ({"tme": 1}, 'unknown field "tme"'),
-        ({"cloud": 1}, '"cloud_cover"'),
+        ({"clod_cover": 1}, '"cloud_cover"'),
+        ({"angles": 1}, "angles"),
         ({"timestamp": "2015-05-01"}, "time zone"),
         ({"gsd": 0.5}, "gsd"),
         ({"gsd": [0.5]}, "gsd"),
@@ -225,6 +230,9 @@ def test_what_is_no_image_and_no_record_is_named(world: Path) -> None:
     ):
         with pytest.raises(UsageError):
             call_it()
+    with pytest.raises(UsageError, match=r"Did you mean .*tabular\?"):
+        load(world / "tabula")
+    assert repr(encoder) == f"<Encoder of {world / 'text'}: images of 32 x 32 to 48 numbers; metadata: {', '.join(encoder.fields)}>"
 
 
 def test_a_field_that_is_missing_is_not_zero_and_one_that_is_not_read_changes_nothing(world: Path) -> None:
@@ -251,3 +259,6 @@ def test_importing_takes_no_library() -> None:
     assert shown.stdout == "['satmip_data', 'satmip_train']\n"
     with pytest.raises(AttributeError, match="'satmip_train' has no attribute 'lo'"):
         _ = satmip_train.lo
+    code = "import sys; sys.modules['torch'] = None; import satmip_train; satmip_train.load"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "needs the package torch. Run: pip install 'satmip[train]'" in told.stderr

@@ -121,7 +121,7 @@ def test_queries_may_be_named(world: Path, tmp_path: Path) -> None:
     assert got.exit_code == 1
     assert "key nothing. Use a --query such as val_" in got.output
     got = call("neighbours", world / "run", "--shards", world / "shards", "--out", tmp_path / "x.jpg", *COMMON)
-    assert "the sheet is a PNG" in got.output
+    assert "The sheet is a PNG" in got.output
 
 
 def test_chips_of_a_multi_label_set_have_all_their_labels(tmp_path: Path) -> None:

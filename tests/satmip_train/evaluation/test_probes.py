@@ -178,7 +178,7 @@ def test_a_small_temperature_is_the_nearest_neighbour() -> None:
 @pytest.mark.parametrize("k", [0, 61])
 def test_a_k_that_cannot_be_is_refused(k: int) -> None:
     train, labels = blobs(60, 3, 5, seed=6)
-    with pytest.raises(ValueError, match=r"1\.\.60.*however: k="):
+    with pytest.raises(ValueError, match=r"1\.\.60"):
         probes.knn(train, labels, train, [k], classes=3)
 
 
@@ -186,12 +186,12 @@ def test_features_that_are_not_finite_are_refused() -> None:
     train, labels = blobs(60, 3, 5, seed=6)
     test = train.copy()
     test[3, 2] = np.nan
-    with pytest.raises(ValueError, match="test features must be finite, however: 1 of 60"):
+    with pytest.raises(ValueError, match="1 of 60 test features"):
         probes.knn(train, labels, test, [1], classes=3)
-    with pytest.raises(ValueError, match="test features must be finite"):
+    with pytest.raises(ValueError, match="test features are not finite"):
         probes.linear(train, labels, test)
     test[9], test[3, 2], test[4, :2] = 3e38, 0, (np.inf, -np.inf)  # the first is finite, though its sum is not
-    with pytest.raises(ValueError, match="test features must be finite, however: 1 of 60"):
+    with pytest.raises(ValueError, match="1 of 60 test features"):
         probes.knn(train, labels, test, [1], classes=3)
 
 
@@ -275,7 +275,7 @@ def test_multilabel_linear_is_one_scikit_learn_fit_a_class() -> None:
     assert got.iterations == max(iterations)
     assert got.loss == pytest.approx(np.mean(losses), rel=1e-8)
     assert not got.scores[:, 3:].any()
-    with pytest.raises(ValueError, match="some train samples have and some not"):
+    with pytest.raises(ValueError, match="some train samples have and some have not"):
         probes.linear_multilabel(train, labels[:, 3:], test)
 
 
@@ -323,5 +323,5 @@ def test_standardized_features_have_no_mean_and_unit_variance_on_train() -> None
 
 
 def test_without_a_class_among_the_test_samples_there_is_no_average_precision() -> None:
-    with pytest.raises(UsageError, match=r"must have a class, however: none of 5 has. Pass another --test-split"):
+    with pytest.raises(UsageError, match=r"None of 5 test samples has a class.*--test-split"):
         probes.score_multilabel(np.zeros((5, 3), np.uint8), np.zeros((5, 3)))

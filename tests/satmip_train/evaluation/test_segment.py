@@ -134,7 +134,7 @@ def test_masks_that_tell_nothing_are_refused(world: Path, tmp_path: Path, side: 
     train, test = (empty if name == side else world / name for name in ("train", "val"))
     got = call("segment", world / "run", "--train", train, "--test", test, "--out", tmp_path, *COMMON)
     assert got.exit_code == 1
-    assert re.search(r"two classes at least, .*however: .*holds \[.*255 is ignored", got.output.replace("\n", " "))
+    assert re.search(r"two classes, .* 255 is ignored", got.output.replace("\n", " "))
 
 
 @pytest.mark.parametrize("how", ["the same", "inside", "a copy"])
@@ -153,7 +153,7 @@ def test_the_images_that_were_learned_from_are_not_tested_on(world: Path, tmp_pa
     count = 1 if how == "inside" else 12
     assert got.exit_code == 1
     found = " ".join(got.output.split())
-    assert f"tested on what it has not seen, however: {count} images of {test} are in {train} too. Pass another --test" in found
+    assert f"{count} images of {test} are in {train} too" in found
 
 
 def test_what_is_no_pair_of_image_and_mask_is_refused(world: Path, tmp_path: Path) -> None:
@@ -161,9 +161,9 @@ def test_what_is_no_pair_of_image_and_mask_is_refused(world: Path, tmp_path: Pat
     (folder / "masks/area1/tile_1.png").unlink()
     got = call("segment", world / "run", "--train", folder, "--test", world / "val", "--out", tmp_path, *COMMON)
     assert got.exit_code == 1
-    assert re.search(r"every image must have a mask, however: 1 have none, such as .*tile_1.png", got.output.replace("\n", ""))
+    assert re.search(r"1 images have no mask.*tile_1.png", got.output.replace("\n", ""))
     Image.new("RGB", (48, 48)).save(folder / "masks/area1/tile_1.png")
-    with pytest.raises(UsageError, match=r"one channel of 8 bits, however: .*RGB"):
+    with pytest.raises(UsageError, match=r"RGB.*one channel of 8 bits"):
         segment.read_mask(folder / "masks/area1/tile_1.png")
 
 
@@ -172,5 +172,5 @@ def test_a_damaged_mask_is_an_error_whatever_pillow_makes_of_it(tmp_path: Path) 
     path = tmp_path / "mask.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 400), np.uint8)).save(path)
     damage(path)
-    with pytest.raises(UsageError, match=r"a mask must be readable, however: .*mask\.png: .*Remove or replace it"):
+    with pytest.raises(UsageError, match=r"mask\.png: .*Remove or replace it"):
         segment.read_mask(path)

@@ -139,11 +139,6 @@ def test_evaluation_shards_are_checked_before_anything_is_trained(shards: Path, 
         commands("2", lambda data: data.update(classes=[]))
     with pytest.raises(UsageError, match=r"no columns of location, which Euro"):
         commands("3", lambda data: data.update(numeric=[c for c in data["numeric"] if c["field"] != "location"]))
-    with pytest.raises(UsageError, match=r"'location'\].*satmip-data caption"):
-        commands("s6", lambda data: data["caption"].update(fields=["gsd", "timestamp"]))
-    with pytest.raises(UsageError, match=r"of style sentence.*--style key-value"):
-        commands("s6", lambda data: data["caption"].update(style="sentence"))
-    commands("2", lambda data: data["caption"].update(style="sentence"))  # images alone
     sizes = commands("2", lambda data: data.update(size=None))
     assert any("Euro" in note and "--size" in note for note in sizes.notes)
     resized = commands("2", lambda data: data.update(size=None), eval_options=("--larger-images", "resize"))
