@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from satmip_data.api import build
-    from satmip_data.errors import BuildError, ShardError
+    from satmip_data.errors import BuildError, DataError, ShardError
     from satmip_data.records import Metadata
     from satmip_data.shards.reading import Shards, ShardSample, Split, open_shards
 
 __version__ = "0.1.0"
 __all__ = [
-    "BuildError", "Metadata", "ShardError", "ShardSample", "Shards", "Split", "__version__", "build", "open_shards",
+    "BuildError", "DataError", "Metadata", "ShardError", "ShardSample", "Shards", "Split", "__version__", "build", "open_shards",
 ]  # fmt: skip
 _HOMES = {
-    "build": "api", "BuildError": "errors", "ShardError": "errors", "Metadata": "records",
+    "build": "api", "BuildError": "errors", "DataError": "errors", "ShardError": "errors", "Metadata": "records",
     **dict.fromkeys(("Shards", "ShardSample", "Split", "open_shards"), "shards.reading"),
 }  # fmt: skip
 

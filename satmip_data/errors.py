@@ -1,9 +1,13 @@
 """Errors that the user can put right."""
 
 
-class BuildError(Exception):
-    """A build that cannot go on; the message says what to type next."""
+class DataError(Exception):
+    """The base of them, which the command line tells without a traceback; the message says what to type next."""
 
 
-class ShardError(Exception):
+class BuildError(DataError):
+    """A build that cannot go on."""
+
+
+class ShardError(DataError):
     """A shard does not hold what `dataset.json` says."""

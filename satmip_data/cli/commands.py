@@ -25,8 +25,8 @@ from satmip_data.cli.options import (
 )
 from satmip_data.demo import write_demo
 from satmip_data.demo.world import CLASSES, PLACES
+from satmip_data.errors import DataError
 from satmip_data.execution import tracking
-from satmip_data.execution.engines import EngineError
 from satmip_data.execution.interrupt import Commands, kept
 from satmip_data.geometry import Context, FmowContext
 from satmip_data.imagery import decoders
@@ -321,7 +321,7 @@ def demo_command(out: Path, seed: int, places: int, workers: int) -> None:
     """
     try:
         summary = write_demo(out, seed=seed, places=places, workers=workers)
-    except (ValueError, OSError, EngineError) as error:
+    except (ValueError, OSError, DataError) as error:
         raise click.ClickException(str(error)) from error
     counts = ", ".join(f"{count:,} {split}" for split, count in summary.images.items())
     click.echo(f"{out}: {counts} images of {summary.places} places, {len(summary.classes)} classes")

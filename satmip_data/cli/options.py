@@ -9,13 +9,10 @@ from typing import Any, TypeVar, get_args, get_origin
 
 import click
 
-from satmip_data.errors import BuildError, ShardError
-from satmip_data.execution.engines import EngineError
-from satmip_data.execution.tracking import TrackingError
-from satmip_data.imagery.decoders import FORMER, DecoderError
+from satmip_data.errors import DataError
+from satmip_data.imagery.decoders import FORMER
 from satmip_data.metadata import fields
 from satmip_data.metadata.captions import STYLES
-from satmip_data.pipeline.selection import SelectionError
 from satmip_data.sources import SOURCES
 from satmip_data.sources.base import Source
 from satmip_data.storage.limits import DEFAULT
@@ -119,7 +116,7 @@ def failures() -> Iterator[None]:
     """Turn what a user can mend into one message without a traceback."""
     try:
         yield
-    except (BuildError, ShardError, SelectionError, EngineError, TrackingError, DecoderError, OSError) as error:
+    except (DataError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except ImportError as error:  # fsspec's, which says which package opens such URLs
         raise click.ClickException(f"{error}\nFor s3:// type: pip install 's3fs>=2026.6'") from error

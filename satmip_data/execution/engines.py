@@ -18,11 +18,13 @@ from threading import Thread
 from types import FrameType
 from typing import Any, TypeVar
 
+from satmip_data.errors import DataError
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-class EngineError(Exception):
+class EngineError(DataError):
     """An engine that cannot be had, or that lost a worker; the message says what to type."""
 
 

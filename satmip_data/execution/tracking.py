@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from satmip_data.errors import DataError
 from satmip_data.execution.progress import Progress, Show
 
 
-class TrackingError(Exception):
+class TrackingError(DataError):
     """Progress cannot be sent where it was asked to go; the message says what to type."""
 
 

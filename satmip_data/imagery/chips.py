@@ -184,9 +184,8 @@ def _without_pillow_limit() -> Iterator[None]:
 def _check_header(image: Image.Image, data: bytes, expected_size: tuple[int, int], max_pixels: int) -> None:
     """Refuse by the header alone, before a pixel is decoded."""
     width, height = image.size
-    if (scans := data.count(b"\xff\xda")) > limits.current().scans and image.format == "JPEG":
-        message = f"The JPEG has {scans} scans, more than {limits.current().scans}. Write it again, or raise --max-scans."
-        raise ImageError("image_too_large", message)
+    if image.format == "JPEG":
+        check_scans(data)
     if width * height > max_pixels:
         raise ImageError("image_too_large", f"an image must have at most {max_pixels} pixels, however: {width} x {height}")
     if image.size != tuple(expected_size):
@@ -195,6 +194,17 @@ def _check_header(image: Image.Image, data: bytes, expected_size: tuple[int, int
     # Pillow would cut 16-bit colours down to 8 without a word; only the layout of the stored pixels tells.
     if image.mode not in MODES or any(";16" in repr(tile) for tile in getattr(image, "tile", ())):
         raise ImageError("image_unreadable", f"an image must have 8 bits a channel, however: mode {image.mode!r}, {_layout(image)}")
+
+
+def check_scans(data: bytes) -> None:
+    """Refuse a JPEG that takes as long as very many.
+
+    Raises:
+        ImageError: `image_too_large`: it has more scans than the limit.
+    """
+    scans, most = data.count(b"\xff\xda"), limits.current().scans
+    if scans > most:
+        raise ImageError("image_too_large", f"The JPEG has {scans} scans, more than {most}. Write it again, or raise --max-scans.")
 
 
 def _layout(image: Image.Image) -> str:

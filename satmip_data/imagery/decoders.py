@@ -17,6 +17,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image, features
 
+from satmip_data.errors import DataError
 from satmip_data.imagery import turbojpeg
 from satmip_data.imagery.jpeg import read_frame, unbroken
 
@@ -41,7 +42,7 @@ _EXACT_SAMPLING = (((1, 1),), ((1, 1), (1, 1), (1, 1)), ((2, 1), (1, 1), (1, 1))
 """Grey, 4:4:4, 4:2:2 and 4:2:0, as horizontal and vertical factors; how others are enlarged depends on libjpeg's version."""
 
 
-class DecoderError(Exception):
+class DecoderError(DataError):
     """A decoder that cannot be had; the message says what to type."""
 
 

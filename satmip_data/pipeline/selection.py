@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from satmip_data.errors import DataError
 from satmip_data.names import unsigned
 from satmip_data.pipeline.where import WhereError, parse
 from satmip_data.records import Sample
 from satmip_data.storage.store import Store
 
 
-class SelectionError(ValueError):
+class SelectionError(DataError, ValueError):
     """A selection that cannot be made; the message names what can be chosen."""
 
 

@@ -19,7 +19,7 @@ from satmip_data.names import PICTURES, ends_with
 from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scene, Window, with_digest
 from satmip_data.sources import splits
 from satmip_data.sources.base import Found, ImageFiles, InvalidError, Item, check_grid, reject
-from satmip_data.storage.locations import REMOTE, OutsideError, archive_url, hidden, locate
+from satmip_data.storage.locations import REMOTE, OutsideError, archive_url, locate
 from satmip_data.storage.store import Store
 
 MAX_KEY = 64
@@ -195,7 +195,7 @@ def _read(store: Store, name: str) -> bytes:
 
 def note_others(paths: Iterable[str]) -> None:
     """Say how many files of a folder a source does not read, by their endings: images of another kind may be among them."""
-    endings = Counter(PurePosixPath(path).suffix.lower() or "without an ending" for path in paths if not hidden(path))
+    endings = Counter(PurePosixPath(path).suffix.lower() or "without an ending" for path in paths)
     if endings:
         counts = sorted((-count, ending) for ending, count in endings.items())
         _log.warning("Files that this source does not read: %s", ", ".join(f"{-count:,} {ending}" for count, ending in counts))

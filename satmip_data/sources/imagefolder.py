@@ -27,7 +27,7 @@ from satmip_data.sources.base import (
     reject,
 )
 from satmip_data.sources.splits import folder_split
-from satmip_data.storage.locations import archive_url, hidden, list_files
+from satmip_data.storage.locations import archive_url, list_files
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class ImageFolder(Archive):
 
 
 def _is_image(path: str) -> bool:
-    return ends_with(path, IMAGES) and not hidden(path)
+    return ends_with(path, IMAGES)
 
 
 def _key(path: str) -> str:

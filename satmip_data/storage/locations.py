@@ -10,7 +10,6 @@ import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 from satmip_data.storage.store import Store
 
@@ -90,7 +89,7 @@ def _one_spelling(place: str) -> str:
 
 def hidden(path: str) -> bool:
     """Tell whether a system or a program put a file beside the user's own: .DS_Store, ._a.tif, .ipynb_checkpoints, @eaDir."""
-    return any(_is_hidden(part) for part in PurePosixPath(path).parts)
+    return any(map(_is_hidden, path.split("/")))
 
 
 def _is_hidden(name: str) -> bool:

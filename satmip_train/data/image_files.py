@@ -12,7 +12,7 @@ from shapely import Polygon
 
 from satmip_data.geometry import OffEarthError, footprint, is_invertible
 from satmip_data.imagery import raster
-from satmip_data.imagery.chips import ImageError, damage
+from satmip_data.imagery.chips import MAX_PIXELS, ImageError, check_scans, damage
 from satmip_data.imagery.raster_file import is_raster
 from satmip_data.names import FORMATS, RASTERS
 from satmip_data.records import Window
@@ -87,6 +87,8 @@ def read_picture(path: Path, rendering: Rendering) -> Picture:
     try:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data), formats=(*FORMATS, "GIF")) as image:
+            if image.format == "JPEG":
+                check_scans(data)
             pixels = as_rgb(image, str(path))
             if found := damage(data, image):
                 raise UsageError(f"The data of {path} are damaged: {found}. Remove or replace it.")
@@ -118,6 +120,9 @@ def as_rgb(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
 def _read_raster(store: Store, name: str, rendering: Rendering) -> Picture:
     """Read a raster as `satmip-data build` reads its windows."""
     header = raster.read_header(store, name)
+    if header.width * header.height > MAX_PIXELS:
+        message = f"It has more than {MAX_PIXELS:,} pixels: {header.width} x {header.height}. Cut it into tiles."
+        raise ImageError("image_too_large", message)
     whole, size = Window(0, 0, header.width, header.height), (header.width, header.height)
     layers = raster.read_layers(store, (name,), rendering.bands, rendering.stretch, whole, size)
     return Picture(np.ascontiguousarray(layers.values.transpose(1, 2, 0)), _footprint(header))

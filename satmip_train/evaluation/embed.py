@@ -125,7 +125,12 @@ def _read(path: Path, name: str, rendering: Rendering) -> Picture:
         name.encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"The name {name!r} is not UTF-8. Rename the file") from error
-    return read_picture(path, rendering)
+    try:
+        return read_picture(path, rendering)
+    except (UsageError, MemoryError):
+        raise
+    except Exception as error:  # one image must not end an hour's work
+        raise UsageError(f"Cannot read {path}: {type(error).__name__}: {error}. Remove or replace it.") from error
 
 
 def _shard_rows(dataset: Dataset, split: str, view_size: int, running: Running) -> Iterator[Rows]:

@@ -9,19 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from satmip_train.config import Settings
+from satmip_train.files import check_zip
 from satmip_train.models.backbones import create_backbone
 
 _SLIP, _OURS = "visual.", "backbone."
-_PREFIXES = ("visual.trunk.", _SLIP, _OURS, "base_encoder.")
-"""What stands before timm's names in files of open_clip, SLIP (also its CLIP and SimCLR), satmip-train and MoCo v3."""
+_PREFIXES = ("visual.trunk.", _SLIP, _OURS, "base_encoder.", "encoder_q.", "teacher.backbone.", "teacher.")
+"""What stands before timm's names in files of open_clip, SLIP (also its CLIP and SimCLR), satmip-train and DINO, MoCo v3 and v2, and
+of networks that learn from a teacher."""
 _TWELVE_HEADS = (_SLIP, "base_encoder.")
 """Files of code whose ViT-S and ViT-B have 12 heads both."""
+_NUMPY: list[Any] = [
+    np.dtype, np.ndarray, *{type(np.dtype(kind)) for kind in "?bhilqBHILQefdFDSU"},
+    *((getattr(np._core.multiarray, name), f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
+      for name in ("scalar", "_reconstruct")),
+]  # fmt: skip
+"""How a file names numbers of NumPy, such as a best score beside the weights; they hold no code."""
 _PATHS: dict[str, type[PurePath]] = {
     f"{module}.{pure}{kind}": path
     for module in ("pathlib", "pathlib._local")  # Python 3.13 wrote the second
@@ -64,7 +73,8 @@ def read_weights(path: Path) -> Weights:
     """Read the backbone's weights out of a file or a run's folder, without running code from it.
 
     Known are safetensors, checkpoints of a run, SLIP's (its saver puts an `argparse.Namespace` beside the weights, with a path in
-    it if submitit started the run), MoCo v3's, and plain state dicts by timm's names, also below "state_dict" or "model".
+    it if submitit started the run), MoCo's, DINO's teacher, and plain state dicts by timm's names, also below "state_dict" or
+    "model".
 
     Raises:
         ValueError: there is no such file, or it holds no weights.
@@ -79,14 +89,17 @@ def read_weights(path: Path) -> Weights:
             f"Cannot read weights from {path}: it holds no names, but one object of the class {type(content).__name__}. Save a "
             "state dict"
         )
-    named = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), content)
-    tensors = {name.removeprefix("module."): value for name, value in named.items() if isinstance(value, Tensor)}
+    named = next((content[key] for key in ("state_dict", "model", "teacher") if isinstance(content.get(key), dict)), content)
+    # What torch.compile and parallel training put before names.
+    bare = {name.replace("_orig_mod.", "").removeprefix("module."): value for name, value in named.items()}
+    tensors = {name: value for name, value in bare.items() if isinstance(value, Tensor)}
     if not tensors:
         found = ", ".join(sorted(map(str, content))[:8]) or "nothing"
         raise ValueError(f"Cannot read weights from {path}: it holds no tensors, but {found}. Pass a file of weights")
     prefix = next((prefix for prefix in _PREFIXES if any(name.startswith(prefix) for name in tensors)), "")
     stripped = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    return Weights(stripped, _told_heads(content), prefix)
+    # DINO's arguments name the same networks as MoCo v3's, with other heads: those of timm.
+    return Weights(stripped, None if "teacher" in content else _told_heads(content), prefix)
 
 
 def _file(path: Path) -> Path:
@@ -99,12 +112,15 @@ def _file(path: Path) -> Path:
 
 def _safetensors(path: Path) -> dict[str, Any]:
     beside = path.with_suffix(".json")
-    settings = json.loads(beside.read_text(encoding="utf-8")).get("settings") if beside.is_file() else None
-    return {"state_dict": load_file(path), "settings": settings}
+    config = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    if config.get("sha256", found := digest(path)) != found:
+        raise ValueError(f"its sha256 is not the one in {beside.name}")
+    return {"state_dict": load_file(path), "settings": config.get("settings")}
 
 
 def _unpickle(path: Path) -> Any:
-    known: list[Any] = [argparse.Namespace, *((path, name) for name, path in _PATHS.items())]
+    check_zip(path)
+    known: list[Any] = [argparse.Namespace, *_NUMPY, *((path, name) for name, path in _PATHS.items())]
     with torch.serialization.safe_globals(known):
         return torch.load(path, map_location="cpu", weights_only=True)
 

@@ -13,7 +13,17 @@ from pydantic import ValidationError
 
 from satmip_train.config import FREE_SETTINGS, Settings
 from satmip_train.errors import UsageError
-from satmip_train.files import BEST_WEIGHTS, CONFIG, METADATA_WEIGHTS, PROJECTIONS, RUN_CONFIG, WEIGHTS, advice, write_atomically
+from satmip_train.files import (
+    BEST_WEIGHTS,
+    CONFIG,
+    METADATA_WEIGHTS,
+    PROJECTIONS,
+    RUN_CONFIG,
+    WEIGHTS,
+    advice,
+    check_zip,
+    write_atomically,
+)
 
 NAME, BEST = "last.pt", "best.pt"
 _LOCK = ".lock"
@@ -125,12 +135,13 @@ def read_step(run: Path) -> int | None:
 
 def _read(path: Path, mmap: bool = False) -> Checkpoint:
     try:
+        if not mmap:
+            check_zip(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         return {key: checkpoint[key] for key in _PARTS}
     except Exception as error:  # torch raises many kinds for damaged files
-        raise UsageError(
-            f"{path} must be a checkpoint of satmip-train, however: {error!r}. Delete it, or pass another --out"
-        ) from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UsageError(f"Cannot read the checkpoint {path}: {reason}. Delete it, or pass another --out.") from error
 
 
 def todays_name(name: str, saved: Collection[str], known: Container[str]) -> str:

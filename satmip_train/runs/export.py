@@ -1,5 +1,6 @@
 """The networks of a run as files that others load: the backbone for timm, the metadata encoder, and a card; and back."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from satmip_train.files import BEST_WEIGHTS, METADATA_WEIGHTS, PROJECTIONS, WEIG
 from satmip_train.models.backbones import create_backbone, feature_dim
 from satmip_train.models.class_token import read_class_token_alone
 from satmip_train.models.metadata_encoders import MetadataShape, create_metadata_encoder
+from satmip_train.models.pretrained import digest
 from satmip_train.runs import checkpoint, timm_format
 from satmip_train.runs import open_clip as open_clip_module
 from satmip_train.runs.checkpoint import Checkpoint
@@ -233,7 +235,8 @@ def _provenance(saved: Checkpoint) -> dict[str, Any]:
 def _write(path: Path, weights: dict[str, Any], config: dict[str, Any], beside: Path | None = None) -> None:
     content = save({name: value.contiguous() for name, value in weights.items()}, metadata={"format": "pt"})
     write_atomically(path, lambda file: file.write(content))
-    text = json.dumps(config, indent=1).encode()
+    own = {"sha256": hashlib.sha256(content).hexdigest()} if "settings" in config else {}  # timm's config is all timm's
+    text = json.dumps({**config, **own}, indent=1).encode()
     write_atomically(beside or path.with_suffix(".json"), lambda file: file.write(text))
 
 
@@ -252,6 +255,9 @@ def _find(path: Path, name: str, what: str) -> tuple[Path, dict[str, Any]]:
                 f"Run: satmip-train export {file.parent}"
             )
     config = _read_config(weights.with_suffix(".json"))
+    # Those of earlier versions have none.
+    if config.get("sha256", found := digest(weights)) != found:
+        raise UsageError(f"{weights} is damaged: its sha256 is not the one in {weights.stem}.json. {_again(weights)}")
     if path.is_dir() and (step := checkpoint.read_step(path)) not in (None, config["step"]):
         raise UsageError(
             f"the export of a run must be of its last checkpoint, however: {name} in {path} is of step {config['step']} and "

@@ -182,6 +182,27 @@ def test_images_that_cannot_be_read_are_counted_and_listed_and_the_others_embedd
     assert list(tmp_path.glob("*.parquet")) == [out]
 
 
+def test_hidden_copies_are_passed_over_and_each_file_is_read_once(tmp_path: Path) -> None:
+    for name in ("a/x.png", "a/.ipynb_checkpoints/x.png", "a/._x.png", "@eaDir/x.png", "__MACOSX/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    (tmp_path / "latest").symlink_to("a")
+    (tmp_path / "again.png").symlink_to("a/x.png")
+    assert find_images(tmp_path) == [tmp_path / "a/x.png"]
+
+
+def test_small_files_that_would_take_the_machine_are_refused(tmp_path: Path) -> None:
+    size = {"width": 150_000, "height": 150_000, "count": 3, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "a.tif", "w", tiled=True, sparse_ok=True, transform=Affine(1, 0, 5, 0, -1, 5), **size):
+        pass
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", progressive=True)
+    head, scans, tail = (tmp_path / "a.jpg").read_bytes().partition(b"\xff\xda")
+    (tmp_path / "a.jpg").write_bytes(head + (scans + tail[:-2]) * 150 + tail[-2:])
+    for name, word in (("a.tif", "pixels"), ("a.jpg", "scans")):
+        with pytest.raises(UsageError, match=word):
+            read_picture(tmp_path / name, parse_rendering("auto", "none"))
+
+
 def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

@@ -3,11 +3,13 @@
 import argparse
 import json
 import sys
+import zipfile
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -99,7 +101,9 @@ def test_moco_v3s_files_lose_their_head(tmp_path: Path, donor: nn.Module) -> Non
         start_backbone(settings_of(path, heads=8))
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "visual.trunk."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "visual.trunk.", "_orig_mod.", "module._orig_mod.backbone.", "module.encoder_q.", "teacher.backbone."]
+)
 def test_plain_weights_are_timms_and_have_timms_heads(tmp_path: Path, donor: nn.Module, prefix: str) -> None:
     path = tmp_path / "plain.safetensors"
     save_file(named(donor, prefix), path)
@@ -107,6 +111,25 @@ def test_plain_weights_are_timms_and_have_timms_heads(tmp_path: Path, donor: nn.
     with pytest.raises(ValueError, match=r"has 6, backbone_args make 12.*or --init-heads 12"):
         start_backbone(settings_of(path))
     assert_same(start_backbone(settings_of(path, init_heads=12))[0], donor)
+
+
+def test_dinos_teacher_is_taken_with_timms_heads_and_numbers_of_numpy_are_read(tmp_path: Path, donor: nn.Module) -> None:
+    other = {f"module.backbone.{name}": torch.zeros_like(value) for name, value in donor.state_dict().items()}
+    teacher = {**named(donor, "module.backbone."), "module.head.mlp.0.weight": torch.zeros(2, 48)}
+    best = {"acc": np.float64(0.5), "epoch": np.int64(3), "curve": np.zeros(2, np.float32)}
+    content = {"student": other, "teacher": teacher, "args": argparse.Namespace(arch="vit_small"), **best}
+    for zipped in (True, False):
+        torch.save(content, tmp_path / "dino.pt", _use_new_zipfile_serialization=zipped)
+        assert_same(start_backbone(settings_of(tmp_path / "dino.pt", heads=6))[0], donor)
+    old = save(tmp_path / "old.pt", {"state_dict": named(donor, ""), "best": np.float32(0.5)})
+    with zipfile.ZipFile(old) as archive:
+        members = {
+            name: archive.read(name).replace(b"numpy._core.multiarray", b"numpy.core.multiarray") for name in archive.namelist()
+        }
+    with zipfile.ZipFile(old, "w") as archive:  # as NumPy 1 named it
+        for name, member in members.items():
+            archive.writestr(name, member)
+    assert_same(start_backbone(settings_of(old, heads=6))[0], donor)
 
 
 def test_a_network_without_heads_takes_its_weights_without_their_classifier(tmp_path: Path) -> None:
