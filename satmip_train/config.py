@@ -93,6 +93,9 @@ class Settings(BaseModel):
         None, description="BERT-like model of the Hugging Face hub, or a folder with one, for pretrained"
     )
     text_tune: bool = Field(False, description="train the pretrained sentence encoder too, instead of keeping it frozen")
+    shuffle_metadata: bool = Field(
+        False, description="control: give each sample the metadata of a sample of another place, from which nothing true is learned"
+    )
     metadata_mask: float = Field(0.0, ge=0, lt=1, description="share of the metadata fields hidden at random in each step")
     tabular_final_norm: bool = Field(False, description="end the FT-Transformer with a layer norm")
     projection_bias: bool = Field(False, description="give the metadata-image projections a bias")

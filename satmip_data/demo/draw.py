@@ -75,7 +75,7 @@ def draw(place: Place, plan: Plan, shot: Acquisition) -> NDArray[np.uint8]:
     land = _land(place, plan, view, now, palette)
     heights, tops, veil = _paint(land, plan, shot, view, palette)
     light = _light(view, heights, tops, veil, land.woods) * land.texture
-    return _air(shot, view, land.image, light)
+    return _air(place, shot, view, land.image, light)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +280,7 @@ def _shifted(values: Array, right: int, down: int) -> Array:
     return out
 
 
-def _air(shot: Acquisition, view: View, painted: Image.Image, light: Array) -> NDArray[np.uint8]:
+def _air(place: Place, shot: Acquisition, view: View, painted: Image.Image, light: Array) -> NDArray[np.uint8]:
     """Look at the land through optics, haze and clouds: less contrast and colder the longer the light's way, warmer in low sun."""
     rng = np.random.default_rng([*shot.seed, 9])
     sine = math.sin(math.radians(shot.sun[1]))
@@ -288,6 +288,7 @@ def _air(shot: Acquisition, view: View, painted: Image.Image, light: Array) -> N
     gain = view.light.bright * float(rng.uniform(0.94, 1.06))
     way = 1.0 / max(sine, 0.2) + 1.0 / math.cos(math.radians(shot.off_nadir[0])) - 2.0
     haze = min(0.03 + 0.05 * way + float(rng.uniform(0, 0.05)) + 0.001 * shot.cloud_cover, 0.4)
+    haze += 0.06 * place.wet * min(max((38.0 - abs(place.location[1])) / 20.0, 0.0), 1.0)  # the moist air of the tropics
     cover, shade = _clouds(rng, shot, view) if shot.cloud_cover else (None, np.float32(1.0))
     row, column = rng.integers(0, 64, 2)
     noise = 1.0 + 0.012 * _noise()[row : row + view.size[1], column : column + view.size[0]]

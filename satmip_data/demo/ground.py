@@ -83,15 +83,19 @@ def _plants(place: Place, season: Season, rng: np.random.Generator) -> Colours:
     """Return soil and everything that grows, before snow."""
     lat, wet, green = abs(place.location[1]), place.wet, season.green
     hot = min(max((38.0 - lat) / 20.0, 0.0), 1.0)
-    red = hot * float(rng.uniform(0.25, 1.0)) * min(2.2 * wet, 1.0)  # laterite
-    soil = _mix(_mix((198, 172, 134), (120, 98, 76), min(1.6 * wet, 1.0)), (164, 96, 62), 0.75 * red)
-    lush = _mix((88, 108, 58), (62, 98, 44), hot)
+    cold = min(max((lat - 46.0) / 18.0, 0.0), 1.0)
+    red = hot * float(rng.uniform(0.6, 1.0)) * min(2.2 * wet, 1.0)  # laterite of the tropics; podzol of the north is grey
+    soil = _mix(_mix((198, 172, 134), (120, 98, 76), min(1.6 * wet, 1.0)), (168, 92, 58), 0.85 * red)
+    soil = _mix(soil, (118, 114, 108), 0.7 * cold)
+    lush = _mix(_mix((88, 108, 58), (62, 98, 44), hot), (132, 148, 64), 0.65 * season.fresh)
     grass = _mix(_mix((164, 148, 108), soil, 0.3), lush, green)
     cared = min(1.0, green + 0.5 * (season.temperature > 6.0))  # watered and mown
     lawn = _mix((150, 138, 98), _mix(lush, (98, 128, 62), 0.6), cared)
     needles = min(max((lat - 42.0) / 18.0, 0.15), 0.9)
-    bare = _mix((104, 92, 76), (46, 62, 44), needles)
-    leaf = _mix(bare, _mix((58, 82, 42), (44, 74, 36), hot), min(1.0, green + min(max((45.0 - lat) / 18.0, 0.0), 0.8)))
+    bare = _mix((104, 92, 76), (38, 50, 42), needles)
+    broad = _mix(_mix((60, 84, 42), (40, 80, 34), hot), (112, 132, 56), 0.65 * season.fresh)
+    broad = _mix(broad, (38, 50, 42), 0.8 * needles * (lat > 42.0))
+    leaf = _mix(bare, broad, min(1.0, green + min(max((45.0 - lat) / 18.0, 0.0), 0.8)))
     leaf = _mix(leaf, (158, 108, 48), 0.75 * season.autumn * (1.0 - 0.7 * needles) * (1.0 - hot))
     crops = {f"crop{k}": _crop(k, place, season, soil) for k in range(5)}
     return {

@@ -33,6 +33,8 @@ class Season:
     """Share of the ground under snow, 0 to 1."""
     autumn: float
     """How far leaves have turned yellow and red, 0 to 1, where there is a winter."""
+    fresh: float
+    """How young and light green leaves and grass are, 0 to 1, after a winter."""
 
 
 def mean_temperature(lat: float) -> float:
@@ -44,7 +46,8 @@ def season(time: dt.datetime, lat: float, wet: float) -> Season:
     """Return the season at latitude `lat` (degrees) of a place as wet as `wet` (0 desert to 1 rain forest).
 
     A smooth climate: the year's mean falls with latitude, its swing grows with it; rain comes in summer in the tropics and in
-    winter around the Mediterranean's latitude.
+    winter around the Mediterranean's latitude. Where there is a winter, snow lies on into the spring, leaves are light green when
+    they come, grass dries over the summer, and leaves turn in autumn.
     """
     year = ((time.timetuple().tm_yday - 15) / 365.25 + (0.5 if lat < 0 else 0.0)) % 1.0
     summer = -math.cos(2 * math.pi * year)
@@ -56,11 +59,14 @@ def season(time: dt.datetime, lat: float, wet: float) -> Season:
         rain += 0.45 * summer * (1.0 - wet) * min(1.0, 3 * wet)
     elif high < 44.0:
         rain -= 0.45 * summer * (1.0 - wet) * min(1.0, 3 * wet)
-    green = _rise(temperature, 2.0, 12.0) * _rise(rain, 0.12, 0.62)
-    snow = _rise(-temperature, 0.0, 5.0) * _rise(wet, 0.1, 0.4)
-    falling = year > 0.5 and swing > 6.0
-    autumn = _rise(16.0 - temperature, 0.0, 8.0) * _rise(temperature + 3.0, 0.0, 5.0) if falling else 0.0
-    return Season(year, temperature, green, snow, autumn)
+    winters = _rise(swing, 4.0, 9.0)
+    dried = max(0.0, math.sin(2 * math.pi * (year - 0.42))) * (1.0 - wet) * winters
+    green = _rise(temperature, 2.0, 12.0) * _rise(rain, 0.12, 0.62) * (1.0 - 0.7 * dried)
+    before = mean_temperature(lat) - swing * math.cos(2 * math.pi * (year - 0.08))  # a month ago
+    snow = _rise(-0.5 * (temperature + before), -1.0, 4.0) * _rise(wet, 0.1, 0.4)
+    fresh = max(0.0, math.sin(2 * math.pi * year)) * _rise(temperature, 3.0, 9.0) * winters
+    autumn = _rise(16.0 - temperature, 0.0, 8.0) * _rise(temperature + 3.0, 0.0, 5.0) * winters if year > 0.5 else 0.0
+    return Season(year, temperature, green, snow, autumn, fresh)
 
 
 @dataclass(frozen=True, slots=True)

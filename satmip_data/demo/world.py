@@ -18,7 +18,7 @@ from satmip_data.land import on_land
 from satmip_data.metadata.sun import sun_position
 from satmip_data.records import Point
 
-PLACES = 2400
+PLACES = 1800
 """How many places a world has: many, each seen a few times, so that to learn them by heart teaches little."""
 
 CLASSES: dict[str, tuple[float, float]] = {
@@ -40,7 +40,7 @@ CLASSES: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class Habitat:
-    """The climate in which a class is common; outside it grows rare over 0.15 of wetness and 5 degrees."""
+    """The climate in which a class is common; outside it grows rare over 0.1 of wetness and 4 degrees."""
 
     wet: Point
     """Lowest and highest wetness, 0 desert to 1 rain forest."""
@@ -49,8 +49,8 @@ class Habitat:
 
     def suits(self, wet: float, warm: float) -> float:
         """Return how common the class is in a climate against its best, 0 to 1."""
-        dry = max(self.wet[0] - wet, wet - self.wet[1], 0.0) / 0.15
-        cold = max(self.warm[0] - warm, warm - self.warm[1], 0.0) / 5.0
+        dry = max(self.wet[0] - wet, wet - self.wet[1], 0.0) / 0.1
+        cold = max(self.warm[0] - warm, warm - self.warm[1], 0.0) / 4.0
         return math.exp(-(dry * dry + cold * cold) / 2.0)
 
 
@@ -68,6 +68,9 @@ HABITATS = {
     "water_treatment_facility": Habitat((0.3, 0.8), (4.0, 18.0)),
     "wind_farm": Habitat((0.3, 0.8), (2.0, 13.0)),
 }
+
+CONTINENTS = ("EU", "AS", "NA", "AF", "SA", "OC", "EU", "AS", "NA")
+"""Where places are looked for, each entry as often as another."""
 
 BUCKETS = (50.0, 75.0, 110.0, 150.0, 225.0, 300.0, 450.0, 900.0)
 """Widths of a footprint in metres at the equator; fMoW's are 500, 1500 and 5000."""
@@ -153,7 +156,9 @@ def _site(rng: np.random.Generator, category: str) -> tuple[Town, Point, float]:
         the town, longitude and latitude, and how wet the land is there.
     """
     while True:
-        town = towns()[int(rng.integers(len(towns())))]
+        continent = CONTINENTS[int(rng.integers(len(CONTINENTS)))]
+        there = [town for town in towns() if town.continent == continent]
+        town = there[int(rng.integers(len(there)))]
         away, turn = 2.7 * math.sqrt(float(rng.random())), float(rng.uniform(0, 2 * math.pi))
         lat = town.lat + away * math.sin(turn)
         lon = town.lon + away * math.cos(turn) / math.cos(math.radians(lat))

@@ -135,6 +135,37 @@ def retrieve_command(runs: tuple[Path, ...], shards: str, split: str, out: Path,
     click.echo(path)
 
 
+@click.command("read")
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=common.RUN)
+@click.option("--shards", required=True, help="Shard directory: a local path or an fsspec URL.")
+@click.option("--split", default="val", show_default=True, help="Split whose pictures are read.")
+@click.option("--records", default="train", show_default=True, help="Split whose records they are read by.")
+@options(*common.RUNNING, common.out_folder("out/eval"))
+def read_command(runs: tuple[Path, ...], shards: str, split: str, records: str, out: Path, **others: Any) -> None:
+    """Read GSD, latitude, day of the year and the sun's elevation off pictures, with the projections of each RUN.
+
+    For each picture the nearest record of another split is found, so no picture can find its own. Prints the median errors beside
+    those of the best constant and of a random record; writes reading.json. A run with --shuffle-metadata shows what is no merit.
+
+    
+    Example:
+      satmip-eval read out/runs/satmips-seed0 out/runs/shuffled --shards out/shards
+    """
+    from satmip_train.evaluation import reading
+    from satmip_train.evaluation.evaluate import check_result, describe_split, write_result
+
+    with common.errors(), common.make_running(**others) as running:
+        dataset = open_dataset(shards)
+        for name in (split, records):
+            dataset.split(name)
+        check_result(result_path(out, "reading"), test=describe_split(dataset, split))
+        with common.show_progress(dataset.splits[split] + dataset.splits[records]) as progress:
+            result = reading.read(runs, dataset, (split, records), running, progress)
+        path = write_result(result, out)
+    Console().print(tables.rich_table(tables.reading_table(result)))
+    click.echo(path)
+
+
 @click.command("embed")
 @click.argument("run", type=common.RUN)
 @click.option("--images", type=_FOLDER, help="Folder of images, searched whole; GeoTIFF keep their footprint.")
@@ -232,4 +263,4 @@ def neighbours_command(
     click.echo(out)
 
 
-COMMANDS = [finetune_command, segment_command, retrieve_command, embed_command, neighbours_command]
+COMMANDS = [finetune_command, segment_command, retrieve_command, read_command, embed_command, neighbours_command]

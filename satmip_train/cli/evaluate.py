@@ -111,7 +111,7 @@ def report_command(
     temperature: float,
     **others: Any,
 ) -> None:
-    """Write one HTML page that needs no network: data, chips with captions, curves, kNN table, nearest neighbours, settings.
+    """Write one HTML page that needs no network: chips, what they tell of place and time, kNN, neighbours, curves, data, settings.
 
     \b
     Example:
@@ -131,7 +131,8 @@ def report_command(
                 with common.show_progress(common.samples_of(protocol)) as progress:
                     result = evaluate(chosen, protocol, Knn(ks, fixed_k, temperature), progress)
                 write_result(result, out)
-                path = report.write_report(dataset, report.Evaluated(protocol, result), chosen, out)
+                readings = report.readings(chosen, protocol)
+                path = report.write_report(dataset, report.Evaluated(protocol, result), chosen, out, readings)
         else:
             path = report.write_report(dataset, None, chosen, out)
     click.echo(path)

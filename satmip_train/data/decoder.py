@@ -24,6 +24,8 @@ from satmip_train.data.tar import Readers, ShardReader
 from satmip_train.errors import UsageError
 
 Batch = dict[str, Any]
+METADATA = frozenset({"tokens", "numeric", "mask", "categorical"})
+"""Keys of a batch that hold what a sample's record says."""
 Value = TypeVar("Value")
 DEFAULT_COLUMN_FIELDS = ("gsd", "timestamp", "location")
 
@@ -53,21 +55,30 @@ class Decoder:
     """What of the metadata training hides."""
 
     def batch(
-        self, readers: Readers, positions: Iterable[Position], partners: Iterable[Position] = (), hidden: Hidden | None = None
+        self,
+        readers: Readers,
+        positions: Iterable[Position],
+        partners: Iterable[Position] = (),
+        hidden: Hidden | None = None,
+        records: Iterable[Position] | None = None,
     ) -> Batch:
         """Decode the samples at the given (shard, index) positions.
 
         Args:
             partners: positions of their partners, where these are asked for
             hidden: (B, fields), the fields that `hiding` leaves out of each sample's metadata
+            records: positions of the samples whose metadata they get; None: their own
 
         Raises:
             UsageError: a sample lacks a member or holds a damaged one, or the chips differ in size.
         """
         samples, others = _samples(readers, positions), _samples(readers, partners)
-        decoded = {key: getattr(self, f"_{key}")(samples) for key in sorted(self.keys - {"partner", "tokens"})}
+        told = samples if records is None else _samples(readers, records)
+        decoded = {
+            key: getattr(self, f"_{key}")(told if key in METADATA else samples) for key in sorted(self.keys - {"partner", "tokens"})
+        }
         if "tokens" in self.keys:
-            decoded["tokens"] = self._tokens(samples, hidden)
+            decoded["tokens"] = self._tokens(told, hidden)
         if "partner" in self.keys:
             decoded["partner"] = self._image(others)
         return decoded if hidden is None or self.hiding is None else self.hiding.hide(decoded, hidden)

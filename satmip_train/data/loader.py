@@ -26,16 +26,31 @@ from satmip_train.errors import UsageError
 class TrainingStream(MapStyle[Batch]):
     """A rank's batches by global step, so that one loader serves a whole run and a resumed run just starts at its step."""
 
-    def __init__(self, readers: Readers, order: Order, decoder: Decoder, places: Places | None = None) -> None:
-        """`places`, those of the split, are needed where the decoder's keys hold "partner"."""
+    def __init__(
+        self,
+        readers: Readers,
+        order: Order,
+        decoder: Decoder,
+        places: Places | None = None,
+        strangers: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        """`places`, those of the split, are needed where the decoder's keys hold "partner".
+
+        `strangers` are the numbers of the samples whose metadata each sample gets, see `Places.strangers`; None: its own.
+        """
         self._readers, self._order, self._decoder, self._places = readers, order, decoder, places
+        self._strangers = strangers
 
     def __getitem__(self, step: int) -> Batch:
-        positions = self._order.share(step)
-        partners = () if self._places is None else self._places.partners(positions, self._order.draws(step, PARTNER)[:, 0])
+        share = self._order.share(step)
+        partners = () if self._places is None else self._places.partners(share, self._order.draws(step, PARTNER)[:, 0])
+        records = None
+        if self._strangers is not None:
+            starts = np.cumsum([0, *self._order.counts])
+            records = positions(self._readers, self._strangers[starts[share[:, 0]] + share[:, 1]])
         hiding = self._decoder.hiding
         hidden = None if hiding is None else hiding.hidden(self._order.draws(step, HIDE, len(hiding.fields)))
-        return self._decoder.batch(self._readers, positions, partners, hidden)
+        return self._decoder.batch(self._readers, share, partners, hidden, records)
 
 
 class BatchesOf(MapStyle[Batch]):

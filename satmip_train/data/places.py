@@ -55,6 +55,24 @@ class Places:
         shard = np.searchsorted(self.starts, chosen, side="right") - 1
         return np.stack([shard, chosen - self.starts[shard]], axis=1)
 
+    def strangers(self, seed: int) -> npt.NDArray[np.int64]:
+        """Return for each sample one of another place: a permutation, the same for the same seed. Shape: (N,).
+
+        Raises:
+            ValueError: half of the samples or more are of one place.
+        """
+        counts = np.bincount(self.place)
+        if 2 * (most := int(counts.max())) > len(self.place):
+            raise ValueError(
+                f"metadata are shuffled between places, however: one place has {most} of {len(self.place)} samples. "
+                "Leave --shuffle-metadata out"
+            )
+        ranks = np.random.default_rng(seed).permutation(len(counts))
+        order = np.argsort(ranks[self.place], kind="stable")  # place after place
+        found = np.empty_like(order)
+        found[order] = np.roll(order, -most)
+        return found
+
 
 def cluster_centres(locations: npt.NDArray[np.float64], clusters: int, space: Space, seed: int) -> npt.NDArray[np.float64]:
     """Return the k-means centres of the known locations, the same for the same arguments.

@@ -12,10 +12,13 @@ import fsspec
 from satmip_data.names import without_secrets
 from satmip_data.pages import Grid, data_uri, render
 from satmip_train.data.dataset import Dataset
+from satmip_train.errors import UsageError
 from satmip_train.evaluation import tables
 from satmip_train.evaluation.evaluate import Protocol, split_features
 from satmip_train.evaluation.gallery import Chip, Gallery, find_neighbours, read_chips
+from satmip_train.evaluation.metadata_features import Running
 from satmip_train.evaluation.models import load_model
+from satmip_train.evaluation.reading_page import reading_values
 from satmip_train.evaluation.tables import Result
 from satmip_train.files import write_atomically
 from satmip_train.runs.curves import charts
@@ -46,8 +49,13 @@ class Figure:
     kind: str = ""
 
 
-def write_report(dataset: Dataset, evaluated: Evaluated | None, runs: Sequence[Path], folder: Path) -> Path:
+def write_report(
+    dataset: Dataset, evaluated: Evaluated | None, runs: Sequence[Path], folder: Path, readings: dict[str, Any] | None = None
+) -> Path:
     """Write `index.html` of the shards and the runs into a folder and return its path.
+
+    Args:
+        readings: see `reading_page.reading_values`; None where no pictures are read.
 
     Raises:
         UsageError: the shards cannot be read.
@@ -58,17 +66,35 @@ def write_report(dataset: Dataset, evaluated: Evaluated | None, runs: Sequence[P
     if runs:
         values |= _settings(runs)
     knn = (values["scores_title"], "Nearest neighbours") if evaluated else ("kNN",)
-    titles = ("Data", "Chips and captions", *(("Training", *knn, "Settings") if runs else ()))
+    values |= {"train_split": "train", "test_split": "val", "picture": _picture, **values, **(readings or {"reading": None})}
+    read = ("What the network reads off a picture",) if values["reading"] else ()
+    titles = ("Chips and captions", *read, *((*knn, "Training") if runs else ()), "Data", *(("Settings",) if runs else ()))
     page = render("report.html", root=without_secrets(dataset.root), titles=titles, **values)
     path = folder / "index.html"
     write_atomically(path, lambda file: file.write(page.encode()))
     return path
 
 
+def readings(runs: Sequence[Path], protocol: Protocol) -> dict[str, Any] | None:
+    """Return what the runs that learned from metadata read off the test split; None where they cannot."""
+    if protocol.train.fingerprint != protocol.test.fingerprint:
+        return None
+    running = Running(protocol.precision, protocol.batch_size, protocol.workers, protocol.device)
+    try:
+        return reading_values(runs, protocol.train, (protocol.test_split, protocol.train_split), running)
+    except UsageError:  # captions of another style, or columns that these shards lack: the rest of the page needs none
+        return None
+
+
 def _figure(chip: Chip, label: str, caption: str, kind: str = "") -> Figure:
+    return Figure(_picture(chip), chip.key, label, caption, kind)
+
+
+def _picture(chip: Chip) -> str:
+    """Return a chip as an address that holds it."""
     png = io.BytesIO()
     chip.image.save(png, "PNG", optimize=True)
-    return Figure(data_uri(png.getvalue()), chip.key, label, caption, kind)
+    return data_uri(png.getvalue())
 
 
 def _data(dataset: Dataset) -> dict[str, Any]:

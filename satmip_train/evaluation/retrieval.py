@@ -146,14 +146,14 @@ def read_physical(dataset: Dataset, split: str) -> Physical:
     """
     readers = Readers(dataset, split)
     rows = [
-        _physical(json.loads(readers[number].read(index, "json"))["metadata"])
+        physical_row(json.loads(readers[number].read(index, "json"))["metadata"])
         for number, shard in enumerate(readers.shards)
         for index in range(shard.samples)
     ]
     return Physical(*np.array(rows, np.float64).T)
 
 
-def _physical(metadata: dict[str, Any]) -> tuple[float, ...]:
+def physical_row(metadata: dict[str, Any]) -> tuple[float, ...]:
     """Return the numbers of `Physical`.
 
     Days are parts of their own year, leap or not: else the last night of a year lay up to a day away from itself.

@@ -181,6 +181,27 @@ def retrieval_tables(result: Result) -> tuple[Table, Table]:
     )
 
 
+def reading_table(result: Result) -> Table:
+    """Return the table of a result of `reading.read`: median errors of a row a model, and of the answers that see no picture."""
+    best = result["best_constant"]
+
+    def row(name: str, errors: Result) -> tuple[str, ...]:
+        return name, *("" if value is None else f"{value:.3g} ({value / best[of]:.2f})" for of, value in errors.items())
+
+    where = f"Over {result['test']['samples']:,} pictures of {result['test']['split']} ({result['test']['shards']})."
+    units = "; ".join(f"{name.replace('_', ' ')}: {text}" for name, text in result["units"].items())
+    return Table(
+        f"Median error of the record of {result['settings']['records']} that is nearest",
+        ("model", *(name.replace("_", " ") for name in result["units"])),
+        tuple(row(model["name"], model["errors"]) for model in result["models"]),
+        (row("best constant", best), row("random record", result["random_record"])),
+        (
+            f"{where} {units}.",
+            "In brackets: divided by the error of the best constant, the one answer to all pictures that errs least.",
+        ),
+    )
+
+
 def rich_table(table: Table) -> RichTable:
     """Return the table for a terminal."""
     shown = RichTable(title=table.title, title_justify="left", caption="\n".join(map(escape, table.notes)), caption_justify="left")

@@ -24,7 +24,16 @@ class MetadataImage(Term):
     part = "loss_metadata"
     learns_from_metadata = True
     reads = frozenset(
-        {"fields", "embed_dim", "projection_bias", "loss_gather", "metadata_encoder", "metadata_loss", "metadata_mask"}
+        {
+            "fields",
+            "shuffle_metadata",
+            "embed_dim",
+            "projection_bias",
+            "loss_gather",
+            "metadata_encoder",
+            "metadata_loss",
+            "metadata_mask",
+        }
     ).union(name for name in Settings.model_fields if name.startswith(("text_", "tabular_")))
     weight = "metadata_weight"
     weights_as = "matching"

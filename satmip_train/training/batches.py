@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from satmip_train.data import transfer
-from satmip_train.data.decoder import Batch
+from satmip_train.data.decoder import METADATA, Batch
 from satmip_train.data.loader import TrainingStream, loader, ordered_batches
 from satmip_train.data.memory import available_memory
 from satmip_train.data.order import PARTNER
@@ -84,14 +84,25 @@ def batches(plan: RunPlan, keys: frozenset[str], steps: range, path: DataPath, p
         progress: told of the samples that became resident, each time some did
     """
     places = read_places(plan.dataset, plan.settings.split) if "partner" in keys else None
+    strangers = _strangers(plan) if keys & METADATA else None
     trim, device = plan.settings.trim_tokens, plan.job.device
     if path.resident:
-        split = Resident(plan, keys, places, progress)
+        split = Resident(plan, keys, places, progress, strangers)
         return (split.batch(step) for step in steps)
-    stream = TrainingStream(Readers(plan.dataset, plan.settings.split), plan.order, replace(plan.decoder, keys=keys), places)
+    readers = Readers(plan.dataset, plan.settings.split)
+    stream = TrainingStream(readers, plan.order, replace(plan.decoder, keys=keys), places, strangers)
     streamed = loader(stream, steps, plan.settings.workers, pin=device.type == "cuda")
     trimmed = (_trimmed(batch) for batch in streamed) if trim else streamed
     return transfer.ahead(trimmed, device) if device.type == "cuda" else trimmed
+
+
+def _strangers(plan: RunPlan) -> npt.NDArray[np.int64] | None:
+    if not plan.settings.shuffle_metadata:
+        return None
+    try:
+        return read_places(plan.dataset, plan.settings.split).strangers(plan.settings.seed)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def trimmed_width(longest: int, context: int) -> int:
@@ -116,9 +127,16 @@ def _trimmed(batch: Batch) -> Batch:
 class Resident:
     """Every sample of a split, decoded once by the loader's processes and kept on the device."""
 
-    def __init__(self, plan: RunPlan, keys: frozenset[str], places: Places | None, progress: Callable[[int], None]) -> None:
-        """Decode the split. `keys`: what a batch holds; `places` are needed where that is "partner"."""
-        self._order, self._places, self._keys = plan.order, places, keys
+    def __init__(
+        self,
+        plan: RunPlan,
+        keys: frozenset[str],
+        places: Places | None,
+        progress: Callable[[int], None],
+        strangers: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        """Decode the split. `keys`: what a batch holds; `places` are needed where that is "partner"; see `TrainingStream`."""
+        self._order, self._places, self._keys, self._strangers = plan.order, places, keys, strangers
         self._device, self._trim = plan.job.device, plan.settings.trim_tokens
         self._starts = np.cumsum([0, *plan.order.counts])
         self._values: dict[str, Any] = {}
@@ -153,8 +171,10 @@ class Resident:
         rows = self._rows(positions)
         taken: Batch = {"key": [self._values["key"][row] for row in rows]}
         index = self._index(rows)
+        told = rows if self._strangers is None else self._strangers[rows]
+        record = index if self._strangers is None else self._index(told)
         for name in self._keys - {"key", "partner"}:
-            taken[name] = self._values[name].index_select(0, index)
+            taken[name] = self._values[name].index_select(0, record if name in METADATA else index)
         if self._places is not None:
             partners = self._places.partners(positions, self._order.draws(step, PARTNER)[:, 0])
             taken["partner"] = self._values["image"].index_select(0, self._index(self._rows(partners)))
@@ -162,7 +182,7 @@ class Resident:
             if name in taken:
                 taken[name] = taken[name].permute(0, 3, 1, 2)
         if self._trim and "tokens" in taken:
-            taken["tokens"] = taken["tokens"][:, : trimmed_width(int(self._lengths[rows].max()), taken["tokens"].shape[1])]
+            taken["tokens"] = taken["tokens"][:, : trimmed_width(int(self._lengths[told].max()), taken["tokens"].shape[1])]
         return taken
 
     def _rows(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -268,7 +268,7 @@ def test_what_stands_where_follows_from_the_climate():
         everywhere = np.mean([habitat.suits(t.wet, mean_temperature(t.lat)) for t in towns()])
         assert np.mean(inside) > everywhere + 0.02
     assert HABITATS["solar_farm"].suits(0.2, 20.0) == 1.0
-    assert HABITATS["solar_farm"].suits(0.55, 20.0) == pytest.approx(math.exp(-0.5))
+    assert HABITATS["solar_farm"].suits(0.5, 20.0) == pytest.approx(math.exp(-0.5))
 
 
 def test_temporal_indices_have_gaps_and_no_order():
@@ -371,6 +371,18 @@ def test_leaves_turn_in_the_autumn_of_each_hemisphere():
     assert season(october, 50.0, 0.6).autumn > 0.5 > season(april, 50.0, 0.6).autumn == 0.0
     assert season(april, -45.0, 0.6).autumn > 0.1 > season(october, -45.0, 0.6).autumn == 0.0
     assert season(october, 5.0, 0.6).autumn == 0.0
+
+
+def test_spring_is_told_from_late_summer_where_there_is_a_winter():
+    """On days of about one temperature."""
+    spring, autumn = (season(dt.datetime(2015, month, day, tzinfo=dt.UTC), 50.0, 0.6) for month, day in ((4, 20), (10, 10)))
+    assert spring.temperature == pytest.approx(autumn.temperature, abs=1.0)
+    assert spring.fresh > 0.4 > autumn.fresh == 0.0
+    assert spring.green > autumn.green + 0.05
+    late, early = (season(dt.datetime(2015, month, 25, tzinfo=dt.UTC), 55.0, 0.6) for month in (3, 11))
+    assert late.snow > early.snow + 0.02
+    tropics = season(dt.datetime(2015, 4, 20, tzinfo=dt.UTC), 3.0, 0.6)
+    assert (tropics.fresh, tropics.autumn, tropics.snow) == (0.0, 0.0, 0.0)
 
 
 def test_low_suns_are_dimmer_and_warmer_and_their_shadows_softer():

@@ -368,9 +368,11 @@ def test_the_report_is_one_whole_page(world: Path, tmp_path: Path) -> None:
         "airport",
     ):
         assert expected in page.text
-    # 12 chips, six queries with six neighbours each; the charts of the run that has a log: loss, rate, speed, waiting.
-    assert len(page.pictures) == 12 + 6 * 7
-    assert html.count('role="img"') == 4
+    # 12 chips, six that are read, six queries with six neighbours each; the charts of the run that has a log: loss, rate, speed,
+    # waiting; a map and a year for each that is read.
+    assert len(page.pictures) == 12 + 6 + 6 * 7
+    assert html.count('role="img"') == 4 + 6 * 2
+    assert "best constant" in page.text
     assert "loss from 4 to 2" in html
     assert {picture.format for picture in page.pictures} == {"PNG"}
 
@@ -406,7 +408,7 @@ def test_the_report_shows_the_nearest_chips(world: Path, tmp_path: Path) -> None
     run = runs(world)[0]
     call("report", "--shards", world / "shards", "--runs", run, "--out", tmp_path, "--k", "1", *COMMON)
     html = (tmp_path / "index.html").read_text(encoding="utf-8")
-    shown = re.findall(r'alt="((?:train|val)_\d+)"', html)[12:]
+    shown = re.findall(r'alt="((?:train|val)_\d+)"', html)[18:]
     train, test = (direct_features(run, world / "shards", split) for split in ("train", "val"))
     unit = [part.vectors / np.linalg.norm(part.vectors, axis=1, keepdims=True) for part in (train, test)]
     for row in range(6):

@@ -95,7 +95,7 @@ def test_errors_go_round_the_year_the_day_and_the_globe() -> None:
 def test_the_last_and_the_first_minutes_of_a_year_are_near() -> None:
     """Once they were up to 0.75 days apart, as every year was 365.25 days long."""
     times = ["2016-12-31T23:59:00Z", "2017-01-01T00:01:00Z", "2015-12-31T23:59:00Z", "2016-01-01T00:01:00Z"]
-    truth = world_of([retrieval._physical({"location": None, "gsd": None, "timestamp": time}) for time in times])
+    truth = world_of([retrieval.physical_row({"location": None, "gsd": None, "timestamp": time}) for time in times])
     got = retrieval.errors(truth, np.array([1, 0, 3, 2]))
     assert got["days"] == pytest.approx([2 / 1440] * 4, rel=0.01)
     assert got["years"] == pytest.approx([2 / 1440 / 365.25] * 4, rel=0.01)
@@ -103,7 +103,7 @@ def test_the_last_and_the_first_minutes_of_a_year_are_near() -> None:
 
 
 def test_the_numbers_of_a_sample_are_those_of_its_metadata() -> None:
-    row = retrieval._physical({"location": [7.5, -46.0], "gsd": [1.0, 4.0], "timestamp": "2016-07-01T12:30:36Z"})
+    row = retrieval.physical_row({"location": [7.5, -46.0], "gsd": [1.0, 4.0], "timestamp": "2016-07-01T12:30:36Z"})
     part = (182 + 12.51 / 24) / 366  # of the leap year
     assert row == pytest.approx((7.5, -46.0, part * 365.25, 12.51, 2016 + part, 2.0), rel=1e-12)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from helpers.toy_shards import write_toy_shards
@@ -10,6 +11,9 @@ from rich.console import Console
 
 from satmip_train.config import Settings
 from satmip_train.data.dataset import open_dataset
+from satmip_train.data.decoder import column_numbers
+from satmip_train.data.loader import ordered_batches
+from satmip_train.data.places import Places
 from satmip_train.distributed import Job
 from satmip_train.errors import UsageError
 from satmip_train.objectives import OBJECTIVES
@@ -37,11 +41,11 @@ def batches(plan, keys, steps, held):
 
 
 @pytest.mark.parametrize("encoder", ["text", "tabular"])
-@pytest.mark.parametrize("trim", [True, False])
-def test_a_resident_split_gives_the_batches_of_the_stream(toy, encoder, trim):
+@pytest.mark.parametrize(("trim", "shuffle"), [(True, False), (False, False), (True, True)])
+def test_a_resident_split_gives_the_batches_of_the_stream(toy, encoder, trim, shuffle):
     keys, steps = KEYS | METADATA[encoder], range(2, 11)  # from within the first epoch to within the third
     for rank in range(2):
-        plan = plan_of(toy, replace(CPU, rank=rank, ranks=1), metadata_encoder=encoder, trim_tokens=trim)
+        plan = plan_of(toy, replace(CPU, rank=rank, ranks=1), metadata_encoder=encoder, trim_tokens=trim, shuffle_metadata=shuffle)
         plan = replace(plan, order=replace(plan.order, rank=rank, ranks=2))
         streamed, held = batches(plan, keys, steps, False), batches(plan, keys, steps, True)
         assert len(streamed) == len(held) == len(steps)
@@ -50,6 +54,29 @@ def test_a_resident_split_gives_the_batches_of_the_stream(toy, encoder, trim):
             assert got["key"] == expected["key"]
             for name in keys - {"key"}:
                 assert torch.equal(got[name], expected[name]), name
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_shuffled_metadata_are_those_of_another_place_and_the_rest_is_the_samples_own(toy, held):
+    keys = frozenset({"image", "place", "numeric", "mask", "key"})
+    (own,) = ordered_batches(toy, "train", keys, 37, columns=column_numbers(toy, None))
+    number = {key: i for i, key in enumerate(own["key"])}
+    record = {tuple(row.tolist()): i for i, row in enumerate(own["numeric"])}
+    assert len(record) == 37
+    found = {}
+    for batch in batches(plan_of(toy, metadata_encoder="tabular", shuffle_metadata=True), keys, range(8), held):
+        for i, key in enumerate(batch["key"]):
+            mine, told = number[key], record[tuple(batch["numeric"][i].tolist())]
+            assert torch.equal(batch["image"][i], own["image"][mine])
+            assert batch["place"][i] == own["place"][mine] != own["place"][told]
+            assert found.setdefault(mine, told) == told  # the same in every epoch
+    assert len(set(found.values())) == len(found) > 30
+
+
+def test_metadata_of_one_place_cannot_be_shuffled_between_places():
+    places = Places(np.array([0, 5]), np.array([0, 0, 0, 1, 1]), np.zeros((5, 2)))
+    with pytest.raises(ValueError, match="one place has 3 of 5 samples"):
+        places.strangers(0)
 
 
 def test_tokens_are_cut_to_the_longest_of_the_batch(toy):
