@@ -42,6 +42,7 @@ class BuildOptions(TypedDict, total=False):
     limit: int
     max_rejects: int
     retry_rejects: bool
+    keep_damaged: bool
     workers: int
     # Of some kinds of archive:
     product: str
@@ -93,6 +94,8 @@ def build(
         BuildError: there is nothing to build, or the folder holds something else.
     """
     request = _request(str(source), str(out), kind, dict(options))
+    if request.decoder not in decoders.DECODERS:
+        raise ValueError(f'Unknown decoder "{request.decoder}". There are {", ".join(decoders.DECODERS)}.')
     decoders.check(request.decoder)
     pipeline.build(request, show)
     return open_shards(out)

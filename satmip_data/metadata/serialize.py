@@ -68,8 +68,8 @@ def _read_value(name: str, value: Any) -> Any:
 
 
 def metadata_from_json(data: dict[str, Any]) -> Metadata:
-    """Read back what `metadata_to_json` wrote."""
-    return Metadata(**{field.attribute: _from_json(field.attribute, data[field.name]) for field in FIELDS})
+    """Read back what `metadata_to_json` wrote; a field that a later version has added is missing."""
+    return Metadata(**{field.attribute: _from_json(field.attribute, data.get(field.name)) for field in FIELDS})
 
 
 def _from_json(attribute: str, value: Any) -> Any:

@@ -27,13 +27,17 @@ _TYPES = {
     "location": pa.list_(pa.float64()),
     "timestamp": pa.timestamp("us", tz="UTC"),
     "wavelengths": pa.list_(pa.int64()),
-    **{name: pa.string() for name in ("utm_zone", "country_code", "scan_direction", "sensor_platform")},
 }
+"""Of fields that are no single number or word."""
+
+_SCALARS = {"numeric": pa.float64(), "categorical": pa.string()}
 
 
 def _metadata_columns(metadata: Sequence[Metadata], prefix: str) -> dict[str, pa.Array]:
     return {
-        f"{prefix}{field.name}": pa.array([field.value(m) for m in metadata], _TYPES.get(field.name, pa.float64()))
+        f"{prefix}{field.name}": pa.array(
+            [field.value(m) for m in metadata], _TYPES.get(field.name, _SCALARS[field.columns[0].kind])
+        )
         for field in FIELDS
     }
 

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import timing
 import torch
 from PIL import Image, ImageFilter
-from satmip_train.views.policies import policy
+from satmip_train.policies import policy
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torchvision import transforms as tv
