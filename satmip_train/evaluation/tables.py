@@ -44,7 +44,7 @@ def table(result: Result) -> Table:
     columns = _columns(result)
     extra = ("iterations", "gradient") if result["probe"] == "linear" else ()
     return Table(
-        title=f"{_PROBES[result['probe']]}{_MODALITIES[result['modality']]} on {result['test']['split']}",
+        title=f"{_PROBES.get(result['probe'], result['probe'])}{_MODALITIES[result['modality']]} on {result['test']['split']}",
         header=("model", *columns.values(), *extra),
         models=tuple(_model_row(model, columns, result["probe"]) for model in _shown(result)),
         summaries=tuple(row for summary in result["summaries"] for row in _summary_rows(summary, columns, len(extra))),
