@@ -27,7 +27,9 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("satmip_"):
             raise
-        advice = f"satmip_train.{name} needs the package {error.name}. Run: pip install 'satmip[train]'"
+        advice = (
+            f"satmip_train.{name} needs the package {error.name}. Run: pip install -e '.[train]' in the folder of satmip's source"
+        )
         raise ModuleNotFoundError(advice, name=error.name) from error
 
 

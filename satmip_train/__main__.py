@@ -37,7 +37,7 @@ def _run(module: str) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("satmip_"):
             raise
-        advice = "Type: pip install 'satmip[train]'"
+        advice = "Type, in the folder of satmip's source: pip install -e '.[train]'"
         sys.exit(f"Error: training and evaluation need the extra train, however: {error.name} is not installed. {advice}")
 
 

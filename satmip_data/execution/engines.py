@@ -147,7 +147,7 @@ class Ray:
         try:
             import ray
         except ImportError as error:
-            raise EngineError("--engine ray needs Ray, however: it is not installed. Type: pip install 'satmip[ray]'") from error
+            raise EngineError("--engine ray needs Ray, however: it is not installed. Type: pip install ray") from error
         here = {"num_cpus": self.workers, "include_dashboard": False} if self.address == "local" else {}
         try:
             if not ray.is_initialized():

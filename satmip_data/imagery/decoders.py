@@ -83,7 +83,7 @@ def check(name: str) -> None:
         DecoderError: it is not installed, or not exact here.
     """
     if name == "turbojpeg" and turbojpeg.library_version() is None:
-        raise DecoderError("--decoder turbojpeg is not installed. Type: pip install 'satmip[fast]'")
+        raise DecoderError("--decoder turbojpeg is not installed. Type: pip install turbojpeg")
     if name == "turbojpeg" and not _is_exact():
         raise DecoderError("--decoder turbojpeg gives other pixels than Pillow here. Use --decoder pillow.")
 

@@ -2,7 +2,7 @@
 
 Layout: `training.h5`, `testing.h5` and, in version 2, `validation.h5`, in any folder, each with `sen2` (N, 32, 32, 10), reflectance
 as floats, and `label` (N, 17), one-hot. The paper's sizes, 352,366 and 48,307, are those of "Culture-10" in version 3; version 2
-holds the same test samples in two files. Needs h5py: pip install "satmip[h5]".
+holds the same test samples in two files. Needs h5py: pip install h5py.
 """
 
 from collections.abc import Iterator
@@ -132,7 +132,7 @@ def _file(root: str, path: str) -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise LayoutError('So2Sat is read by h5py, however: it is not installed. Type: pip install "satmip[h5]"') from error
+        raise LayoutError("So2Sat is read by h5py, however: it is not installed. Type: pip install h5py") from error
     store = Store(root)
     if store.local:
         check_regular(store.path(path))

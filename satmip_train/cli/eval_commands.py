@@ -231,7 +231,7 @@ def neighbours_command(
     shards: str,
     test_shards: str | None,
     train_split: str,
-    test_split: str,
+    test_split: str | None,
     out: Path,
     **others: Any,
 ) -> None:
@@ -251,13 +251,14 @@ def neighbours_command(
             raise UsageError(f"The sheet is a PNG. Use --out {out.with_suffix('.png')} instead of {out}")
         dataset = open_dataset(shards)
         tested = dataset if test_shards is None else open_dataset(test_shards)
+        split = common.tested_split(tested, test_split)
         model = load_model(run)
         with common.show_progress(None) as progress:
             running = replace(running, progress=lambda samples: progress(model.name, samples))
             found = image_features(model, dataset, train_split, running)
-            queried = image_features(model, tested, test_split, running, dataset)
-        gallery = gallery_module.Gallery(found, queried, dataset, tested, train_split, test_split)
-        title = f"{model.name}: {test_split} and the nearest of {train_split}"
+            queried = image_features(model, tested, split, running, dataset)
+        gallery = gallery_module.Gallery(found, queried, dataset, tested, train_split, split)
+        title = f"{model.name}: {split} and the nearest of {train_split}"
         gallery_module.write_sheet(gallery, **asked, title=title, out=out)
     click.echo(out)
 

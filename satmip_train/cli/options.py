@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from satmip_train.choices import Larger, Precision
-from satmip_train.data.dataset import open_dataset
+from satmip_train.data.dataset import Dataset, open_dataset
 from satmip_train.errors import UsageError
 from satmip_train.evaluation import tables
 from satmip_train.runs.external_forms import EXTERNALS
@@ -76,7 +76,7 @@ SPLITS = [
     click.option("--shards", required=True, help="Shard directory to learn from: a local path or an fsspec URL."),
     click.option("--test-shards", help="Shard directory to test on.  [default: that of --shards]"),
     click.option("--train-split", default="train", show_default=True, help="Split to learn from."),
-    click.option("--test-split", default="val", show_default=True, help="Split to test on."),
+    click.option("--test-split", help="Split to test on.  [default: val, or test where there is no val]"),
 ]
 
 
@@ -170,8 +170,13 @@ def install_externals(externals: Sequence[str], weights: Sequence[Path], externa
     return [install(name, path, out / "external", external_size) for name, path in zip(externals, weights, strict=True)]
 
 
+def tested_split(dataset: Dataset, typed: str | None) -> str:
+    """Return the split to test on: what was typed, else val, or test where there is no val."""
+    return typed or ("test" if dataset.splits.get("test") and not dataset.splits.get("val") else "val")
+
+
 @contextmanager
-def make_protocol(shards: str, test_shards: str | None, device: str, **others: Any) -> Iterator["Protocol"]:
+def make_protocol(shards: str, test_shards: str | None, test_split: str | None, device: str, **others: Any) -> Iterator["Protocol"]:
     """Give the protocol that the options describe, on the device they name."""
     from satmip_train.distributed import join_job
     from satmip_train.evaluation.evaluate import Protocol
@@ -179,7 +184,7 @@ def make_protocol(shards: str, test_shards: str | None, device: str, **others: A
     with join_job(device) as job:
         dataset = open_dataset(shards)
         test = dataset if test_shards is None else open_dataset(test_shards)
-        yield Protocol(dataset, test, device=str(job.device), **others)
+        yield Protocol(dataset, test, test_split=tested_split(test, test_split), device=str(job.device), **others)
 
 
 @contextmanager

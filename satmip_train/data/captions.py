@@ -36,7 +36,7 @@ def pretrained_tokenizer(model: str) -> Any:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise UsageError(f"text_model needs transformers, however: {error}. Run: pip install 'satmip[train,hf]'") from error
+        raise UsageError(f"text_model needs transformers, however: {error}. Run: pip install transformers") from error
     try:
         return AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:

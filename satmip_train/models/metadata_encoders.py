@@ -174,7 +174,7 @@ def _pretrained_config(name: str) -> Any:
     try:
         from transformers import AutoConfig
     except ImportError as error:
-        raise ValueError(f"text_model needs transformers, however: {error}. Run: pip install 'satmip[train,hf]'") from error
+        raise ValueError(f"text_model needs transformers, however: {error}. Run: pip install transformers") from error
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:

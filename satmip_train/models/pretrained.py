@@ -21,8 +21,8 @@ from satmip_train.models.backbones import create_backbone
 
 _SLIP, _OURS = "visual.", "backbone."
 _PREFIXES = ("visual.trunk.", _SLIP, _OURS, "base_encoder.", "encoder_q.", "teacher.backbone.", "teacher.")
-"""What stands before timm's names in files of open_clip, SLIP (also its CLIP and SimCLR), satmip-train and DINO, MoCo v3 and v2, and
-of networks that learn from a teacher."""
+"""What stands before timm's names in files of open_clip, SLIP (also its CLIP and SimCLR), satmip-train and DINO, MoCo v3 and v2,
+and of networks that learn from a teacher."""
 _TWELVE_HEADS = (_SLIP, "base_encoder.")
 """Files of code whose ViT-S and ViT-B have 12 heads both."""
 _NUMPY: list[Any] = [

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
+from satmip_train.cli.options import tested_split
 from satmip_train.data.dataset import open_dataset
 from satmip_train.evaluation import features, models
 from satmip_train.runs import checkpoint
@@ -261,6 +263,9 @@ def not_finite(world: Path, tmp_path: Path) -> list[object]:
     weights = load_file(run / "backbone.safetensors")
     weights["norm.bias"][0] = np.nan
     save_file(weights, run / "backbone.safetensors")
+    described = json.loads((run / "backbone.json").read_text())
+    del described["sha256"]  # as earlier versions wrote it
+    (run / "backbone.json").write_text(json.dumps(described))
     return [run, "--shards", world / "shards", "--random-seeds", ""]
 
 
@@ -430,3 +435,10 @@ def test_a_report_needs_neither_runs_nor_labels(world: Path, tmp_path: Path) -> 
     text = Page((tmp_path / "run" / "index.html").read_text()).text
     assert "no labels" in text
     assert "lr_base" in text
+
+
+def test_where_there_is_no_val_the_split_test_is_tested_on(world: Path) -> None:
+    data = open_dataset(world / "shards")
+    assert tested_split(data, None) == "val"
+    assert tested_split(replace(data, splits={"train": 9, "test": 3}), None) == "test"
+    assert tested_split(replace(data, splits={"train": 9, "test": 3}), "val") == "val"

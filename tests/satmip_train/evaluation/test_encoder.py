@@ -261,4 +261,4 @@ def test_importing_takes_no_library() -> None:
         _ = satmip_train.lo
     code = "import sys; sys.modules['torch'] = None; import satmip_train; satmip_train.load"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "needs the package torch. Run: pip install 'satmip[train]'" in told.stderr
+    assert "needs the package torch. Run: pip install -e '.[train]'" in told.stderr
