@@ -39,7 +39,7 @@ class Season:
 
 def mean_temperature(lat: float) -> float:
     """Return the mean temperature of a year at a latitude, degrees Celsius."""
-    return 27.0 - 34.0 * (abs(lat) / 70.0) ** 1.7
+    return float(27.0 - 34.0 * (abs(lat) / 70.0) ** 1.7)
 
 
 def season(time: dt.datetime, lat: float, wet: float) -> Season:

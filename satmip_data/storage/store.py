@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,8 +32,15 @@ _UNDER_WAY = re.compile(r"(.*/)?\.[^/]+\.[a-z0-9_]{8}" + re.escape(PARTIAL))
 """Names that `Store.staging` gives to files under way, and no others."""
 
 
-_UMASK = os.umask(0o077)  # there is no way to read it but to set it
-os.umask(_UMASK)
+def _umask() -> int:
+    """Return the bits that new files leave out. Linux tells them; elsewhere they are read by setting them, and set again."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 class LockedError(OSError):
@@ -284,7 +291,7 @@ class Store:
             try:
                 with _advice_on_a_full_disk(name, target.parent):
                     yield staged
-                    staged.chmod(0o666 & ~_UMASK)
+                    staged.chmod(0o666 & ~_umask())
                     _sync(staged)
                     os.replace(staged, target)
                     _sync(target.parent)

@@ -17,18 +17,21 @@ def check_shard(dataset: Dataset, shard: Shard, path: Path) -> None:
     cannot be written to, each process reads the shards that it opens once more.
 
     Raises:
-        UsageError: the shard is another one than listed, or cannot be read.
+        UsageError: the shard is another one than listed, or its bytes cannot be read.
     """
     try:
-        known = path.stat()
+        known, file = path.stat(), path.open("rb")
+    except OSError:
+        return  # whoever opens it next says why that is not possible, and what to do
+    with file:
         note = hashlib.sha256(f"{path.absolute()}\n{known.st_size}\n{known.st_mtime_ns}\n{shard.sha256}".encode()).hexdigest()
         remembered = dataset.cache / _CHECKED / note
-        if remembered.exists():
+        if _exists(remembered):
             return
-        with path.open("rb") as file:
+        try:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror}. Copy the shard again, or build it again.") from error
+        except OSError as error:
+            raise UsageError(f"Cannot read {path}: {error.strerror}. Copy the shard again, or build it again.") from error
     if found != shard.sha256:
         other = next((f"it is {other.name}" for other in dataset.shards if other.sha256 == found), f"its sha256 is {found[:12]}...")
         raise UsageError(
@@ -38,3 +41,10 @@ def check_shard(dataset: Dataset, shard: Shard, path: Path) -> None:
     with suppress(OSError):
         remembered.parent.mkdir(parents=True, exist_ok=True)
         remembered.touch()
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a cache that may not be looked into
+        return False

@@ -44,7 +44,7 @@ def table(result: Result) -> Table:
     columns = _columns(result)
     extra = ("iterations", "gradient") if result["probe"] == "linear" else ()
     return Table(
-        title=f"{_PROBES[result['probe']]}{_MODALITIES[result['modality']]} on {result['test']['split']}",
+        title=f"{_PROBES.get(result['probe'], result['probe'])}{_MODALITIES[result['modality']]} on {result['test']['split']}",
         header=("model", *columns.values(), *extra),
         models=tuple(_model_row(model, columns, result["probe"]) for model in _shown(result)),
         summaries=tuple(row for summary in result["summaries"] for row in _summary_rows(summary, columns, len(extra))),
@@ -105,12 +105,16 @@ def _notes(result: Result) -> tuple[str, ...]:
         f"Learned from {train['samples']:,} samples of {train['split']} ({train['shards']}), tested on {test['samples']:,} of "
         f"{test['split']} ({test['shards']}), {result['classes']} classes; in percent."
     ]
-    notes += _PROTOCOLS[result["probe"]](settings)
+    notes += _PROTOCOLS.get(result["probe"], _plain_notes)(settings)
     if settings.get("larger_images") == "keep" and result["modality"] != "metadata":
         notes.append("Images larger than a view keep their size, as in the paper, where all have one square size.")
     if result["summaries"]:
         notes.append("±: standard deviation over seeds (n - 1); the interval is Student's, for the mean of runs with other seeds.")
     return (*notes, *result["notes"])
+
+
+def _plain_notes(settings: Result) -> list[str]:
+    return []
 
 
 def _knn_notes(settings: Result) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -25,9 +26,10 @@ _PREFIXES = ("visual.trunk.", _SLIP, _OURS, "base_encoder.", "encoder_q.", "teac
 and of networks that learn from a teacher."""
 _TWELVE_HEADS = (_SLIP, "base_encoder.")
 """Files of code whose ViT-S and ViT-B have 12 heads both."""
+_MULTIARRAY = import_module("numpy._core.multiarray")
 _NUMPY: list[Any] = [
     np.dtype, np.ndarray, *{type(np.dtype(kind)) for kind in "?bhilqBHILQefdFDSU"},
-    *((getattr(np._core.multiarray, name), f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
+    *((getattr(_MULTIARRAY, name), f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
       for name in ("scalar", "_reconstruct")),
 ]  # fmt: skip
 """How a file names numbers of NumPy, such as a best score beside the weights; they hold no code."""

@@ -111,7 +111,7 @@ class _Estimate:
         objective = _networks(settings, self._plan)
         learning = sum(p.nbytes for p in objective.parameters() if p.requires_grad)
         mode = FakeTensorMode()
-        objective._apply(mode.from_tensor)
+        objective._apply(mode.from_tensor)  # type: ignore[no-untyped-call]
         live = _Live([tensor.untyped_storage() for tensor in (*objective.parameters(), *objective.buffers())])
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._plan.precision)
         with alone(), mode, live:

@@ -14,7 +14,6 @@ from unittest.mock import patch
 import timing
 import torch
 from PIL import Image, ImageFilter
-from satmip_train.policies import policy
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torchvision import transforms as tv
@@ -22,6 +21,7 @@ from torchvision import transforms as tv
 from satmip_train.config import Settings
 from satmip_train.models.backbones import create_backbone
 from satmip_train.models.class_token import ClassTokenViT
+from satmip_train.policies import policy
 from satmip_train.views.apply import apply
 from satmip_train.views.draws import draw
 
