@@ -182,7 +182,7 @@ def test_the_zone_of_a_wide_image_is_that_of_its_own_middle() -> None:
 
 def test_every_flag_has_a_meaning_and_a_normalised_country_is_no_reason_for_doubt() -> None:
     assert set(checks.FLAGS) > checks.SUSPECT
-    assert set(checks.FLAGS) - checks.SUSPECT == {"country_code"}
+    assert set(checks.FLAGS) - checks.SUSPECT == {"country_code", "image_damaged"}
     assert all(checks.FLAGS.values())
 
 

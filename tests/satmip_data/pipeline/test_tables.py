@@ -35,7 +35,7 @@ def test_reading_starts_no_thread() -> None:
     """A thread of Arrow's that still runs when the interpreter ends aborts it: "terminate called without an active exception"."""
     code = (
         "import os, sys\n"
-        "from satmip_data.shards.index_table import read_parquet\n"
+        "from satmip_data.storage.parquet import read_parquet\n"
         "data = sys.stdin.buffer.read()\n"
         "before = len(os.listdir('/proc/self/task'))\n"
         "read_parquet(data).to_pandas(use_threads=False)\n"

@@ -29,16 +29,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["knn", "--temperature", "nan"], "must be a finite number, however: 'nan'"),
-        (["knn", "--temperature", "inf"], "must be a finite number, however: 'inf'"),
-        (["knn", "--random-seeds", "4294967296"], "must be at most 4294967295, however: 4294967296"),
+        (["knn", "--temperature", "nan"], "nan is no finite number"),
+        (["knn", "--temperature", "inf"], "inf is no finite number"),
+        (["knn", "--random-seeds", "4294967296"], "4294967295"),
         (["knn", "--external-size", "8"], "8 is not in the range x>=16"),
-        (["finetune", "--lr", "nan"], "must be a finite number, however: 'nan'"),
-        (["finetune", "--weight-decay", "nan"], "must be a finite number, however: 'nan'"),
+        (["finetune", "--lr", "nan"], "nan is no finite number"),
+        (["finetune", "--weight-decay", "nan"], "nan is no finite number"),
         (["finetune", "--seed", "4294967296"], "4294967296 is not in the range 0<=x<=4294967295"),
         (
             ["finetune", "--epochs", "1", "--batch-size", "4", "--lr", "1e30"],
-            "must stay finite, however: nan in epoch 1 of run.",
+            "nan in epoch 1",
         ),
         (["embed", "--split", "magic"], "the split must be one of ['train', 'val'], however: 'magic'"),
     ],
@@ -118,7 +118,7 @@ def test_first_weights_that_are_none_are_refused(world: Path, tmp_path: Path, na
     ("change", "message"),
     [
         ({"settings": {"magic": 3}}, "must have settings that this version knows, however: .*magic: Extra inputs.* Use the satmip"),
-        ({"settings": {"policy": "magic"}}, "must have settings that this version knows, however: .*policy: Input should be"),
+        ({"settings": {"policy": "magic"}}, "policy.*magic"),
         (
             {"args": {"depth": "x"}},
             r"must describe a timm model, however: 'vit_small.*'depth': 'x'.*Use the timm that wrote it",

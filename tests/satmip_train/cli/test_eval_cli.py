@@ -22,7 +22,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
-from satmip_train.cli.options import tested_split
+from satmip_train.cli import options as cli_options
 from satmip_train.data.dataset import open_dataset
 from satmip_train.evaluation import features, models
 from satmip_train.runs import checkpoint
@@ -439,6 +439,6 @@ def test_a_report_needs_neither_runs_nor_labels(world: Path, tmp_path: Path) -> 
 
 def test_where_there_is_no_val_the_split_test_is_tested_on(world: Path) -> None:
     data = open_dataset(world / "shards")
-    assert tested_split(data, None) == "val"
-    assert tested_split(replace(data, splits={"train": 9, "test": 3}), None) == "test"
-    assert tested_split(replace(data, splits={"train": 9, "test": 3}), "val") == "val"
+    assert cli_options.tested_split(data, None) == "val"
+    assert cli_options.tested_split(replace(data, splits={"train": 9, "test": 3}), None) == "test"
+    assert cli_options.tested_split(replace(data, splits={"train": 9, "test": 3}), "val") == "val"

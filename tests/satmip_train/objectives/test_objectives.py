@@ -120,7 +120,7 @@ def test_what_an_objective_says_that_it_reads_is_what_it_reads(name: str, encode
     objective(batch_of(objective))
     objective.after_step()
     objective.chance()
-    read |= {"fields", "metadata_mask"} if terms_of(name).learns_from_metadata else set()  # by the stream
+    read |= {"fields", "metadata_mask", "shuffle_metadata"} if terms_of(name).learns_from_metadata else set()  # by the stream
     of_some = {name for objective in OBJECTIVES.values() for name in getattr(objective, "reads", ())}
     assert {"moco_weight", "simclr_weight", "metadata_weight", "geo_weight", "coupled"} <= of_some
     assert read & of_some == {name for name in of_some if applies(name, settings)}

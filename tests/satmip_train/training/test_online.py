@@ -122,7 +122,7 @@ def test_a_run_logs_its_scores_and_keeps_its_best(toy, tmp_path, monkeypatch):
         if name == checkpoint.BEST:
             steps[state.step] = {key: value.clone() for key, value in state.objective.backbone.state_dict().items()}
 
-    monkeypatch.setattr(state_module, "save", save_and_note)
+    monkeypatch.setattr("satmip_train.training.train.save", save_and_note)
     plan = plan_of(toy, log_every=3)
     train(plan.settings, toy, tmp_path, CPU, Console(quiet=True))
     lines = read_log(tmp_path)
