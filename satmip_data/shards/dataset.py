@@ -31,7 +31,7 @@ def read_dataset(out: Store) -> dict[str, Any]:
     """
     where = f"{out.url}/{DATASET}"
     try:
-        dataset = satmip_schemas.read_dataset(out.read(DATASET), where)
+        dataset: dict[str, Any] = satmip_schemas.read_dataset(out.read(DATASET), where)
         Standardizer.from_json(dataset)
         if unknown := set(dataset["caption"]["fields"]) - BY_NAME.keys():
             raise ValueError(f"captions of the unknown fields {', '.join(sorted(unknown))}")
