@@ -39,9 +39,10 @@ RENAMED = {
 
 DELIBERATE = {
     "schema version 2": r"(build|caption).* dataset\.json > (schema_version|image|files|sha256):",
-    "new settings, at what was done before": r"^\S+ added .*\b(metadata_weight|moco_weight):",
+    "new settings, at what was done before": r"^\S+ added .*\b(metadata_weight|moco_weight|shuffle_metadata):",
     "the verdict on JPEGs is one decoder's": r"^(old/)?(build|caption|half).* dataset\.json > decoder > (otherwise|verdict):",
     "the projections beside an export": r"^(old/)?run/\S+ added +projections\.safetensors:",
+    "the hash of an export": r"^(old/)?run/\S+ added +[\w-]+\.json > sha256:",
     "another demo world": r"^demo ",
     "a row of table S4": r"^commands/s4 length|^table/s4/\w+ added .*s4,SatMIP,",
 }
