@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from satmip_data.metadata.fields import expand_fields
+from satmip_data.names import did_you_mean
 from satmip_train import policies
 from satmip_train.objective_names import terms_of
 
@@ -326,10 +327,10 @@ def _backbone(settings: dict[str, Any]) -> str:
 def _read_recipe(name_or_path: str) -> dict[str, Any]:
     path = Path(name_or_path)
     if path.suffix != ".toml":
-        if name_or_path not in (*recipe_names(), *experiment_names()):
+        if name_or_path not in (known := [*recipe_names(), *experiment_names()]):
+            guess = did_you_mean(name_or_path, known)
             raise ValueError(
-                f"a recipe must be one of {recipe_names()}, an experiment of {experiment_names()} or the path of a TOML file, "
-                f"however: {name_or_path!r}"
+                f'Unknown recipe "{name_or_path}".{guess} docs/experiments.md lists all; a file of yours ends in .toml.'
             )
         return tomllib.loads((files("satmip_train.recipes") / f"{name_or_path}.toml").read_text(encoding="utf-8"))
     try:

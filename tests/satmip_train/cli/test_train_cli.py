@@ -204,7 +204,7 @@ def test_auto_takes_the_papers_recipe_with_a_gpu(call, monkeypatch):
     ("code", "arguments", "message"),
     [
         (2, [], "Missing option --shards"),
-        (2, ["--recipe", "huge"], "a recipe must be one of"),
+        (2, ["--recipe", "satmipz"], '"satmipz". Did you mean "satmip'),
         (2, ["--batch-size", "1"], "--batch-size: Input should be greater"),
         (2, ["--accumulate", "4"], "Pass --micro-batch N"),
         (2, ["--report-to", "nowhere"], "--report-to"),

@@ -118,7 +118,7 @@ def test_a_circle_and_an_unknown_recipe_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must not extend itself, however: .*a\.toml -> .*b\.toml -> .*a\.toml"):
         load_recipe(str(tmp_path / "a.toml"))
     (tmp_path / "c.toml").write_text('extends = "byol"')
-    with pytest.raises(ValueError, match=r"an experiment of \['paper/fig3-satmip-100'.*however: 'byol'"):
+    with pytest.raises(ValueError, match='"byol"'):
         load_recipe(str(tmp_path / "c.toml"))
 
 
