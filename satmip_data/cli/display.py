@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -25,6 +24,9 @@ from satmip_data.shards.dataset import TRAIN, read_table
 from satmip_data.shards.tar import read_samples
 from satmip_data.storage.store import Store
 from satmip_data.validation.validate import Report
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _NOT_COUNTED = "their tokens are not counted: no CLIP tokenizer is installed"
 
@@ -170,7 +172,7 @@ def show_fields(console: Console, out: str, dataset: dict[str, Any], split: str 
         _show_fields(console, frame if split is None else frame[frame["split"] == split])
 
 
-def _show_fields(console: Console, frame: pd.DataFrame) -> None:
+def _show_fields(console: Console, frame: "pd.DataFrame") -> None:
     table = _table("field", "unit", "# missing", "smallest", "median", "largest", "# values")
     for field in FIELDS:
         known = frame[field.name].dropna()
@@ -189,6 +191,8 @@ def _components(name: str, known: "pd.Series[Any]") -> list[tuple[str, "pd.Serie
 def _range(values: "pd.Series[Any]") -> tuple[str, str, str]:
     if values.empty:
         return "", "", ""
+    import pandas as pd  # late: it takes a third of a second, and help needs none of it
+
     if pd.api.types.is_datetime64_any_dtype(values):
         return tuple(f"{value:%Y-%m-%d %H:%M:%S}" for value in (values.min(), values.quantile(0.5), values.max()))  # type: ignore[return-value]
     if pd.api.types.is_numeric_dtype(values):

@@ -18,8 +18,6 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Literal, NoReturn
 
-import pandas as pd
-
 from satmip_data.metadata.fields import CATEGORICAL, NUMERIC
 from satmip_data.metadata.tabular import read_column
 from satmip_data.names import did_you_mean
@@ -319,6 +317,8 @@ class _Parser:
         return self._time(constant) if kind == "times" else constant.value
 
     def _time(self, constant: _Constant) -> datetime:
+        import pandas as pd  # late: it takes a third of a second, and help needs none of it
+
         try:
             # "now" and "today" would select other samples tomorrow.
             if not any(map(str.isdigit, str(constant.value))):

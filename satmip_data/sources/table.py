@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
-import pandas as pd
 import pyarrow as pa
 from PIL import Image
 from pyarrow import ArrowException
@@ -314,6 +313,8 @@ def _csv_rows(name: str, data: bytes) -> list[dict[Any, Any]]:
             f"The table {name} separates its cells by semicolons, as spreadsheets do in much of Europe. Save it with commas "
             "between cells and points in numbers."
         )
+    import pandas as pd  # late: it takes a third of a second, and help needs none of it
+
     frame = pd.read_csv(io.BytesIO(text), dtype=str, keep_default_na=False)
     if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the first cells for names of rows
         raise ValueError("its rows have more cells than its header; put cells that hold commas into quotation marks")
