@@ -18,13 +18,13 @@ from rich.table import Table
 from satmip_train.cli import options as common
 from satmip_train.cli.options import options
 from satmip_train.data.dataset import open_dataset
-from satmip_train.errors import UsageError
 
 if TYPE_CHECKING:
     from satmip_train.encoder import Encoder
     from satmip_train.evaluation.metadata_features import Running
     from satmip_train.joint_space.ask import Answer, Asker
     from satmip_train.joint_space.asked import Asked
+    from satmip_train.joint_space.description import Description
 
 _SHOWN = 20
 
@@ -42,13 +42,8 @@ _SHOWN = 20
 @click.option(
     "--calibration", type=click.Path(dir_okay=False, path_type=Path), help="File of the calibration.  [default: kept in RUN/ask]"
 )
-@click.option("--test", is_flag=True, help="Measure answers on held-out places instead, beside baselines; writes ask.json.")
-@click.option("--beside", type=common.RUN, help="With --test: run of SimCLR whose features find the nearest chips.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page of the answers.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Write a GeoParquet file; with --test, the folder.  [default: out/eval]"
-)
+@click.option("--out", type=click.Path(path_type=Path), help="Write a GeoParquet file.")
 @click.option("--bands", default="auto", show_default=True, help='Bands of a raster for red, green and blue, from 1, as "4,3,2".')
 @click.option(
     "--stretch", default="none", show_default=True, help='Of a raster to 8 bits: "minmax:0,3000", "percentile:2,98" or "none".'
@@ -63,10 +58,9 @@ def ask_command(run: Path, images: tuple[Path, ...], **chosen: Any) -> None:
 
     \b
     Example:
-      satmip-eval ask out/runs/satmips scene.tif --stretch percentile:2,98 --html out/ask.html
+      satmip-eval ask out/runs/satmips scene.tif --stretch percentile:2,98
       satmip-eval ask out/runs/satmips out/shards --split val --out out/answers.parquet
       satmip-eval ask out/runs/satmips out/shards --find "lat=45..60,month=7,gsd<1"
-      satmip-eval ask out/runs/satmips --test --beside out/runs/simclr
     """
     _check(images, chosen)
     running = {name: chosen[name] for name in ("precision", "batch_size", "workers", "device")}
@@ -76,16 +70,12 @@ def ask_command(run: Path, images: tuple[Path, ...], **chosen: Any) -> None:
 
 
 def _check(images: tuple[Path, ...], chosen: dict[str, Any]) -> None:
-    if chosen["test"] and (images or chosen["find"] or chosen["given"]):
-        raise click.UsageError("--test takes no IMAGE, --given or --find")
-    if not chosen["test"] and not images:
+    if not images:
         raise click.UsageError("Name an IMAGE: a file, a folder or a shard directory")
-    if chosen["beside"] and not chosen["test"]:
-        raise click.UsageError("--beside goes with --test")
     if chosen["find"] and (len(images) != 1 or not (images[0] / "dataset.json").is_file()):
         raise click.UsageError("--find searches one shard directory. Pass it as the IMAGE")
     out: Path | None = chosen["out"]
-    if out is not None and not chosen["test"] and out.suffix != ".parquet":
+    if out is not None and out.suffix != ".parquet":
         raise click.UsageError(f"Answers are written as Parquet. Use --out {out.with_suffix('.parquet')}")
 
 
@@ -100,13 +90,12 @@ def _ask(run: Path, images: tuple[Path, ...], chosen: dict[str, Any], running: "
     asker = open_asker(
         encoder, run, dataset, running, split=chosen["reference_split"], file=chosen["calibration"], grid=chosen["grid"]
     )
-    if chosen["test"]:
-        raise UsageError("--test is not there yet.")
     if known is not None:
         asker = asker.told(known)
-    if sought is not None:
-        raise UsageError("--find is not there yet.")
     parts = [_asked(encoder, run, group, asker, chosen, running) for group in _groups(images)]
+    if sought is not None:
+        _find(asker, parts[0], sought, chosen)
+        return
     answers = chain.from_iterable(asker.ask(part.pictures) for part in parts)
     _tell(asker, parts, answers, chosen)
 
@@ -158,16 +147,34 @@ def _tell(asker: "Asker", parts: "list[Asked]", answers: "Iterator[Answer]", cho
         click.echo(note)
     for reject in [reject for part in parts for reject in part.rejects][:3]:
         click.echo(f"Not read: {reject.path}: {reject.message}", err=True)
-    for name in ("out", "html"):
-        if chosen[name] is not None:
-            click.echo(chosen[name])
+    if chosen["out"] is not None:
+        click.echo(chosen["out"])
+
+
+def _find(asker: "Asker", searched: "Asked", sought: "Description", chosen: dict[str, Any]) -> None:
+    from satmip_data.metadata.serialize import metadata_to_json
+    from satmip_train.joint_space import words
+    from satmip_train.joint_space.find import find
+
+    found = find(asker, searched.pictures, sought, chosen["count"])
+    among = float(sought.fits(searched.pictures.records).mean())
+    if chosen["as_json"]:
+        rows = [{"key": one.key, "times": one.times, "fits": one.fits, "metadata": metadata_to_json(one.record)} for one in found]
+        click.echo(json.dumps({"description": sought.text, "share_that_fits": among, "found": rows}, indent=1, allow_nan=False))
+        return
+    show_table(*words.found_rows(found, asker.names), title=f"The chips that suit {sought.text} best, by their looks alone")
+    share = sum(one.fits for one in found) / len(found)
+    click.echo(
+        f"By their records {100 * share:.0f} % of these fit, and {100 * among:.2g} % of all {len(searched.pictures):,} chips."
+    )
 
 
 def show_table(header: tuple[str, ...], rows: list[tuple[str, ...]], title: str | None = None) -> None:
     """Print a table of words."""
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for name in header:
-        table.add_column(name, overflow="fold")
+    for number, name in enumerate(header):
+        longest = max([len(name), *(len(row[number]) for row in rows)])
+        table.add_column(name, overflow="fold", min_width=min(longest, 24 if number == 0 else 9))
     for row in rows:
         table.add_row(*row)
     Console().print(table)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -342,9 +343,10 @@ def held_out(run: Path, dataset: Dataset, known: Collection, running: Running, n
     parts = [part for part in parts if len(part)]
     if not parts:
         return None
-    vectors = np.concatenate([part.vectors for part in parts])
-    joined = (tuple(value for part in parts for value in getattr(part, name)) for name in ("keys", "places", "records"))
-    return Collection(*joined, vectors, {**parts[0].source, "split": "+".join(part.source["split"] for part in parts)})
+    keys, places = (tuple(chain.from_iterable(getattr(part, name) for part in parts)) for name in ("keys", "places"))
+    records = tuple(chain.from_iterable(part.records for part in parts))
+    source = {**parts[0].source, "split": "+".join(part.source["split"] for part in parts)}
+    return Collection(keys, places, records, np.concatenate([part.vectors for part in parts]), source)
 
 
 def pictures_of(found: Collection, wanted: calibrating.Role) -> Collection:
@@ -373,9 +375,9 @@ def calibrate(asker: Asker, run: Path, dataset: Dataset, running: Running, netwo
             )
             made = replace(made, widths={**made.widths, "location": alone.widths["location"]})
     asker = replace(asker, calibration=made)
-    alone = regions.some(calibrating.one_of_each(regions.places, regions.keys)) if len(regions) else regions
+    regions = regions.some(calibrating.one_of_each(regions.places, regions.keys))
     thresholds, places = {}, {}
-    for name, (scored, _) in scored_pictures(asker, alone).items():
+    for name, (scored, _) in scored_pictures(asker, regions).items():
         thresholds[name] = {level: calibrating.threshold(scored, level) for level in calibrating.LEVELS}
         places[name] = len(scored)
     measured = {}

@@ -225,7 +225,7 @@ def _date(value: str, ranges: dict[str, Range], text: str) -> None:
         ranges["day"] = Range(first, last, clock.YEAR_DAYS)
         if rest[0] is not None:
             moment = datetime(year, month, day, rest[0], rest[1] or 0, rest[2] or 0, tzinfo=UTC)
-            ranges["hour"] = Range(*[clock.hour_of_day(moment)] * 2, clock.DAY_HOURS)
+            ranges["hour"] = Range(clock.hour_of_day(moment), clock.hour_of_day(moment), clock.DAY_HOURS)
     except ValueError as error:
         raise UsageError(
             f'"{value}" is no time, in "{text}": {error}. Use 2016, 2016-07, 2016-07-01 or 2016-07-01T10:30Z.'

@@ -66,8 +66,8 @@ class Collection:
     def some(self, numbers: Sequence[int] | npt.NDArray[Any]) -> "Collection":
         """Return some of the samples, by number or as a mask."""
         chosen = np.arange(len(self))[np.asarray(numbers)]
-        parts = (tuple(values[i] for i in chosen) for values in (self.keys, self.places, self.records))
-        return Collection(*parts, self.vectors[chosen], self.source)
+        keys, places = (tuple(values[i] for i in chosen) for values in (self.keys, self.places))
+        return Collection(keys, places, tuple(self.records[i] for i in chosen), self.vectors[chosen], self.source)
 
 
 def read_samples(dataset: Dataset, split: str) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Metadata, ...]]:

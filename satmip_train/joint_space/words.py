@@ -1,6 +1,7 @@
 """Answers in words and as tables: what the command prints, and its GeoParquet."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
 from pathlib import Path
@@ -14,6 +15,8 @@ from satmip_data.metadata import clock
 from satmip_train.files import write_atomically
 from satmip_train.joint_space.ask import Answer, Density, earth_share
 from satmip_train.joint_space.calibration import LEVELS, Calibration
+from satmip_train.joint_space.find import Found
+from satmip_train.joint_space.quantities import QUANTITIES
 from satmip_train.joint_space.spaces import Categories, Circle, Line, Logarithm, Sphere
 
 LABELS = {
@@ -79,7 +82,7 @@ def error(density: Density, off: float) -> str:
     if isinstance(space, Categories):
         return "right" if off == 0 else "wrong"
     if isinstance(space, Logarithm):
-        return f"{100 * (2.718281828459045**off - 1):.0f} %"
+        return f"{100 * (math.exp(off) - 1):.0f} %"
     unit = "hours" if density.name == "hour" else density.quantity.unit
     return f"{off:.3g} {unit}".replace(" degrees", "°") if isinstance(space, Circle | Line) else f"{off:.3g}"
 
@@ -104,10 +107,21 @@ def answer_rows(answer: Answer) -> tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 def summary_rows(answers: Sequence[Answer]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return the header and rows of the table of many pictures: their best answers."""
-    names = [name for name in ("location", "day", "hour", "year", "gsd", "sun_elevation_angle") if name in answers[0].densities]
-    names = names or list(answers[0].densities)[:6]
+    first = ("location", "day", "hour", "year", "gsd", "sun_elevation_angle")
+    names = sorted(answers[0].densities, key=lambda name: first.index(name) if name in first else len(first))[: len(first)]
     rows = [(answer.name, *(value(name, answer.densities[name].best) for name in names)) for answer in answers]
     return ("image", *(LABELS[name] for name in names)), rows
+
+
+def found_rows(found: Sequence[Found], names: Iterable[str]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the header and rows of the table of pictures that were found by a description, with what their records say."""
+    shown = [name for name in ("location", "day", "hour", "year", "gsd", "country_code") if name in names]
+    rows = []
+    for one in found:
+        told = [QUANTITIES[name].read(one.record) for name in shown]
+        values = ("" if known is None else value(name, known) for name, known in zip(shown, told, strict=True))
+        rows.append((one.key, f"{one.times:.1f}", *values, "yes" if one.fits else "no"))
+    return ("chip", "times as likely", *(LABELS[name] for name in shown), "fits"), rows
 
 
 def about_regions(calibration: Calibration, names: Iterable[str], given: bool) -> list[str]:
@@ -115,18 +129,22 @@ def about_regions(calibration: Calibration, names: Iterable[str], given: bool) -
     if given:
         return ["No regions: they are calibrated for pictures of which nothing is known, and something was given."]
     if not calibration.calibrated:
-        return ["No regions: nothing is calibrated, as there were no pictures of places beside the references'. Use --shards with a "
-                "second split."]  # fmt: skip
+        return ["No regions: nothing is calibrated, as there were no pictures of other places. Use --shards with a second split."]
     lines = []
     measured = {name: calibration.coverage[name] for name in names if name in calibration.coverage}
     if measured:
         first = next(iter(measured.values()))
         lines.append(
             f"Regions are calibrated on {max(calibration.places.values()):,} held-out places. On {first.pictures:,} pictures of "
-            f"{first.places:,} other places they held the truth in:"
+            f"{first.places:,} other places they held the truth in (stated, ± one "
+            "standard deviation of such a measurement):"
         )
         for name, found in measured.items():
-            shares = ", ".join(f"{100 * found.share[level]:.0f} % for {level} %" for level in LEVELS if level in found.share)
+            shares = ", ".join(
+                f"{100 * found.share[level]:.0f} % ({level} ± {_deviation(level, calibration.places[name], found.places):.0f})"
+                for level in LEVELS
+                if level in found.share
+            )
             lines.append(f"  {LABELS[name]}: {shares}")
     few = [LABELS[name] for name in names if 0 < calibration.places.get(name, 0) < 19]
     if few:
@@ -134,12 +152,17 @@ def about_regions(calibration: Calibration, names: Iterable[str], given: bool) -
     return lines
 
 
+def _deviation(level: int, calibrated: int, tested: int) -> float:
+    """Return by how much a measured coverage varies with which places calibrate and which test: one standard deviation, percent."""
+    return math.sqrt(level * (100 - level) * (1 / max(calibrated, 1) + 1 / max(tested, 1)))
+
+
 def write_parquet(answers: Iterable[Answer], path: Path, about: dict[str, Any]) -> int:
     """Write a row for each picture: best answers, how large regions are, and the best location as a point (GeoParquet).
 
-    Columns: image; of each quantity NAME (location: location_lon, location_lat), NAME_share_50 ... (share of the region's cells, where
-    regions are calibrated), NAME_low_80 and NAME_high_80 (where the region is one interval), NAME_truth and NAME_error where known;
-    nearest, the keys of the nearest references; geometry.
+    Columns: image; of each quantity NAME (location: location_lon, location_lat), NAME_share_50 ... (share of all cells that a
+    region takes, where regions are calibrated), NAME_low_80 and NAME_high_80 (where the region is one interval), NAME_error (where
+    the truth is known); nearest, the keys of the nearest references; geometry.
 
     Returns:
         how many rows were written
