@@ -157,7 +157,7 @@ def test_errors_on_s3_are_advice(s3: str) -> None:
     assert "Make it with: satmip-data build" in run.output
     run = CliRunner().invoke(commands.main, ["build", f"{s3}/nothing-here", f"{s3}/out"])
     assert run.exit_code == 1
-    assert "fMoW needs" in run.output
+    assert "holds no fMoW" in run.output
 
 
 def test_nothing_of_a_failed_upload_is_visible(s3: str) -> None:
@@ -196,7 +196,7 @@ def test_a_manifest_lists_what_a_listing_does(s3_tree: str, tree: Path, form: ob
 @pytest.mark.parametrize("data", [b"no bzip2", bz2.compress(b"{"), bz2.compress(b'[{"path": "a"}]'), bz2.compress(b"[]")[:-4]])
 def test_a_manifest_of_another_form_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "manifest.json.bz2").write_bytes(data)
-    with pytest.raises(InvalidError, match="manifest must be a list of paths"):
+    with pytest.raises(InvalidError, match="no list of paths"):
         list_manifest(str(tmp_path))
 
 
