@@ -370,7 +370,7 @@ def test_reading_ahead_passes_errors_on_and_stops_when_left() -> None:
 @pytest.mark.parametrize(
     ("url", "advice"),
     [
-        ("foo://bucket/shards", r"foo://bucket/shards must be reachable, however: Protocol not known: foo\. Check the URL"),
+        ("foo://bucket/shards", r"foo://bucket/shards: Protocol not known: foo\. Check the URL"),
         ("s3://no-such-bucket/shards", "there is no s3://no-such-bucket/shards"),
     ],
 )
@@ -385,7 +385,7 @@ def test_training_without_a_server_gives_advice(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv(f"AWS_{name}", value)
     connections = fsspec.get_filesystem_class("s3")
     connections.clear_instance_cache()  # those to the other tests' server
-    with pytest.raises(UsageError, match=r"s3://bucket/shards must be reachable, .* AWS_ENDPOINT_URL"):
+    with pytest.raises(UsageError, match=r"s3://bucket/shards: .* AWS_ENDPOINT_URL"):
         open_dataset("s3://bucket/shards")
     connections.clear_instance_cache()
 
@@ -395,7 +395,7 @@ def test_a_remote_shard_that_was_removed_gives_advice(s3: str, tmp_path: Path) -
     files.put(f"{local}/", "bucket/holed/", recursive=True)
     files.rm("bucket/holed/train/000001.tar")
     dataset = open_dataset(f"{s3}/holed", tmp_path / "cache")
-    with pytest.raises(UsageError, match=r"holed/train/000001.tar must be reachable, however: "):
+    with pytest.raises(UsageError, match=r"holed/train/000001.tar: "):
         dataset.fetch("train")
 
 
