@@ -54,7 +54,7 @@ def test_what_cannot_be_evaluated_is_refused(world: Path, tmp_path: Path, argume
 def test_the_weights_of_a_metadata_encoder_are_no_backbone(world: Path, tmp_path: Path) -> None:
     got = call("knn", world / "run" / "metadata.safetensors", "--shards", world / "shards", "--out", tmp_path, *COMMON)
     assert got.exit_code == 1
-    assert "metadata.safetensors is none of an image encoder. Pass the folder of the run" in " ".join(got.output.split())
+    assert "metadata.safetensors is no backbone" in " ".join(got.output.split())
 
 
 def test_a_k_that_is_named_twice_is_one(world: Path, tmp_path: Path) -> None:

@@ -270,12 +270,12 @@ def test_a_run_writes_over_nothing_but_runs(toy, tmp_path):
     (tmp_path / "project").mkdir()
     (tmp_path / "project/README.md").write_text("mine")
     (tmp_path / "project/config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UsageError, match=r"holds \['README.md', 'config.json'\], which a run writes over\. Pass another --out"):
+    with pytest.raises(UsageError, match=r"README.md, config.json\. Use another --out"):
         run_in_process(toy, tmp_path / "project")
     assert (tmp_path / "project/README.md").read_text() == "mine"
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file/run"):
-        with pytest.raises(UsageError, match="--out must be a folder or a new path"):
+        with pytest.raises(UsageError, match="Cannot make the folder --out"):
             run_in_process(toy, path)
     # Other files beside a run's are left alone, and a run that was killed before its first checkpoint starts again.
     run = tmp_path / "run"
