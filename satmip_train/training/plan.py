@@ -70,9 +70,8 @@ def _check_batch(settings: Settings, dataset: Dataset, samples: int, ranks: int)
     """Check that the split gives each rank its share of a batch."""
     if samples < 2:
         raise UsageError(
-            f'The split "{settings.split}" of {dataset.root} has {samples or "no"} sample, and two at least must be told apart. Use '
-            "another "
-            "--split or --shards."
+            f'The split "{settings.split}" of {dataset.root} has {samples or "no"} sample, and two at least must be told apart. '
+            "Use another --split or --shards."
         )
     if samples < settings.batch_size:
         fitting = 1 << (samples.bit_length() - 1)
