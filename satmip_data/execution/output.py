@@ -41,7 +41,7 @@ class Output:
     def text(self, line: str, **style: Any) -> None:
         """Print a line as it is, however long, in click's style (`fg`, `bold`); a terminal wraps it itself."""
         if self.mode == "text":
-            click.secho(line, **style)
+            click.echo(click.style(line, **style) if style else line)
 
     def warn(self, line: str) -> None:
         """Print a warning on standard error, also with `-q`."""
@@ -81,18 +81,20 @@ def shown_width() -> int:
 
 
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str, width: int) -> str:
-    """Return a table as lines no wider than `width` where its names and numbers allow that; nothing is ever cut."""
+    """Return a table as lines no wider than `width` where its words allow that: none is ever cut or divided."""
     whole = [number == 0 or name.startswith("# ") for number, name in enumerate(columns)]
-    least = sum(
-        max(len(word) for row in (columns, *rows) for word in ([row[number]] if whole[number] else row[number].split() or [""]))
-        for number in range(len(columns))
-    )
+    heads = [name.removeprefix("# ") for name in columns]
+    least = [
+        max(len(word) for row in (heads, *rows) for word in ([row[number]] if kept else row[number].split() or [""]))
+        for number, kept in enumerate(whole)
+    ]
     table = Table(title=escape(title) or None, title_justify="left", box=None, pad_edge=False, padding=(0, GAP, 0, 0))
-    for name, kept in zip(columns, whole, strict=True):
-        table.add_column(escape(name), justify="right" if name.startswith("# ") else "left", no_wrap=kept, overflow="fold")
+    for name, kept, narrowest in zip(columns, whole, least, strict=True):
+        justify: Literal["left", "right"] = "right" if name.startswith("# ") else "left"
+        table.add_column(escape(name.removeprefix("# ")), justify=justify, no_wrap=kept, min_width=narrowest, overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
-    console = Console(width=max(width, least + GAP * len(columns)), highlight=False, color_system=None)
+    console = Console(width=max(width, sum(least) + GAP * len(columns)), highlight=False, color_system=None)
     with console.capture() as lines:
         console.print(table)
     return "\n".join(line.rstrip() for line in lines.get().splitlines())

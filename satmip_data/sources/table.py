@@ -78,11 +78,9 @@ class Table(NamedImages):
     name: ClassVar[str] = "table"
     licence: ClassVar[str] = "as the images' own"
 
-    table: str = field(default="", metadata={"help": "the table's name, where SOURCE is its folder"})
-    columns: str = field(default="", metadata={"help": "columns that have other names, as image=filepath,category=label"})
-    extra_columns: Literal["error", "ignore"] = field(
-        default="error", metadata={"help": "what to do about columns that are none of the known ones"}
-    )
+    table: str = field(default="", metadata={"help": "name of the table, where SOURCE is its folder"})
+    columns: str = field(default="", metadata={"help": "columns with other names, such as image=filepath,category=label"})
+    extra_columns: Literal["error", "ignore"] = field(default="error", metadata={"help": "what to do about unknown columns"})
 
     def __post_init__(self) -> None:
         """Refuse options no build can have."""
