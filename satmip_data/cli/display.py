@@ -349,7 +349,8 @@ def field_table() -> list[dict[str, Any]]:
 def show_field_table(output: Output) -> None:
     """Print the table of fields."""
     rows = [
-        (row["field"], ", ".join(row["aliases"]), row["unit"], ", ".join(row["columns"]), row["meaning"]) for row in field_table()
+        (row["field"], ", ".join(row["aliases"]), _SIGNS.get(row["unit"], row["unit"]), ", ".join(row["columns"]), row["meaning"])
+        for row in field_table()
     ]
     output.table(("field", "alias", "unit", "columns", "meaning"), rows, result=True)
     output.text(f"Groups: angles = {', '.join(ALIASES['angles'])}; all = all {len(FIELDS)}")

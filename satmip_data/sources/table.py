@@ -146,8 +146,8 @@ class Table(NamedImages):
         extra = [column for column, ours in names.items() if ours not in COLUMNS]
         if extra and self.extra_columns == "error":
             raise LayoutError(
-                f"{unknown_name('column', extra[0], COLUMNS, name, SEE_COLUMNS)} Rename it, as --columns category={extra[0]}, or "
-                "leave such columns out: --extra-columns ignore"
+                f"{unknown_name('column', extra[0], COLUMNS, name)} Rename it, as --columns category={extra[0]}, or "
+                f"leave such columns out: --extra-columns ignore. All columns: {SEE_COLUMNS}"
             )
         ours = set(names.values())
         if "image" not in ours:
