@@ -175,6 +175,9 @@ def read_command(runs: tuple[Path, ...], shards: str, split: str, records: str, 
 @click.option(
     "--stretch", default="none", show_default=True, help='Of a raster to 8 bits: "minmax:0,3000", "percentile:2,98" or "none".'
 )
+@click.option(
+    "--apply-scale", is_flag=True, help="Stretch physical units, as rasters declare scale and offset; give limits in these."
+)
 @options(*common.RUNNING)
 @click.option(
     "--out",
@@ -184,7 +187,15 @@ def read_command(runs: tuple[Path, ...], shards: str, split: str, records: str, 
     help="File to write.",
 )
 def embed_command(
-    run: Path, images: Path | None, shards: str | None, split: str, bands: str, stretch: str, out: Path, **others: Any
+    run: Path,
+    images: Path | None,
+    shards: str | None,
+    split: str,
+    bands: str,
+    stretch: str,
+    apply_scale: bool,
+    out: Path,
+    **others: Any,
 ) -> None:
     """Write the vector of every image of a folder, or of a split of shards, that the backbone of RUN gives: a GeoParquet file.
 
@@ -207,7 +218,8 @@ def embed_command(
         with common.show_progress(None, "vectors of") as progress:
             running = replace(running, progress=lambda samples: progress(run.name, samples))
             if images is not None:
-                written, rejects = embedding.write_folder_vectors(network, images, parse_rendering(bands, stretch), out, running)
+                rendering = parse_rendering(bands, stretch, apply_scale)
+                written, rejects = embedding.write_folder_vectors(network, images, rendering, out, running)
             else:
                 written, rejects = embedding.write_shard_vectors(network, open_dataset(str(shards)), split, out, running)
     click.echo(f"{written:,} vectors of {network.width} numbers: {out}")
