@@ -12,6 +12,7 @@ from shapely.geometry import shape
 
 from satmip_data.imagery.raster import WarpedError, fit_control_points
 from satmip_data.imagery.scaling import ScalingError, declared
+from satmip_data.names import written
 from satmip_data.records import Georeference, Scaling
 from satmip_data.sources.archive import ImageHead
 from satmip_data.sources.base import InvalidError
@@ -141,7 +142,7 @@ def bounds(feature: Mapping[str, Any], head: ImageHead) -> Georeference | None:
         try:
             cells["geometry"] = COLUMNS["geometry"]("geometry", to_wkt(shape(feature["geometry"]), rounding_precision=-1))
         except GEOSException as error:
-            raise InvalidError(f"geometry must be a polygon, however: {feature['geometry']!r}") from error
+            raise InvalidError(f"geometry is no polygon: {written(feature['geometry'])}") from error
     return from_bounds(cells, head.width, head.height)
 
 

@@ -28,7 +28,7 @@ FLOORS = {
     ),
     "satmip_train": (
         "errors choices evaluation_sets objective_names policies", "files config distributed", "data", "views", "models",
-        "objectives runs", "evaluation paper", "training encoder export", "cli",
+        "objectives runs", "evaluation paper", "joint_space", "training encoder export", "cli",
     ),
 }  # fmt: skip
 """Folders and top modules from the ground up: each imports only what stands below it, or stands in it."""
@@ -258,5 +258,5 @@ def test_without_the_extra_train_the_commands_say_so(command: str, words: str) -
     code += f"from satmip_train.__main__ import {command} as run; run()"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr.startswith("Error: training and evaluation need the extra train, however: torch is not installed.")
+    assert result.stderr.startswith("Error: torch is not installed, which training and evaluation need.")
     assert result.stderr.endswith("pip install -e '.[train]'\n")
