@@ -332,12 +332,20 @@ def rejects_command(shard_directory: str, reason: str | None, examples: int, out
     "--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Also draw chips with their captions into this PNG file."
 )
 @click.option("--chips", type=click.IntRange(1), default=24, show_default=True, help="Chips on the sheet.")
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write a page to explore the samples: a map, charts that filter each other, chips. It opens without a network.",
+)
 @output_options
-def inspect_command(shard_directory: str, split: str | None, samples: int, sheet: Path | None, chips: int, output: Output) -> None:
+def inspect_command(
+    shard_directory: str, split: str | None, samples: int, sheet: Path | None, chips: int, html: Path | None, output: Output
+) -> None:
     """Show what SHARDS (default out/shards) hold: counts, ranges of the fields, missing values, rejects, samples.
 
     \b
     Example:
+      satmip-data inspect out/shards --html out/explorer.html
       satmip-data inspect out/shards --sheet out/sheet.png
       satmip-data inspect out/shards --split train
     """
@@ -352,6 +360,11 @@ def inspect_command(shard_directory: str, split: str | None, samples: int, sheet
         if sheet is not None:
             display.write_sheet(display.first_samples(shard_directory, dataset, chips, split), sheet)
             output.text(f"Contact sheet: {sheet}")
+        if html is not None:
+            from satmip_data.explorer.page import write_page  # late: it needs the templates
+
+            write_page(shard_directory, html, split)
+            output.text(f"Page: {html} ({html.stat().st_size / 1e6:.1f} MB). Open it in a browser.")
     listed = [{"key": key, "caption": caption} for key, _, caption in firsts]
     output.document({**display.summary(shown, dataset), "fields": ranges, "samples": listed})
     output.next(*_next_of(shard_directory, dataset))

@@ -26,6 +26,12 @@ from satmip_data.validation.validate import Report
 if TYPE_CHECKING:
     import pandas as pd
 
+APPLIED = {
+    "offset": "The offset that Sentinel-2 declares was applied, so that --stretch means the same for all baselines",
+    "scale and offset": "The declared scale and offset were applied: the limits of --stretch are physical units",
+}
+"""Name in `dataset.json` of how declared scales and offsets were used -> the sentence about it."""
+
 _NOT_COUNTED = "their tokens are not counted: no CLIP tokenizer is installed"
 _SIGNS = {"degree": "°", "percent": "%"}
 FIRST = 3
@@ -58,6 +64,8 @@ def show_dataset(output: Output, out: str, dataset: dict[str, Any]) -> None:
     show_captions(output, dataset)
     show_dropped(output, dataset.get("dropped", {}))
     show_flags(output, dataset["flags"])
+    if (applied := dataset.get("scaling", {}).get("applied")) in APPLIED:
+        output.text(f"{APPLIED[applied]}.")
     show_rejects(output, dataset["rejects"])
 
 
