@@ -78,11 +78,9 @@ class Table(NamedImages):
     name: ClassVar[str] = "table"
     licence: ClassVar[str] = "as the images' own"
 
-    table: str = field(default="", metadata={"help": "the table's name, where SOURCE is its folder"})
-    columns: str = field(default="", metadata={"help": "columns that have other names, as image=filepath,category=label"})
-    extra_columns: Literal["error", "ignore"] = field(
-        default="error", metadata={"help": "what to do about columns that are none of the known ones"}
-    )
+    table: str = field(default="", metadata={"help": "name of the table, where SOURCE is its folder"})
+    columns: str = field(default="", metadata={"help": "columns with other names, such as image=filepath,category=label"})
+    extra_columns: Literal["error", "ignore"] = field(default="error", metadata={"help": "what to do about unknown columns"})
 
     def __post_init__(self) -> None:
         """Refuse options no build can have."""
@@ -148,8 +146,8 @@ class Table(NamedImages):
         extra = [column for column, ours in names.items() if ours not in COLUMNS]
         if extra and self.extra_columns == "error":
             raise LayoutError(
-                f"{unknown_name('column', extra[0], COLUMNS, name, SEE_COLUMNS)} Rename it, as --columns category={extra[0]}, or "
-                "leave such columns out: --extra-columns ignore"
+                f"{unknown_name('column', extra[0], COLUMNS, name)} Rename it, as --columns category={extra[0]}, or "
+                f"leave such columns out: --extra-columns ignore. All columns: {SEE_COLUMNS}"
             )
         ours = set(names.values())
         if "image" not in ours:
@@ -252,7 +250,8 @@ def _scene(image: str, cells: Mapping[str, Any], head: ImageHead) -> Scene:
         metadata = Metadata(**known, gsd=gsd, location=centre)
     x, y, width, height = box or (0, 0, head.width, head.height)
     aoi = Aoi(x, y, width, height, cells.get("category"), labels=cells.get("labels", ()))
-    return Scene(cells["key"], cells["split"], cells["place"], image, head.width, head.height, metadata, georeference, (aoi,))
+    named, size = (cells["key"], cells["split"], cells["place"], image), (head.width, head.height)
+    return Scene(*named, *size, metadata, georeference, (aoi,), scaling=head.scaling)
 
 
 def _gsd(cells: Mapping[str, Any]) -> tuple[float, float] | None:

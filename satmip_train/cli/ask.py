@@ -51,11 +51,7 @@ _SHOWN, MOST_OF_A_PAGE = 20, 24
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Write a GeoParquet file; with --test, the folder.  [default: out/eval]"
 )
-@click.option("--bands", default="auto", show_default=True, help='Bands of a raster for red, green and blue, from 1, as "4,3,2".')
-@click.option(
-    "--stretch", default="none", show_default=True, help='Of a raster to 8 bits: "minmax:0,3000", "percentile:2,98" or "none".'
-)
-@options(*common.RUNNING)
+@options(*common.RASTERS, *common.RUNNING)
 def ask_command(run: Path, images: tuple[Path, ...], **chosen: Any) -> None:
     """Tell where, when and how images were taken, from the metadata that RUN finds alike: a run of satmip or satmips.
 
@@ -136,7 +132,7 @@ def _asked(encoder: "Encoder", run: Path, paths: list[Path], asker: "Asker", cho
         split = common.tested_split(dataset, chosen["split"])
         return asked.of_shards(run, dataset, split, running, asker.references.source["networks"])
     assert encoder.projections is not None
-    rendering = parse_rendering(chosen["bands"], chosen["stretch"])
+    rendering = parse_rendering(chosen["bands"], chosen["stretch"], chosen["apply_scale"])
     return asked.of_files(paths, encoder.network, encoder.projections.image, rendering, running)
 
 

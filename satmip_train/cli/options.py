@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 RUN = click.Path(exists=True, path_type=Path)
+RESULTS, REPORTS = "out/eval", "out/report"
+"""Folders in which each set has one of its own, where --out is left out."""
 
 
 class Integers(click.ParamType[tuple[int, ...]]):
@@ -72,6 +74,18 @@ BATCH_SIZE = click.option("--batch-size", type=click.IntRange(1), default=256, s
 WORKERS = click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that decode chips.")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
 RUNNING = [PRECISION, BATCH_SIZE, WORKERS, DEVICE]
+RASTERS = [
+    click.option(
+        "--bands", default="auto", show_default=True, help='Bands of a raster for red, green and blue, from 1, as "4,3,2".'
+    ),
+    click.option(
+        "--stretch", default="none", show_default=True, help='Of a raster to 8 bits: "minmax:0,3000", "percentile:2,98" or "none".'
+    ),
+    click.option(
+        "--apply-scale", is_flag=True, help="Stretch physical units, as rasters declare scale and offset; give limits in these."
+    ),
+]
+"""How an image file that is a raster becomes red, green and blue of 8 bits."""
 SPLITS = [
     click.option("--shards", required=True, help="Shard directory to learn from: a local path or an fsspec URL."),
     click.option("--test-shards", help="Shard directory to test on.  [default: that of --shards]"),
@@ -142,10 +156,9 @@ def options(*chosen: Callable[[Command], Command]) -> Callable[[Command], Comman
 
 
 def out_folder(default: str) -> Callable[[Command], Command]:
-    """Return the option --out of a command that writes a folder."""
-    return click.option(
-        "--out", type=click.Path(file_okay=False, path_type=Path), default=default, show_default=True, help="Folder to write to."
-    )
+    """Return the option --out of a command that writes a folder; `result_folder` makes of None the default, one a set."""
+    text = f"Folder to write to.  [default: {default}/SET, by the name of the shards]"
+    return click.option("--out", type=click.Path(file_okay=False, path_type=Path), help=text)
 
 
 @contextmanager
