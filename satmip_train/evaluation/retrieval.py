@@ -5,10 +5,9 @@ physical, an error is one in kilometres, days, hours and metres rather than a ra
 """
 
 import json
-from calendar import isleap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from pyproj import Geod
 from torch import Tensor
 from torch.nn import functional as F
 
+from satmip_data.metadata import clock
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.tar import Readers
 from satmip_train.evaluation.evaluate import describe_model, describe_split
@@ -40,7 +40,6 @@ ERRORS = {
     "years": "years between the times",
     "gsd_ratio": "ratio of the GSDs, the larger over the smaller",
 }
-_YEAR, _DAY = 365.25, 24.0
 _CHANCE_DRAWS = 32
 _SIMILARITIES = 1 << 25
 
@@ -108,8 +107,8 @@ def errors(truth: Physical, found: Indices) -> dict[str, Numbers]:
     kilometres[known] = np.asarray(metres) / 1000
     return {
         "kilometres": kilometres,
-        "days": _around(truth.day - other.day, _YEAR),
-        "hours": _around(truth.hour - other.hour, _DAY),
+        "days": _around(truth.day - other.day, clock.YEAR_DAYS),
+        "hours": _around(truth.hour - other.hour, clock.DAY_HOURS),
         "years": np.abs(truth.year - other.year),
         "gsd_ratio": np.exp(np.abs(np.log(truth.gsd) - np.log(other.gsd))),
     }
@@ -154,20 +153,14 @@ def read_physical(dataset: Dataset, split: str) -> Physical:
 
 
 def physical_row(metadata: dict[str, Any]) -> tuple[float, ...]:
-    """Return the numbers of `Physical`.
-
-    Days are parts of their own year, leap or not: else the last night of a year lay up to a day away from itself.
-    """
+    """Return the numbers of `Physical`."""
     unknown = float("nan")
     longitude, latitude = metadata["location"] or (unknown, unknown)
     gsd = metadata["gsd"]
     day = hour = year = unknown
     if metadata["timestamp"] is not None:
         time = datetime.fromisoformat(metadata["timestamp"])
-        since = time - datetime(time.year, 1, 1, tzinfo=UTC)
-        part = since / timedelta(days=366 if isleap(time.year) else 365)
-        day, year = part * _YEAR, time.year + part
-        hour = time.hour + time.minute / 60 + time.second / 3600
+        day, hour, year = clock.day_of_year(time), clock.hour_of_day(time), clock.year(time)
     return longitude, latitude, day, hour, year, unknown if gsd is None else float(np.sqrt(gsd[0] * gsd[1]))
 
 

@@ -28,7 +28,7 @@ FLOORS = {
     ),
     "satmip_train": (
         "errors choices evaluation_sets objective_names policies", "files config distributed", "data", "views", "models",
-        "objectives runs", "evaluation paper", "training encoder export", "cli",
+        "objectives runs", "evaluation paper", "joint_space", "training encoder export", "cli",
     ),
 }  # fmt: skip
 """Folders and top modules from the ground up: each imports only what stands below it, or stands in it."""
