@@ -57,7 +57,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def _commit() -> str | None:
-    """Return the commit that this code was checked out from, with -dirty where it was changed since; None where it is no checkout."""
+    """Return the commit of the checkout that this code is, with -dirty where it was changed since; None where it is none."""
     command = ["git", "-C", str(Path(__file__).parent)]
     try:
         # Within somebody else's repository, as a virtual environment may lie, git would tell of that one.
