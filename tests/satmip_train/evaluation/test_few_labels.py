@@ -1,4 +1,4 @@
-"""Probes of few labels: what is drawn, that it follows from the seed, and that no table takes such a score for one of all labels."""
+"""Probes of few labels: what is drawn, that it follows from the seed, and that no table takes such a score for a full one."""
 
 import json
 from pathlib import Path
