@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from satmip_data import geometry
-from satmip_data.imagery import chips, raster
+from satmip_data.errors import cause
+from satmip_data.imagery import chips, raster, scaling
 from satmip_data.imagery.raster_file import driver_of, is_raster
 from satmip_data.names import PICTURES, ends_with
-from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scene, Window, with_digest
+from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scaling, Scene, Window, with_digest
 from satmip_data.sources import splits
 from satmip_data.sources.base import Found, ImageFiles, InvalidError, Item, check_grid, reject
 from satmip_data.storage.locations import REMOTE, OutsideError, archive_url, locate
@@ -72,8 +73,8 @@ class DealtSplits:
             found = {name: self.joined.get(split, split) if split else None for name, split in found.items()}
             if not any(found.values()):
                 raise splits.SplitFileError(
-                    f"--split-file must name samples of the archive, however: {next(iter(lists))!r} and all others of "
-                    f"{self.split_file} are not among them, which are like {next(iter(names))!r}"
+                    f'--split-file {self.split_file} names no sample of the archive. It has "{next(iter(lists))}"; names in the '
+                    f'archive are like "{next(iter(names))}"'
                 )
             return found
         if short is None or len(set(short.values())) < len(names):
@@ -101,12 +102,19 @@ class Archive(DealtSplits, ImageFiles):
             "percentile:LOW,HIGH (of each band over the whole raster; 2,98 where not given)"
         },
     )
+    apply_scale: bool = field(
+        default=False,
+        metadata={
+            "help": "stretch physical units, number * scale + offset as the rasters declare them, and give LOW and HIGH in these",
+            "recorded": "if given",
+        },
+    )
 
     def __post_init__(self) -> None:
         """Refuse options no build can have."""
         super().__post_init__()
         raster.parse_bands(self.bands)
-        raster.parse_stretch(self.stretch)
+        scaling.check_stretch(self.apply_scale, raster.parse_stretch(self.stretch).kind)
 
     def locate(self, root: str, path: str) -> tuple[Store, str]:
         """Return where an image lies that a listing names. See `locations`."""
@@ -126,8 +134,10 @@ class Archive(DealtSplits, ImageFiles):
             width, height = chips.image_size(picture)
             return ImageHead(width, height)
         header = raster.read_header(store, name)
-        bands = raster.choose_bands(header, raster.parse_bands(self.bands), raster.parse_stretch(self.stretch))
-        return ImageHead(header.width, header.height, header.georeference, header.unplaced, header.tags, bands)
+        stretch = raster.parse_stretch(self.stretch)
+        bands = raster.choose_bands(header, raster.parse_bands(self.bands), stretch)
+        declared = raster.scaling(header, bands, stretch, self.apply_scale)
+        return ImageHead(header.width, header.height, header.georeference, header.unplaced, header.tags, bands, declared)
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
         """Read the window of a raster alone, and of any other image the whole. See `Source.read_chip`."""
@@ -136,10 +146,20 @@ class Archive(DealtSplits, ImageFiles):
         if (picture := _picture(store, name)) is not None:
             return chips.read_chip(picture, window, size, expected, max_pixels)
         if window.width * window.height > max_pixels:
-            message = f"a window must have at most {max_pixels} pixels, however: {window!r}"
+            message = chips.too_large("window", window.width, window.height, max_pixels)
             raise chips.ImageError("image_too_large", message)
         bands, stretch = raster.parse_bands(self.bands), raster.parse_stretch(self.stretch)
-        return raster.compose(raster.read_layers(store, (name,), bands, stretch, window, expected), size)
+        lines = scaling.lines(sample.scaling, sample.scene_metadata.platform, self.apply_scale)
+        return raster.compose(raster.read_layers(store, (name,), bands, stretch, window, expected, lines), size)
+
+    def check_units(self, samples: Iterable[Sample]) -> None:
+        """Refuse rasters that one stretch cannot show alike.
+
+        Raises:
+            scaling.UnitsError: their numbers mean different things, and no physical units were asked for.
+        """
+        if not self.apply_scale:
+            scaling.check_units(samples)
 
 
 @dataclass(frozen=True)
@@ -176,6 +196,8 @@ class ImageHead:
     tags: Mapping[str, str] = field(default_factory=dict)
     bands: tuple[int, int, int] | None = None
     """Of a raster, those for red, green and blue."""
+    scaling: Scaling | None = None
+    """Of a raster, what is declared of these bands; see `raster.scaling`."""
 
 
 def _picture(store: Store, name: str) -> bytes | None:
@@ -190,7 +212,7 @@ def _read(store: Store, name: str) -> bytes:
     try:
         return store.read(name)
     except OSError as error:
-        raise chips.ImageError("image_unreadable", f"an image must be readable, however: {name}: {error}") from error
+        raise chips.ImageError("image_unreadable", f"Cannot read {name}: {cause(error)}") from error
 
 
 def note_others(paths: Iterable[str]) -> None:
@@ -206,7 +228,7 @@ def failure(item: Item, error: Exception, key: str) -> Reject:
     if isinstance(error, chips.ImageError):
         return reject(item, error.reason, str(error), key)
     if isinstance(error, OSError):
-        return reject(item, "image_unreadable", f"an image must be readable, however: {error}", key)
+        return reject(item, "image_unreadable", f"Cannot read the image: {cause(error)}", key)
     if isinstance(error, OutsideError):
         return reject(item, "image_outside", str(error), key)
     if isinstance(error, raster.ScaleError):
@@ -216,7 +238,7 @@ def failure(item: Item, error: Exception, key: str) -> Reject:
 
 def left_out(item: Item, key: str) -> Reject:
     """Return the reject of an item that the user's lists do not name."""
-    return reject(item, "not_in_split_file", "--split-file must name every sample that is wanted, however: not this one", key)
+    return reject(item, "not_in_split_file", "--split-file does not name it", key)
 
 
 def make_key(*parts: str) -> str:
@@ -271,7 +293,7 @@ def placed(metadata: dict[str, Any], georeference: Georeference | None, window: 
         }
         return Metadata(**{**metadata, **measured})
     except (ValueError, RuntimeError) as error:  # pyproj's errors are RuntimeErrors
-        raise InvalidError(f"a georeference must place the image on Earth, however: {georeference!r}: {error}") from error
+        raise InvalidError(f"The georeference ({georeference.crs}) does not place the image on Earth: {cause(error)}") from error
 
 
 def cut(whole: Scene, tile: int, measure: Callable[[Window], Metadata]) -> Iterator[Found]:

@@ -5,7 +5,6 @@ asset's own georeference; an asset without one is placed by `proj:transform`, el
 """
 
 import json
-import math
 import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,14 +13,11 @@ from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 from PIL import Image
-from pyproj import CRS
-from pyproj.exceptions import CRSError
-from shapely import GEOSException, to_wkt
-from shapely.geometry import shape
 
+from satmip_data.errors import cause
 from satmip_data.imagery.chips import ImageError
 from satmip_data.imagery.raster import ScaleError
-from satmip_data.names import IMAGES, ends_with
+from satmip_data.names import IMAGES, ends_with, unknown_name, written
 from satmip_data.records import Georeference, Metadata, Sample, Scene, Window
 from satmip_data.sources.archive import (
     ImageHead,
@@ -41,8 +37,9 @@ from satmip_data.sources.base import (
     read_json,
     reject,
 )
-from satmip_data.sources.columns import COLUMNS, from_bounds
+from satmip_data.sources.columns import COLUMNS
 from satmip_data.sources.splits import folder_split
+from satmip_data.sources.stac_asset import UnplacedError, bounds, declared_values, projected
 from satmip_data.storage.locations import OutsideError, list_files
 
 PROPERTIES = {
@@ -84,7 +81,7 @@ class Stac(NamedImages):
         """Refuse options no build can have."""
         super().__post_init__()
         if self.tile < 1:
-            raise ValueError(f"tile must be at least 1 pixel, however: {self.tile}")
+            raise ValueError(f"--tile is {self.tile}. Use 1 pixel or more.")
 
     def list_items(self, root: str) -> list[Item]:
         """List the items: the features of `root` where it is a JSON file, else the JSON files below it.
@@ -106,7 +103,7 @@ class Stac(NamedImages):
             found = [(_id(feature, str(number)), Item(name, name, _dumped(feature))) for number, feature in enumerate(features)]
             folders = dict.fromkeys(dict(found))
         if not found:
-            raise LayoutError(f"stac needs a JSON file of an item collection, or a folder of items, however: {root!r} has none")
+            raise LayoutError(f"{root} holds no STAC item. Name the JSON file of an item collection, or a folder of items")
         split = self.deal_splits(dict.fromkeys(folders, ""), folders)
         return [item._replace(record=dump({"split": split[name], "item": item.record})) for name, item in found]
 
@@ -116,13 +113,13 @@ class Stac(NamedImages):
         try:
             features = [json.loads(record["item"])] if record["item"] else _features(read_json(folder, item.metadata))
         except (OSError, ValueError) as error:
-            return [reject(item, "metadata_unreadable", f"an item must be readable JSON, however: {error}")]
+            return [reject(item, "metadata_unreadable", f"The item is no readable JSON: {cause(error)}")]
         return [found for feature in features for found in self._found(folder, item, record["split"], feature)]
 
     def _found(self, folder: str, item: Item, split: str | None, feature: Any) -> list[Found]:
         if not isinstance(feature, dict) or feature.get("type", "Feature") != "Feature":
-            found = f"type {feature['type']!r}" if isinstance(feature, dict) else repr(feature)[:40]
-            return [reject(item, "metadata_invalid", f"an item must be a GeoJSON Feature, however: {found}")]
+            found = f'of the type "{feature["type"]}"' if isinstance(feature, dict) else f"{json.dumps(feature)[:40]}"
+            return [reject(item, "metadata_invalid", f"The item is no GeoJSON Feature, but {found}")]
         names = (feature.get("collection"), feature.get("id", item.metadata))  # an id is unique in its collection only
         key = make_key(*(str(name) for name in names if name is not None))
         if split is None:
@@ -134,13 +131,13 @@ class Stac(NamedImages):
             if head.unplaced:
                 return [reject(item, "no_georeference", head.unplaced, key)]
             return list(self._scenes(key, split, path, head, feature, asset))
+        except UnplacedError as error:
+            return [reject(item, "no_georeference", str(error), key)]
         except (ImageError, ScaleError, OSError, InvalidError, OutsideError) as error:
             return [failure(item, error, key)]
         except (ValueError, ArithmeticError, KeyError, TypeError, AttributeError) as error:
             # An item is any JSON: what it lacks or holds shows where it is looked for.
-            return [
-                reject(item, "metadata_invalid", f"an item must be as STAC says, however: {type(error).__name__}: {error}", key)
-            ]
+            return [reject(item, "metadata_invalid", f"The item is not as STAC says: {cause(error)}", key)]
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
         """Read a window of an asset. See `Source.read_chip`."""
@@ -166,9 +163,11 @@ class Stac(NamedImages):
             images = [key for key, asset in untold.items() if self._holds_image(folder, metadata, asset)]
         chosen = [self.asset] if self.asset else images
         if len(chosen) != 1 or chosen[0] not in assets:
-            wanted = f"the asset {self.asset}" if self.asset else "one image among its assets"
-            found, advice = (images, " Add: --asset KEY") if images and not self.asset else (list(assets), "")
-            raise InvalidError(f"an item needs {wanted}, however: it has {', '.join(found) or 'none'}.{advice}")
+            many = "several" if images else "no"
+            found, advice = (images, " Add: --asset KEY") if images else (list(assets), "")
+            if len(chosen) == 1:
+                raise InvalidError(unknown_name("asset", self.asset, assets, "--asset"))
+            raise InvalidError(f"The item has {many} images among its assets: {', '.join(found) or 'none'}.{advice}")
         return assets[chosen[0]]
 
     def _path(self, folder: str, metadata: str, asset: Mapping[str, Any]) -> str:
@@ -188,13 +187,14 @@ class Stac(NamedImages):
     ) -> Iterator[Found]:
         common = feature.get("properties") or {}
         properties = {**common, **{name: value for name, value in asset.items() if value is not None}}
-        stated = head.georeference or _projected(asset, common, head)
-        georeference, exact = stated or _bounds(feature, head), stated is not None
+        stated = head.georeference or projected(asset, common, head)
+        georeference, exact = stated or bounds(feature, head), stated is not None
         gsd = None if properties.get("gsd") is None else COLUMNS["gsd"]("gsd", properties["gsd"])
         if georeference is None:
-            raise InvalidError("an item must have a geometry or a bbox, however: it has neither")
+            raise InvalidError("The item has neither a geometry nor a bbox")
         known = {**_known(properties), "wavelengths": _wavelengths(asset, head)}
-        whole = Scene(key, split, key, path, head.width, head.height, Metadata(), georeference, ())
+        values = declared_values(asset, common, head)
+        whole = Scene(key, split, key, path, head.width, head.height, Metadata(), georeference, (), scaling=values)
         return cut(whole, self.tile, lambda window: _measured(known, gsd, georeference, window, exact))
 
 
@@ -216,7 +216,7 @@ def _read(folder: str, name: str) -> Any:
     try:
         return read_json(folder, name)
     except (OSError, ValueError) as error:
-        raise LayoutError(f"an item collection must be readable JSON, however: {name}: {error}") from error
+        raise LayoutError(f"{name} is no readable JSON: {cause(error)}") from error
 
 
 def _dumped(feature: Any) -> str:
@@ -243,7 +243,7 @@ def _features(value: Any) -> list[Any]:
     """
     if isinstance(value, dict) and value.get("type") == "FeatureCollection":
         if not isinstance(found := value.get("features"), list):
-            raise LayoutError(f"an item collection must have a list of features, however: {found!r}")
+            raise LayoutError(f"The item collection has no list of features: {written(found)}")
         return found
     return [] if isinstance(value, dict) and value.get("type") in ("Catalog", "Collection") else [value]
 
@@ -278,66 +278,6 @@ def _wavelengths(asset: Mapping[str, Any], head: ImageHead) -> tuple[int, ...] |
     return tuple(round(1000.0 * centre) for centre in centres) if len(centres) == 3 and None not in centres else None
 
 
-def _projected(asset: Mapping[str, Any], common: Mapping[str, Any], head: ImageHead) -> Georeference | None:
-    """Return the affine that an item states for an asset that has none in itself.
-
-    It is that of an image of `proj:shape` pixels, as whoever states the transform says: the asset in hand may have more or fewer.
-
-    Args:
-        asset: its own fields go before those of the item.
-        common: the item's properties.
-        head: of the asset.
-
-    Raises:
-        InvalidError: the CRS is missing or cannot be read, or the asset is neither a scaled copy of an image of `proj:shape` nor
-            one whose pixels were made square.
-    """
-    levels = (asset, common)
-    stating = next((level for level in levels if level.get("proj:transform") is not None), None)
-    if stating is None:
-        return None
-    a, b, c, d, e, f = (float(value) for value in stating["proj:transform"][:6])
-    if (crs := next((crs for level in levels if (crs := _crs(level)) is not None), None)) is None:
-        if (a, b, c, d, e, f) == (1.0, 0.0, 0.0, 0.0, 1.0, 0.0):  # of pixels, as some write who have no other
-            return None
-        raise InvalidError("The item states proj:transform and no CRS. Add proj:code, proj:wkt2 or proj:projjson to it.")
-    rows, columns = stating.get("proj:shape") or asset.get("proj:shape") or common.get("proj:shape") or (head.height, head.width)
-    across, down = columns / head.width, rows / head.height
-    before, after = math.hypot(a, d) / math.hypot(b, e), math.hypot(a, d) * across / (math.hypot(b, e) * down)
-    if not _scaled(columns, head.width, rows, head.height) and abs(math.log(after)) >= abs(math.log(before)):
-        raise InvalidError(
-            f"proj:shape says {rows} rows and {columns} columns, and the image, no scaled copy of that, has {head.height} and "
-            f"{head.width}. Write proj:shape as rows, columns."
-        )
-    return Georeference((a * across, b * down, c, d * across, e * down, f), crs)
-
-
-def _scaled(columns: int, width: int, rows: int, height: int) -> bool:
-    """Tell whether an image of width x height may be one of columns x rows at another resolution, its sides rounded either way."""
-    return columns * (height - 1) < rows * (width + 1) and rows * (width - 1) < columns * (height + 1)
-
-
-def _crs(level: Mapping[str, Any]) -> str | None:
-    """Return the CRS that the fields of an item or an asset state: a code, WKT2 or PROJJSON; None where they state none.
-
-    Raises:
-        InvalidError: it cannot be read.
-    """
-    for name in ("proj:code", "proj:epsg", "proj:wkt2", "proj:projjson"):
-        if not (value := level.get(name)):
-            continue
-        text = f"EPSG:{value}" if isinstance(value, int) else json.dumps(value) if isinstance(value, dict) else str(value)
-        try:
-            crs = CRS.from_user_input(text)
-        except CRSError as error:
-            raise InvalidError(f"{name} names no CRS that PROJ knows: {text[:100]}") from error
-        if name in ("proj:code", "proj:epsg"):
-            return text
-        epsg = crs.to_epsg(100)
-        return crs.to_wkt() if epsg is None else f"EPSG:{epsg}"
-    return None
-
-
 def _says_image(asset: Mapping[str, Any]) -> bool | None:
     """Tell whether an asset is an image by its media type, else by its name's ending; None where neither tells."""
     kind = str(asset.get("type") or "").partition(";")[0].strip().lower()
@@ -346,15 +286,3 @@ def _says_image(asset: Mapping[str, Any]) -> bool | None:
     if ends_with(asset["href"], IMAGES):
         return True
     return False if PurePosixPath(urlsplit(asset["href"]).path).suffix else None
-
-
-def _bounds(feature: Mapping[str, Any], head: ImageHead) -> Georeference | None:
-    cells: dict[str, Any] = {}
-    if feature.get("bbox") is not None:
-        cells["bbox"] = COLUMNS["bbox"]("bbox", feature["bbox"])
-    elif feature.get("geometry") is not None:
-        try:
-            cells["geometry"] = COLUMNS["geometry"]("geometry", to_wkt(shape(feature["geometry"]), rounding_precision=-1))
-        except GEOSException as error:
-            raise InvalidError(f"geometry must be a polygon, however: {feature['geometry']!r}") from error
-    return from_bounds(cells, head.width, head.height)

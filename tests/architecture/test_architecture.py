@@ -24,7 +24,7 @@ MODULES = sorted(path for package in ("satmip_data", "satmip_train", "schemas") 
 FLOORS = {
     "satmip_data": (
         "names errors", "storage execution pages", "records", "geometry land imagery", "metadata", "sources shards demo",
-        "pipeline validation", "api", "cli",
+        "pipeline validation explorer", "api", "cli",
     ),
     "satmip_train": (
         "errors choices evaluation_sets objective_names policies", "files config distributed", "data", "views", "models",
@@ -38,7 +38,7 @@ PURE = {
     "satmip_data": (
         "records", "names", "geometry", "land", "imagery/jpeg", "imagery/png", "metadata/fields", "metadata/captions",
         "metadata/tabular", "metadata/serialize", "metadata/checks", "metadata/sun", "pages/charts", "pipeline/shard_plan",
-        "validation/samples",
+        "validation/samples", "explorer/arrays", "explorer/captions", "explorer/columns", "explorer/charts",
     ),
     "satmip_train": ("objectives/losses", "evaluation/probes", "training/optim", "models/heads", "models/weight_decay"),
 }  # fmt: skip
@@ -258,5 +258,5 @@ def test_without_the_extra_train_the_commands_say_so(command: str, words: str) -
     code += f"from satmip_train.__main__ import {command} as run; run()"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr.startswith("Error: training and evaluation need the extra train, however: torch is not installed.")
+    assert result.stderr.startswith("Error: torch is not installed, which training and evaluation need.")
     assert result.stderr.endswith("pip install -e '.[train]'\n")

@@ -17,7 +17,7 @@ from satmip_train.cli.evaluate import main as evaluate
 from satmip_train.cli.train import main as train
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def load(name: str) -> ModuleType:

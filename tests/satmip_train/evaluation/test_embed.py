@@ -19,8 +19,13 @@ from PIL import Image
 from pyproj import Transformer
 from rasterio.transform import Affine
 
+from satmip_data.execution.engines import Local
+from satmip_data.pipeline.index import build_index
+from satmip_data.pipeline.settings import BuildSettings
+from satmip_data.sources.geotiff import GeoTiff
 from satmip_train.data.dataset import open_dataset
 from satmip_train.data.image_files import Rendering, find_images, parse_rendering, read_picture
+from satmip_train.encoder import load
 from satmip_train.errors import UsageError
 from satmip_train.evaluation import features
 from satmip_train.runs.export import load_backbone
@@ -128,6 +133,46 @@ def test_deep_rasters_need_a_stretch_and_bands(world: Path) -> None:
     np.testing.assert_array_equal(stretched, np.round(((values[..., 0] - low) / (high - low)).clip(0, 1) * 255).astype(np.uint8))
 
 
+def test_rasters_are_drawn_as_a_build_draws_them_by_what_they_declare(world: Path, tmp_path: Path) -> None:
+    ground = np.random.default_rng(0).integers(100, 3000, (3, 30, 50))
+    profile = {
+        "driver": "GTiff",
+        "width": 50,
+        "height": 30,
+        "transform": TURNED,
+        "crs": "EPSG:32632",
+        "count": 3,
+        "dtype": "uint16",
+    }
+    (tmp_path / "in").mkdir()
+    for name, scale, offset, added in (("a", 1e-4, 0.0, 0), ("b", 1e-4, -0.1, 1000)):
+        with rasterio.open(tmp_path / f"in/{name}.tif", "w", **profile) as file:
+            file.write((ground + added).astype(np.uint16))
+            file.scales, file.offsets = (scale,) * 3, (offset,) * 3
+    expected = np.rint(np.clip(ground / 3558, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+    for rendering in (parse_rendering("auto", "minmax:0,3558"), parse_rendering("auto", "minmax:0,0.3558", apply_scale=True)):
+        for name in "ab":
+            assert np.array_equal(read_picture(tmp_path / f"in/{name}.tif", rendering).pixels, expected)
+    index = build_index(GeoTiff(stretch="minmax:0,3558"), str(tmp_path / "in"), BuildSettings(size=None), Local())
+    chip = GeoTiff(stretch="minmax:0,3558").read_chip(str(tmp_path / "in"), index.samples[1], (50, 30), 10**6)
+    assert np.array_equal(np.asarray(chip), expected)
+
+    with rasterio.open(tmp_path / "in/c.tif", "w", **profile) as file:
+        file.write(ground.astype(np.uint16))
+        file.scales = (0.5,) * 3
+    command = ("embed", world / "run", "--images", tmp_path / "in", "--out", tmp_path / "vectors.parquet", *COMMON)
+    mixed = call(*command, "--stretch", "minmax:0,3558")
+    assert (mixed.exit_code, "c.tif" in mixed.output, "--apply-scale" in mixed.output) == (1, True, True)
+    assert not (tmp_path / "vectors.parquet").exists()
+    assert call(*command, "--stretch", "minmax:0,0.3558", "--apply-scale").exit_code == 0
+    assert call(*command, "--stretch", "percentile").exit_code == 0
+    assert "--stretch" in call(*command, "--apply-scale").output
+    encoder, paths = load(world / "run"), [tmp_path / f"in/{name}.tif" for name in "abc"]
+    with pytest.raises(UsageError, match="--apply-scale"):
+        encoder.embed(paths, stretch="minmax:0,3558")
+    assert len(encoder.embed(paths, stretch="minmax:0,0.3558", apply_scale=True)) == 3
+
+
 def test_numbers_of_colours_are_no_brightness(tmp_path: Path) -> None:
     path = tmp_path / "classes.tif"
     with rasterio.open(
@@ -224,7 +269,7 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeyp
     ("bands", "stretch"), [("1,2", "none"), ("0,1,2", "none"), ("auto", "minmax:5"), ("auto", "percentile:2,101")]
 )
 def test_a_rendering_that_is_none_is_refused(bands: str, stretch: str) -> None:
-    with pytest.raises(UsageError, match=r"must be .*however"):
+    with pytest.raises(UsageError, match=r"Cannot|bands|stretch|8 bits|pixels|holds no"):
         parse_rendering(bands, stretch)
 
 
@@ -261,7 +306,5 @@ def test_what_cannot_be_embedded_is_refused(world: Path, tmp_path: Path) -> None
     (tmp_path / "broken" / "x.png").write_bytes(b"no picture")
     got = call("embed", world / "run", "--images", tmp_path / "broken", "--out", tmp_path / "b.parquet", *COMMON)
     assert got.exit_code == 1
-    assert re.search(
-        r"None of 1 images gives a vector\. First: an image must be readable, however: .*/x\.png: ", got.output.replace("\n", " ")
-    )
+    assert re.search(r"None of 1 images gives a vector\. First: Cannot read the image .*/x\.png: ", got.output.replace("\n", " "))
     assert list(tmp_path.glob("*.parquet")) == []
