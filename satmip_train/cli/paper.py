@@ -37,7 +37,7 @@ from satmip_train.paper.reproduce import (
 )
 from satmip_train.paper.scores import read_budget, read_scores, read_trainings
 
-_MODULES = {"satmip-train": "satmip_train", "satmip-eval": "satmip_train.cli.evaluate"}
+_MODULES = {"satmip-data": "satmip_data", "satmip-train": "satmip_train", "satmip-eval": "satmip_train.cli.evaluate"}
 _RUNS = click.option(
     "--runs",
     "folders",

@@ -1,8 +1,8 @@
 """The commands of `reproduce real`: what SatMIP and SatMIPS are worth on real pictures, at a size that a laptop can repeat.
 
 Shards are built, a rate is chosen for each method on the val split, all methods are trained on the same samples and evaluated on
-the test split. Splits are blocks of degrees, so few test images lie near a train image. Temporal positives are left out: a `place` of
-these sets is a cell of a quarter degree, or a scene, and not one spot on Earth that is seen again.
+the test split. Splits are blocks of degrees, so few test images lie near a train image. Temporal positives are left out: a `place`
+of these sets is a cell of a quarter degree, or a scene, and not one spot on Earth that is seen again.
 
 NOTE[DIFF] None of this is in the paper, which trains on fMoW.
 """

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -184,9 +185,8 @@ def _retrieval(request: Request, study: Study, groups: Sequence[Group]) -> Table
         for split in ("test", "train"):
             path = result_path(folder / split, "retrieval")
             result = _read(path)
-            cells.append(_found(path, result, lambda one, of: 100 * one["metrics"]["median_rank"] / of["test"]["samples"]))
-            cells += [_found(path, result, lambda one, of, name=name: one["errors"][name], digits=1 if name == "hours" else 0)
-                      for name in errors]  # fmt: skip
+            cells.append(_found(path, result, _rank))
+            cells += [_found(path, result, partial(_error, name=name), digits=1 if name == "hours" else 0) for name in errors]
             if result is not None:
                 constants[split] = (path, result)
         rows.append((_title(request, group), tuple(cells)))
@@ -195,7 +195,7 @@ def _retrieval(request: Request, study: Study, groups: Sequence[Group]) -> Table
              for name in ("rank, %", *("km" if name == "kilometres" else name for name in errors))]  # fmt: skip
     notes = (
         "Median over the images of a split: the rank of an image's own metadata among those of the split, in percent of their "
-        "number (50 is chance), and how far off the metadata are that lie nearest. Best constant: one answer to all that errs least.",
+        "number (50 is chance), and how far off the metadata are that lie nearest. Best constant: the answer to all that errs least.",
     )
     return Table(f"{study.title}: metadata found for an image", tuple(heads), tuple(rows), notes)
 
@@ -208,6 +208,14 @@ def _constant(found: Result, name: str, errors: Sequence[str]) -> Iterator[Cell]
             values = {} if result is None else result["best_constant"] if name == "best constant" else result["chance"]["errors"]
             value = values.get(error)
             yield Cell(() if value is None else (value,), str(path), digits=1 if error == "hours" else 0)
+
+
+def _rank(found: Result, result: Result) -> float:
+    return float(100 * found["metrics"]["median_rank"] / result["test"]["samples"])
+
+
+def _error(found: Result, result: Result, name: str) -> float:
+    return float(found["errors"][name])
 
 
 def _found(path: Path, result: Result | None, value: Callable[[Result, Result], float], digits: int = 1) -> Cell:
