@@ -195,7 +195,7 @@ def _retrieval(request: Request, study: Study, groups: Sequence[Group]) -> Table
              for name in ("rank, %", *("km" if name == "kilometres" else name for name in errors))]  # fmt: skip
     notes = (
         "Median over the images of a split: the rank of an image's own metadata among those of the split, in percent of their "
-        "number (50 is chance), and how far off the metadata are that lie nearest. Best constant: the answer to all that errs least.",
+        "number (50 is chance), and how far off the metadata are that lie nearest. Best constant: one answer that errs least.",
     )
     return Table(f"{study.title}: metadata found for an image", tuple(heads), tuple(rows), notes)
 
