@@ -41,8 +41,6 @@ class Method:
     objective: str
     encoder: str | None = None
     """Metadata encoder; None: it reads no metadata."""
-    options: tuple[str, ...] = ()
-    """Further options of satmip-train."""
     rate_of: str | None = None
     """The method whose rate it takes; None: its own is chosen."""
 
@@ -67,18 +65,12 @@ class Study:
 SIMCLR = Method("simclr", "SimCLR", "simclr")
 SATMIP = Method("satmip-text", "SatMIP, text", "satmip", "text")
 SATMIPS = Method("satmips-text", "SatMIPS, text", "satmips", "text")
-TABULAR = Method("satmips-tabular", "SatMIPS, tabular", "satmips", "tabular")
-SAME_PLACE = Method(
-    "satmips-text-samecell", "SatMIPS, text, cells no negatives", "satmips", "text", ("--mask-same-place",), SATMIPS.name
-)
-JITTERED = Method(
-    "satmips-text-jitter", "SatMIPS, text, locations jittered", "satmips", "text", ("--location-jitter", "200"), SATMIPS.name
-)
+TABULAR = Method("satmips-tabular", "SatMIPS, tabular", "satmips", "tabular", rate_of=SATMIPS.name)
 
 EUROSAT = Study(
     "eurosat", "EuroSAT with locations", "eurosat/eurosat_locations.csv", "EuroSAT_RGB.zip", 2.0, "loc",
-    ((SIMCLR, FULL, True), (SATMIP, FULL, True), (SATMIPS, FULL, True), (TABULAR, FULL, True), (SIMCLR, HALF, True),
-     (SATMIPS, HALF, True), (SIMCLR, QUARTER, True), (SATMIPS, QUARTER, True), (SAME_PLACE, FULL, False), (JITTERED, FULL, False)),
+    ((SIMCLR, FULL, True), (SATMIP, FULL, True), (SATMIPS, FULL, True), (TABULAR, FULL, False), (SIMCLR, HALF, False),
+     (SATMIPS, HALF, False), (SIMCLR, QUARTER, True), (SATMIPS, QUARTER, True)),
 )  # fmt: skip
 PLANESNET = Study(
     "planesnet", "PlanesNet", "planesnet/planesnet.csv", "planesnet/planesnet.zip", 0.5, "time,loc,platform",
@@ -241,24 +233,13 @@ def training(request: Request, study: Study, method: Method, epochs: float, rate
     words = ["--shards", str(shards_of(request, study)), "--recipe", request.recipe]
     for name, value in flags.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
-    words += [*method.options, "--out", str(run), *request.train_options]
+    words += ["--out", str(run), *request.train_options]
     settings: dict[str, Any] = {}
     if rate is not None:
-        typed = {**flags, **({"fields": tuple(study.fields.split(","))} if method.encoder else {}), **_typed(method.options)}
+        typed = {**flags, **({"fields": tuple(study.fields.split(","))} if method.encoder else {})}
         resolved = resolve(request.recipe, typed).model_dump()
         settings = {**identity(resolved), **{name: resolved[name] for name in ("epochs", "seed", "lr_base", "warmup_epochs")}}
-        settings |= {name: resolved[name] for name in _typed(method.options)}
     return Command("satmip-train", tuple(words), run, (), {"train": _read(request, study, "train")}, settings)
-
-
-def _typed(options: Sequence[str]) -> dict[str, Any]:
-    """Return the settings that options of satmip-train stand for: a switch, or a name and its value."""
-    found: dict[str, Any] = {}
-    for number, word in enumerate(options):
-        if word.startswith("--"):
-            following = options[number + 1] if number + 1 < len(options) else "--"
-            found[word[2:].replace("-", "_")] = True if following.startswith("--") else following
-    return found
 
 
 def _read(request: Request, study: Study, split: str) -> tuple[str, str]:
@@ -323,7 +304,7 @@ def evaluations(request: Request, group: Group) -> Iterator[Command]:
         yield _evaluation(request, study, words, result_path(folder, probe, share=share), runs, "test")
     if group.method.encoder is None:
         return
-    if group.budget == FULL and group.method.rate_of is None:
+    if group.budget == FULL:
         for modality in ("both", "metadata"):
             words = ["linear", *paths, *where, "--modality", modality, "--random-seeds", ""]
             yield _evaluation(request, study, words, result_path(folder, "linear", modality), runs, "test")
