@@ -279,7 +279,7 @@ def _reproduce_real(
     names = ("out", "seeds", "train_options", "eval_options")
     request = real.Request(data, recipe=others["recipe_base"] or real.RECIPE, **{name: others[name] for name in names})
     with common.errors():
-        reproduce_real(request, execute, lambda command, place: _execute(command, launcher, place))
+        reproduce_real(request, execute, lambda command, place: _execute(command, launcher, place), context.find_root().command)
 
 
 def _request(

@@ -13,13 +13,14 @@ from satmip_train.paper.real_report import write_report
 from satmip_train.paper.reproduce import Command, is_done
 
 
-def reproduce_real(request: Request, execute: bool, start: Callable[[Command, str], None]) -> None:
+def reproduce_real(request: Request, execute: bool, start: Callable[[Command, str], None], evaluate: click.Command) -> None:
     """Print the commands, or run those that are not done and write `real.md` and `real.json`.
 
     Args:
         request: what from and where to
         execute: run them
         start: runs a command that is not an evaluation, told its place among all
+        evaluate: satmip-eval itself
 
     Raises:
         UsageError: data are missing, or a command failed.
@@ -29,7 +30,7 @@ def reproduce_real(request: Request, execute: bool, start: Callable[[Command, st
         if not execute:
             click.echo(f"{'# done: ' if _known(command) and is_done(command) else ''}{_shown(command)}")
         elif command.program == "satmip-eval":
-            _evaluate(command, f"[{number}]")
+            _evaluate(evaluate, command, f"[{number}]")
         else:
             start(command, f"[{number}]")
     if not execute:
@@ -48,17 +49,15 @@ def _shown(command: Command) -> str:
     return without_secrets(shlex.join([command.program, *command.arguments]))
 
 
-def _evaluate(command: Command, place: str) -> None:
+def _evaluate(evaluate: click.Command, command: Command, place: str) -> None:
     """Run an evaluation that is not done, in this process: there are some sixty, and each would import torch anew."""
     if is_done(command):
         click.echo(f"{place} done: {_shown(command)}")
         return
-    from satmip_train.cli.evaluate import main
-
     click.echo(f"{place} {_shown(command)}")
     command.output.unlink(missing_ok=True)  # of other shards or networks, which an evaluation would not write over
     try:
-        main.main(list(command.arguments), prog_name="satmip-eval", standalone_mode=False)
+        evaluate.main(list(command.arguments), prog_name="satmip-eval", standalone_mode=False)
     except click.ClickException as error:
         raise UsageError(f"A command failed: {error.format_message()} It was:\n  {_shown(command)}") from error
     if not is_done(command):
