@@ -73,7 +73,7 @@ EUROSAT = Study(
      (SATMIPS, HALF, False), (SIMCLR, QUARTER, True), (SATMIPS, QUARTER, True)),
 )  # fmt: skip
 PLANESNET = Study(
-    "planesnet", "PlanesNet", "planesnet/planesnet.csv", "planesnet/planesnet.zip", 0.5, "time,loc,platform",
+    "planesnet", "PlanesNet", "planesnet/planesnet.csv", "planesnet/planesnet.zip", 0.5, "time,loc,sensor_platform",
     ((SIMCLR, FULL, False), (SATMIPS, FULL, False)), view_size=20,
 )  # fmt: skip
 STUDIES = (EUROSAT, PLANESNET)
