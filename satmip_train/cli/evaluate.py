@@ -10,7 +10,7 @@ import click
 
 from satmip_data.execution.interrupt import Commands
 from satmip_train.choices import Modality
-from satmip_train.cli import eval_commands, paper
+from satmip_train.cli import audit, eval_commands, paper
 from satmip_train.cli import options as common
 from satmip_train.cli.options import options
 from satmip_train.data.dataset import open_dataset
@@ -138,7 +138,7 @@ def report_command(
     click.echo(path)
 
 
-for command in (*eval_commands.COMMANDS, *paper.COMMANDS):
+for command in (*eval_commands.COMMANDS, *audit.COMMANDS, *paper.COMMANDS):
     main.add_command(command)
 
 if __name__ == "__main__":
