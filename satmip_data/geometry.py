@@ -72,7 +72,8 @@ def window_from_aoi(aoi: Aoi, width: int, height: int, context: Context = 0.0, f
     left, right = _span(aoi.x, aoi.width, margins[0])
     top, bottom = _span(aoi.y, aoi.height, margins[1])
     if not (_meets(aoi.x, aoi.width, width) and _meets(aoi.y, aoi.height, height)):
-        raise OutsideError(f"a box must share pixels with its scene of {width} x {height}, however: {aoi!r}")
+        box = f"The box {aoi.width:g} x {aoi.height:g} at column {aoi.x:g}, row {aoi.y:g}"
+        raise OutsideError(f"{box} lies outside its scene of {width} x {height} px")
     left, right, top, bottom = max(left, 0), min(right, width), max(top, 0), min(bottom, height)
     if fit == "square":
         side = max(right - left, bottom - top)
@@ -261,10 +262,11 @@ def lonlat(georeference: Georeference, col: float, row: float) -> Point:
         try:
             x, y = _to_lonlat(georeference.crs).transform(x, y, errcheck=True)
         except ProjError as error:
-            raise OffEarthError(f"a pixel must lie on Earth, however: column {col:g}, row {row:g} does not: {error}") from error
+            raise OffEarthError(f"The pixel at column {col:g}, row {row:g} does not lie on Earth: {error}") from error
     # Grids whose outermost pixels lie on the poles reach half a pixel past them.
     if abs(y) > 90.0 + abs(d) + abs(e) or abs(x) > MOST_LONGITUDE:
-        raise OffEarthError(f"a pixel must lie on Earth, however: column {col:g}, row {row:g} is at {x:g}, {y:g} degrees")
+        where = f"longitude {x:g}, latitude {y:g}"
+        raise OffEarthError(f"The pixel at column {col:g}, row {row:g} does not lie on Earth: it is at {where}")
     return x, min(max(y, -90.0), 90.0)
 
 
@@ -395,7 +397,7 @@ def utm_zone(location: Point) -> str:
     """
     lon, lat = wrap_longitude(location[0]), location[1]
     if not -80.0 <= lat <= 84.0:
-        raise ValueError(f"UTM covers latitudes -80 to 84, however: {lat=}")
+        raise ValueError(f"Latitude {lat:g} is outside UTM, which covers -80 to 84 degrees")
     band = "CDEFGHJKLMNPQRSTUVWX"[min(int((lat + 80.0) // 8), 19)]
     zone = min(int((lon + 180.0) // 6), 59) + 1  # the sum rounds up to 360 just west of the antimeridian
     if band == "V" and 3.0 <= lon < 12.0:

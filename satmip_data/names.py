@@ -1,9 +1,11 @@
 """Names of images: the endings that are read, and text without the secrets that URLs may hold. Pure."""
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 RASTERS = (".tif", ".tiff", ".jp2")
 """Endings of the files that `raster` reads."""
@@ -73,3 +75,27 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ' Did you mean "gsd"?' with the known name nearest to a word; "" where none is near."""
     near = get_close_matches(word, [*known], 1, 0.5)
     return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def written(value: Any, most: int = 100) -> str:
+    """Return a value that a file holds as a message shows it: texts in quotes, lists with commas, cut where it is long."""
+    text = f'"{value}"' if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+MOST_LISTED = 10
+"""A message lists no more names than this."""
+
+
+def unknown_name(kind: str, word: str, known: Iterable[str], where: str = "", see: str = "") -> str:
+    """Return the message of a name that nothing has, with the nearest one that something has.
+
+    Args:
+        kind: what the name should be of, such as "split".
+        where: the option or file in which it stands.
+        see: a command that lists all; without it the names themselves are listed, where they are few.
+    """
+    known = [*known]
+    place = f" in {where}" if where else ""
+    listed = f" All: {see}" if see else f" Known: {', '.join(known)}." if 0 < len(known) <= MOST_LISTED else ""
+    return f'Unknown {kind} "{word}"{place}.{did_you_mean(word, known)}{listed}'

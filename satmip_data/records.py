@@ -63,7 +63,7 @@ class Metadata:
         if not all(map(math.isfinite, [value for value in chain(_NUMBERS(self), *tuples) if value is not None])):
             raise ValueError(_not_finite(self))
         if self.datetime is not None and self.datetime.utcoffset() != _ZERO:
-            raise ValueError(f"datetime must be in UTC with its time zone, however: {self.datetime!r}")
+            raise ValueError(f"datetime is {self.datetime.isoformat()}, which is not in UTC. Convert it: time.astimezone(dt.UTC)")
 
     def replaced(self, **changes: Any) -> "Metadata":
         """Return the same with other values; `dataclasses.replace` takes twice as long."""
@@ -83,8 +83,8 @@ def _not_finite(metadata: Metadata) -> str:
         value = getattr(metadata, field.name)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
-                return f"{field.name} must be finite or None, however: {number!r}"
-    raise AssertionError(f"one of the numbers must not be finite, however: {metadata!r}")
+                return f"{field.name} is {number}. Use a finite number, or None where it is not known"
+    raise AssertionError(f"every number is finite: {metadata!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,9 @@ class Window:
 
     def __post_init__(self) -> None:
         if self.x < 0 or self.y < 0 or self.width < 1 or self.height < 1:
-            raise ValueError(f"a window needs offsets >= 0 and sides >= 1, however: {self!r}")
+            raise ValueError(
+                f"The window {self.width} x {self.height} at column {self.x}, row {self.y} is empty or begins outside the image"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,8 +37,8 @@ def _run(module: str) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("satmip_"):
             raise
-        advice = "Type, in the folder of satmip's source: pip install -e '.[train]'"
-        sys.exit(f"Error: training and evaluation need the extra train, however: {error.name} is not installed. {advice}")
+        advice = "Run in the folder of satmip's source: pip install -e '.[train]'"
+        sys.exit(f"Error: {error.name} is not installed, which training and evaluation need. {advice}")
 
 
 def _wait_briefly() -> None:

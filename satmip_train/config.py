@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from satmip_data.errors import cause
 from satmip_data.metadata.fields import expand_fields
 from satmip_data.names import did_you_mean
 from satmip_train import policies
@@ -237,8 +238,7 @@ class Settings(BaseModel):
     @classmethod
     def _leave_what_is_ours(cls, arguments: dict[str, Any]) -> dict[str, Any]:
         if ours := [name for name in arguments if name in _OURS]:
-            instead = "; ".join(f"for {name} there is {_OURS[name]}" for name in ours)
-            raise ValueError(f"backbone_args must leave {', '.join(_OURS)} to us, however: {arguments}; {instead}")
+            raise ValueError(f"backbone_args cannot hold {ours[0]}, which is set by satmip. Instead there is: {_OURS[ours[0]]}.")
         return arguments
 
     @model_validator(mode="before")
@@ -249,12 +249,14 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
         if self.lr_start > self.peak_lr:
-            raise ValueError(f"lr_start must not exceed the peak rate {self.peak_lr:g}, however: {self.lr_start=}")
+            raise ValueError(f"--lr-start {self.lr_start:g} is above the peak rate, {self.peak_lr:g}. Use a smaller one.")
         if self.metadata_loss == "siglip" and self.loss_gather == "slip":
-            raise ValueError("loss_gather must be exact with metadata_loss siglip, which SLIP does not have, however: it is slip")
-        if (self.metadata_encoder == "pretrained") != (self.text_model is not None):
+            raise ValueError("--loss-gather slip does not go with --metadata-loss siglip, which SLIP does not have. Use exact.")
+        if self.metadata_encoder == "pretrained" and self.text_model is None:
+            raise ValueError("--metadata-encoder pretrained needs a sentence encoder. Name one with --text-model.")
+        if self.metadata_encoder != "pretrained" and self.text_model is not None:
             raise ValueError(
-                f"metadata_encoder pretrained and text_model belong together, however: {self.metadata_encoder=}, {self.text_model=}"
+                f"--text-model {self.text_model} is not read by --metadata-encoder {self.metadata_encoder}. Use pretrained."
             )
         return self
 
@@ -303,7 +305,7 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
     following: str | None = name_or_path
     while following is not None:
         if following in names:
-            raise ValueError(f"a recipe must not extend itself, however: {' -> '.join([*names, following])}")
+            raise ValueError(f'The recipe {following} extends itself: {" -> ".join([*names, following])}. Remove one "extends".')
         names.append(following)
         chain.append(_read_recipe(following))
         following = chain[-1].pop("extends", None)
@@ -330,13 +332,13 @@ def _read_recipe(name_or_path: str) -> dict[str, Any]:
         if name_or_path not in (known := [*recipe_names(), *experiment_names()]):
             guess = did_you_mean(name_or_path, known)
             raise ValueError(
-                f'Unknown recipe "{name_or_path}".{guess} docs/experiments.md lists all; a file of yours ends in .toml.'
+                f'Unknown recipe "{name_or_path}".{guess} All recipes: satmip-train recipes. A file of your own ends in .toml.'
             )
         return tomllib.loads((files("satmip_train.recipes") / f"{name_or_path}.toml").read_text(encoding="utf-8"))
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"a recipe must be a readable TOML file, however: {path}: {error}") from error
+        raise ValueError(f"Cannot read the recipe {path}: {cause(error)}.") from error
 
 
 def resolve(recipe: str, flags: dict[str, Any]) -> Settings:

@@ -185,7 +185,7 @@ def _device(name: str, local: int) -> torch.device:
         torch.zeros(1, device=device).item()  # "meta" holds no numbers
     except Exception as error:  # torch raises many kinds for devices that are not there, some with pages of its tables
         evidence = next(iter(str(error).splitlines()), repr(error))
-        raise UsageError(f"--device must be a device of this machine, however: {name!r}: {evidence}. Pass auto or cpu") from error
+        raise UsageError(f'--device "{name}" cannot be used on this machine: {evidence}. Use auto or cpu.') from error
     return device
 
 

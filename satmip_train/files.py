@@ -57,14 +57,14 @@ def write_atomically(path: Path, write: Any) -> None:
             raise
         if isinstance(cause, KeyboardInterrupt):
             raise cause from None
-        raise UsageError(f"{path} must be written, however: {cause}. {advice(cause)}; what was saved before is whole") from error
+        raise UsageError(f"Cannot write {path}: {cause}. {advice(cause)}. What was saved before is whole.") from error
 
 
 def advice(cause: OSError) -> str:
     """Return what to do where the system refuses to write, as the beginning of a sentence."""
     if cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return "Pass a folder that may be written to"
-    what = "Make room there" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "Put that right"
+        return "Use a folder that may be written to"
+    what = "Make room there" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "Correct that"
     return f"{what} and run the same command again"
 
 

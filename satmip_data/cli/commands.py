@@ -188,7 +188,7 @@ def _build_request(root: str, out: str, source_name: str, options: dict[str, Any
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if options["ray_address"] and options["engine"] != "ray":
-        raise click.UsageError("--ray-address is used with --engine ray only, however: the engine is local. Add --engine ray.")
+        raise click.UsageError("--ray-address needs --engine ray, and the engine is local. Add: --engine ray")
     return request_module.BuildRequest(
         source, root, out, settings, options["workers"], options["limit"], options["max_rejects"],
         selection=_selection(options),
@@ -208,7 +208,7 @@ def _chip_size(text: str | None, source: Source) -> int | None:
     if text is None:
         return source.default_size
     if text != "keep" and not text.isdigit():
-        raise click.BadParameter(f"must be a number of pixels or keep, however: {text!r}", param_hint="--size")
+        raise click.BadParameter(f'"{text}" is no number of pixels. Use a number such as 224, or keep.', param_hint="--size")
     return None if text == "keep" else int(text)
 
 

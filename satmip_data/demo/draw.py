@@ -63,7 +63,7 @@ def boxes_in_pixels(plan: Plan, view: View) -> tuple[Box, ...]:
         if right - left >= 12 and bottom - top >= 12:
             out.append((left, top, right - left, bottom - top))
     if not out:
-        raise ValueError(f"an image must show its object, however: {plan.boxes=} {view.window=}")
+        raise ValueError(f"No box of the object lies inside the image: {plan.boxes=} {view.window=}")
     return tuple(out[:8])
 
 

@@ -135,7 +135,7 @@ def make_places(seed: int, count: int) -> tuple[Place, ...]:
         ValueError: `count` is too small for two places of every class.
     """
     if count < 2 * len(CLASSES):
-        raise ValueError(f"a world needs two places of every class, {2 * len(CLASSES)}; however: {count=}")
+        raise ValueError(f"A world of {count} places is too small: two of every class are needed, {2 * len(CLASSES)} in all")
     rng = np.random.default_rng([seed, 1])
     numbers = dict[tuple[str, str], int]()
     block: list[str] = []

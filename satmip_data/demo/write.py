@@ -53,13 +53,13 @@ def write_demo(out: Path, seed: int = 0, places: int = PLACES, workers: int = 2)
             directory, in whose stead a new one would stand.
     """
     if workers < 1:
-        raise ValueError(f"a world needs one worker or more, however: {workers=}")
+        raise ValueError(f"--workers is {workers}. Use 1 or more.")
     named, out = out, out.resolve()
     asked = {"seed": seed, "places": places}
     if (there := _already_there(named, asked)) is not None:
         return there
     if out == Path.cwd():
-        raise ValueError(f"a world needs a directory of its own, however: {str(named)!r} is this one. Name another, as out/world")
+        raise ValueError(f"{named} is the working directory; a world needs a folder of its own. Name another, such as out/world")
     partial_out = out.with_name(f".{out.name}.part")  # hidden: a `world.part` may be the user's
     if partial_out.exists():  # of a run that was stopped
         shutil.rmtree(partial_out)
@@ -82,13 +82,12 @@ def _already_there(out: Path, asked: dict[str, int]) -> DemoSummary | None:
         return None
     try:
         found = json.loads((out / MARKER).read_text())
-        holds, made = f"a world of {found['asked']}", found["made"]
+        there, made = found["asked"], found["made"]
     except (FileNotFoundError, ValueError, TypeError, KeyError):  # the user may have a `world.json`
-        holds, made = "other files", {}
-    if holds != f"a world of {asked}":
-        raise FileExistsError(
-            f"a world of {asked} is written into an empty directory, however: {out} holds {holds}. Choose another"
-        )
+        there, made = None, {}
+    if there != asked:
+        holds = "another world" if there else "other files"
+        raise FileExistsError(f"{out} holds {holds}, and a world is written into an empty folder. Name another folder.")
     return DemoSummary(out, tuple(made["classes"]), made["places"], made["images"], made["boxes"])
 
 

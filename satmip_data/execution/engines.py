@@ -67,8 +67,7 @@ class Local:
                 yield pool
             except BrokenProcessPool as error:
                 raise EngineError(
-                    "every worker must live until its work is done, however: one was killed, as systems do when memory runs out. "
-                    f"Run again with fewer than --workers {self.workers}"
+                    f"A worker was killed, probably because memory ran out. Run again with fewer than --workers {self.workers}"
                 ) from error
 
 
@@ -147,14 +146,14 @@ class Ray:
         try:
             import ray
         except ImportError as error:
-            raise EngineError("--engine ray needs Ray, however: it is not installed. Type: pip install ray") from error
+            raise EngineError("--engine ray needs Ray, which is not installed. Run: pip install ray") from error
         here = {"num_cpus": self.workers, "include_dashboard": False} if self.address == "local" else {}
         try:
             if not ray.is_initialized():
                 ray.init(address=self.address, log_to_driver=False, logging_level=logging.WARNING, **here)
         except ConnectionError as error:
             raise EngineError(
-                f"there must be a Ray cluster at {self.address!r}, however: {error}\n"
+                f"There is no Ray cluster at {self.address}: {error}\n"
                 "Start one with: ray start --head   and pass --ray-address auto; without --ray-address one is started here."
             ) from error
         cores = int(ray.cluster_resources().get("CPU", 1))

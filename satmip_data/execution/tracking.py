@@ -79,7 +79,7 @@ def wandb_run(project: str | None, config: dict[str, Any], show: Show) -> Iterat
     try:
         import wandb
     except ImportError as error:
-        raise TrackingError("--wandb needs wandb, however: it is not installed. Type: pip install wandb") from error
+        raise TrackingError("--wandb needs wandb, which is not installed. Run: pip install wandb") from error
     run = wandb.init(project=project, job_type="satmip-data", config=config)
     speeds = Speeds()
 

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from satmip_data.errors import cause
 from satmip_data.imagery import decoders
 from satmip_data.imagery.jpeg import cut_below
 from satmip_data.imagery.png import lacks_rows
@@ -71,10 +72,11 @@ def read_chip(
     """
     right, bottom = window.x + window.width, window.y + window.height
     if right > expected_size[0] or bottom > expected_size[1]:
-        raise ValueError(f"a window must lie inside its image of {expected_size}, however: {window!r}")
+        inside = f"columns {window.x} to {right}, rows {window.y} to {bottom}"
+        raise ValueError(f"The window ({inside}) reaches beyond its image of {expected_size[0]} x {expected_size[1]} pixels")
     pixels = _decode(data, (window.x, window.y, right, bottom), expected_size, max_pixels, prefix)
     if pixels.getbbox() is None:
-        raise ImageError("image_empty", f"a window must show something, however: every pixel of {window!r} is 0")
+        raise ImageError("image_empty", "The window is black: every pixel is 0")
     return pixels.resize(size, Image.Resampling.BICUBIC)
 
 
@@ -91,7 +93,7 @@ def image_size(image: bytes | str) -> tuple[int, int]:
         with _without_pillow_limit(), Image.open(stream, formats=FORMATS) as header:
             return header.size
     except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
-        raise ImageError("image_unreadable", f"an image must have a header, however: {_evidence(error)}") from error
+        raise ImageError("image_unreadable", f"Cannot read the image's header: {_evidence(error)}") from error
 
 
 def _decode(
@@ -115,7 +117,7 @@ def _decode(
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
-        raise ImageError("image_unreadable", f"an image must be decodable, however: {_evidence(error)}") from error
+        raise ImageError("image_unreadable", f"Cannot decode the image: {_evidence(error)}") from error
 
 
 def damage(data: bytes, image: Image.Image) -> str:
@@ -162,7 +164,19 @@ def _crop(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
 
 def _evidence(error: Exception) -> str:
     """Return what an error says, without the address in memory that Pillow names: the same file gives the same words."""
-    return re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "the file", f"{type(error).__name__}: {error}")
+    if isinstance(error, UnidentifiedImageError):
+        return "it is none of " + ", ".join(FORMATS)
+    return re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "the file", cause(error))
+
+
+def too_large(what: str, width: int, height: int, max_pixels: int) -> str:
+    """Return the message of an image or a window that has too many pixels."""
+    return f"The {what} has {width} x {height} = {width * height:,} pixels; --max-pixels allows {max_pixels:,}"
+
+
+def other_size(found: tuple[int, int], expected: tuple[int, int]) -> str:
+    """Return the message of an image that has not the size its metadata say."""
+    return f"The image has {found[0]} x {found[1]} pixels; its metadata say {expected[0]} x {expected[1]}"
 
 
 def _open(data: bytes | bytearray) -> Image.Image:
@@ -187,13 +201,13 @@ def _check_header(image: Image.Image, data: bytes, expected_size: tuple[int, int
     if image.format == "JPEG":
         check_scans(data)
     if width * height > max_pixels:
-        raise ImageError("image_too_large", f"an image must have at most {max_pixels} pixels, however: {width} x {height}")
+        raise ImageError("image_too_large", too_large("image", width, height, max_pixels))
     if image.size != tuple(expected_size):
-        expected = f"{expected_size[0]} x {expected_size[1]}"
-        raise ImageError("size_mismatch", f"an image must have the {expected} pixels of its metadata, however: {width} x {height}")
+        raise ImageError("size_mismatch", other_size(image.size, expected_size))
     # Pillow would cut 16-bit colours down to 8 without a word; only the layout of the stored pixels tells.
     if image.mode not in MODES or any(";16" in repr(tile) for tile in getattr(image, "tile", ())):
-        raise ImageError("image_unreadable", f"an image must have 8 bits a channel, however: mode {image.mode!r}, {_layout(image)}")
+        found = f"mode {image.mode}, stored as {_layout(image)}"
+        raise ImageError("image_unreadable", f"The image has not 8 bits a channel ({found})")
 
 
 def check_scans(data: bytes) -> None:
@@ -208,7 +222,7 @@ def check_scans(data: bytes) -> None:
 
 
 def _layout(image: Image.Image) -> str:
-    return ", ".join(sorted({repr(tile[3]) for tile in getattr(image, "tile", ())}))
+    return ", ".join(sorted({str(tile[3]) for tile in getattr(image, "tile", ())}))
 
 
 def encode_jpeg(image: Image.Image, quality: int = 95, subsampling: str = "4:4:4") -> bytes:

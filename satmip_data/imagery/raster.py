@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from satmip_data.imagery.chips import ImageError
+from satmip_data.imagery.chips import ImageError, other_size
 from satmip_data.imagery.raster_file import open_raster
 from satmip_data.records import Georeference, Window
 from satmip_data.storage.store import Store
@@ -61,7 +61,7 @@ def parse_stretch(text: str) -> Stretch:
         return Stretch("minmax", low, high)
     if kind == "percentile" and rising and low >= 0.0 and high <= 100.0:
         return Stretch("percentile", low, high)
-    raise ValueError(f'stretch must be "none", "percentile", "percentile:2,98" or "minmax:0,3000", however: {text!r}')
+    raise ValueError(f'Cannot read the stretch "{text}". Write none, percentile:2,98 or minmax:0,3000')
 
 
 def parse_bands(text: str) -> tuple[int, ...] | None:
@@ -74,7 +74,7 @@ def parse_bands(text: str) -> tuple[int, ...] | None:
         return None
     parts = text.split(",")
     if len(parts) not in (1, 3) or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise ValueError(f'bands must be "auto", one number or three (red, green, blue) from 1, as "4,3,2"; however: {text!r}')
+        raise ValueError(f'Cannot read the bands "{text}". Write auto, one number from 1, or red, green and blue as 4,3,2')
     return tuple(map(int, parts))
 
 
@@ -264,9 +264,7 @@ def _checked(
 ) -> tuple[int, int, int]:
     """Return the numbers of the bands that are read."""
     if (header.width, header.height) != expected_size:
-        expected = f"{expected_size[0]} x {expected_size[1]}"
-        message = f"a raster must have {expected} pixels, however: {header.width} x {header.height}"
-        raise ImageError("size_mismatch", message)
+        raise ImageError("size_mismatch", other_size((header.width, header.height), expected_size))
     try:
         return choose_bands(header, bands, stretch)
     except ScaleError as error:
@@ -343,7 +341,7 @@ def compose(layers: Layers, size: tuple[int, int]) -> Image.Image:
         ImageError: `image_empty`: no pixel is known, or every one is black.
     """
     if not layers.known.any():
-        raise ImageError("image_empty", "a window must hold data, however: every pixel is nodata")
+        raise ImageError("image_empty", "The window is empty: every pixel is nodata")
     if not layers.values.any():
-        raise ImageError("image_empty", "a window must show something, however: every pixel is 0 after the stretch")
+        raise ImageError("image_empty", "The window is black: every pixel is 0 after the stretch")
     return Image.fromarray(np.ascontiguousarray(layers.values.transpose(1, 2, 0))).resize(size, Image.Resampling.BICUBIC)

@@ -53,7 +53,10 @@ def utm_zone(zone: str | None, georeference: Georeference | None, width: int, he
     if not all(-80.0 <= lat <= 84.0 for _, lat in places):
         return None
     zones = {name for place in places for name in (geometry.utm_zone(place), _regular_zone(place))}
-    return None if zone in zones else f"utm_zone must be {' or '.join(sorted(zones))} at {places[-1]}, however: {zone}"
+    if zone in zones:
+        return None
+    lon, lat = places[-1]
+    return f"utm_zone is {zone}, but longitude {lon:.4f}, latitude {lat:.4f} lies in {' or '.join(sorted(zones))}"
 
 
 def _regular_zone(location: Point) -> str:
@@ -73,7 +76,7 @@ def footprint_shape(georeference: Georeference | None, width: int, height: int) 
     east, north = geometry.ground_gsd(georeference, Window(0, 0, width, height), (1, 1))
     if abs(east - north) <= SHAPE_TOLERANCE * max(east, north) + max(east / width, north / height):
         return None
-    return f"a footprint must be as wide as it is high, however: {east:.1f} m x {north:.1f} m"
+    return f"The footprint is not square: {east:.1f} m wide and {north:.1f} m high"
 
 
 def _surely_square(georeference: Georeference, width: int, height: int) -> bool:
@@ -98,7 +101,8 @@ def pixel_size(recorded: Point | None, georeference: Georeference | None, width:
     measured = geometry.pixel_size(georeference, width, height)
     if all(math.isclose(a, b, rel_tol=PIXEL_TOLERANCE) for a, b in zip(recorded, measured, strict=True)):
         return None
-    return f"the pixel size must be {measured} degrees, the footprint over {width} x {height} px; however: {recorded}"
+    shown, expected = (" x ".join(f"{number:.9g}" for number in pair) for pair in (recorded, measured))
+    return f"The record gives a pixel size of {shown} degrees; the footprint over {width} x {height} px gives {expected}"
 
 
 def sun(metadata: Metadata) -> str | None:
@@ -114,8 +118,8 @@ def sun(metadata: Metadata) -> str | None:
     if arc <= SUN_TOLERANCE:
         return None
     return (
-        f"the sun must stand at azimuth {computed[0]:.1f}, elevation {computed[1]:.1f}, however: {azimuth:.1f}, {elevation:.1f}, "
-        f"which is {arc:.1f} degrees away"
+        f"The record puts the sun at azimuth {azimuth:.1f}, elevation {elevation:.1f}; for its time and place it stood at "
+        f"{computed[0]:.1f}, {computed[1]:.1f}, {arc:.1f} degrees away"
     )
 
 

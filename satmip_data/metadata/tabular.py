@@ -100,7 +100,11 @@ class Standardizer:
         names = [entry["name"] for entry in [*data["numeric"], *data["categorical"]]]
         expected = [column.name for column in (*NUMERIC, *CATEGORICAL)]
         if names != expected:
-            raise ValueError(f"the columns must be {expected}, however: {names}")
+            wrong = next((name for name in [*names, *expected] if name not in expected or name not in names), "their order")
+            raise ValueError(
+                f"The feature columns of dataset.json differ from those of this version ({wrong}). Build the shards again, or use "
+                "the satmip that wrote them."
+            )
         numeric = tuple(NumericStatistics(e["name"], e["mean"], e["std"], e["known"]) for e in data["numeric"])
         return cls(numeric, tuple(tuple(entry["values"]) for entry in data["categorical"]))
 

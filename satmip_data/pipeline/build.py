@@ -71,7 +71,7 @@ def plan_build(request: BuildRequest, show: Show = no_show) -> BuildPlan:
     samples, dropped = select(index.samples, request.selection, request.settings.seed)
     if not samples:
         counts = ", ".join(f"--{option} drops {count:,}" for option, count in dropped.items())
-        raise BuildError(f"the selection must leave samples, however: of {len(index.samples):,}, {counts}. Choose more.")
+        raise BuildError(f"No sample is left of {len(index.samples):,}: {counts}. Relax one of these options.")
     index = replace(index, samples=samples)
     classes = tuple(sorted({name for s in samples for name in (s.category, *s.labels) if name is not None}))
     shards = plan_shards(samples, request.settings.seed, request.settings.samples_per_shard)
@@ -81,15 +81,15 @@ def plan_build(request: BuildRequest, show: Show = no_show) -> BuildPlan:
 
 def _nothing_found(request: BuildRequest, index: Index) -> str:
     return (
-        f"{request.root} must hold scenes of the source {request.source.name!r}, however: {_reasons(index.rejects)}\n"
-        "Where the data are of another kind or lie elsewhere, name that: satmip-data build --source NAME SOURCE"
+        f'{request.root} gave no sample of the source "{request.source.name}": {_reasons(index.rejects)}\n'
+        "If it is an archive of another kind, name its source: satmip-data build --source NAME SOURCE"
     )
 
 
 def _reasons(rejects: tuple[Reject, ...]) -> str:
     reasons = Counter(reject.reason for reject in rejects)
-    found = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common()) or "no item at all"
-    return f"{found}." + (f" First: {rejects[0].path}: {rejects[0].message}." if rejects else "")
+    found = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common()) or "nothing was found"
+    return f"{found}." + (f" First: {rejects[0].path}: {rejects[0].message.removesuffix('.')}." if rejects else "")
 
 
 def build(request: BuildRequest, show: Show = no_show) -> dict[str, Any]:
@@ -110,9 +110,7 @@ def build(request: BuildRequest, show: Show = no_show) -> dict[str, Any]:
     journal = Journal(out, JOURNAL)
     finished = _finished(request, out)
     if finished is None and journal.intent() is None and out.occupied():
-        raise BuildError(
-            f"shards are written into an empty folder, however: {request.out} holds other files. Choose another folder."
-        )
+        raise BuildError(f"{request.out} holds other files, and shards are written into an empty folder. Name another folder.")
     if request.retry_rejects:
         request = _with_standing_captions(request, finished, journal)
     show(Progress("index", 0, 1, 0, 0))
@@ -157,7 +155,7 @@ def _finish(request: BuildRequest, plan: BuildPlan, out: Store, journal: Journal
     if not any(record.samples for record in records):
         _write_rejects(out, rejects)
         raise BuildError(
-            f"one image at least must give a chip, however: {_reasons(rejects)}\nMend the input and build with --retry-rejects."
+            f"No image gave a chip: {_reasons(rejects)}\nRepair the input, then run the same command with --retry-rejects."
         )
     return _seal(request, plan, records, rejects, out, journal)
 
@@ -213,13 +211,13 @@ def _reopen(request: BuildRequest, plan: BuildPlan, finished: dict[str, Any], ou
     """Make a finished build one that only lacks the shards with packing rejects."""
     if plan.fingerprint != finished["plan"]:
         raise BuildError(
-            f"--retry-rejects needs the metadata that the build was planned with, however: those of {request.root} have changed "
-            "since. Build into another folder."
+            f"The metadata of {request.root} have changed since the build, so --retry-rejects cannot go on from it. "
+            "Build into another folder."
         )
     if out.exists(CAPTION_JOURNAL):
         raise BuildError(
-            f"--retry-rejects needs shards with captions of one kind, however: those of {request.out} are half rewritten. Finish "
-            f"that first: satmip-data caption {quote(request.out)}"
+            f"The captions of {request.out} are half rewritten, and --retry-rejects would mix the two. Finish that first: "
+            f"satmip-data caption {quote(request.out)}"
         )
     _begin(request, plan, journal)
     lost = _packing_rejects(out, finished)

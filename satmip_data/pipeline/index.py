@@ -163,7 +163,7 @@ def _unwritable(scene: Scene) -> tuple[str, str] | None:
     words += [scene.path, scene.place, known.utm_zone, known.country_code, known.scan_direction, known.platform]
     for word in words:
         if word and _UNWRITABLE.search(word):
-            return "metadata_invalid", f"names and texts must be Unicode, and without NUL, however: {word!r}"
+            return "metadata_invalid", f"The text {word!a} cannot be stored: it holds NUL or is no valid Unicode"
     return None
 
 
@@ -171,9 +171,9 @@ def _refusal(aoi: Aoi, key: str, settings: BuildSettings) -> tuple[str, str] | N
     if not _KEY.fullmatch(key):
         return "metadata_invalid", f"The key {key} holds capital letters, a dot or a slash. Rename the image."
     if len(key) > MAX_KEY:
-        return "metadata_invalid", f"a key must have at most {MAX_KEY} characters, however: {len(key)} in {key!r}"
+        return "metadata_invalid", f"The key {key} has {len(key)} characters; at most {MAX_KEY} fit. Shorten the image's name"
     if min(aoi.width, aoi.height) < settings.min_side:
-        return "aoi_tiny", f"a box must have sides of at least {settings.min_side} px, however: {aoi.width:g} x {aoi.height:g}"
+        return "aoi_tiny", f"The box is {aoi.width:g} x {aoi.height:g} px; --min-side asks for {settings.min_side} px"
     return None
 
 
@@ -211,7 +211,7 @@ def _without_duplicates(found: Iterable[Sample | Reject]) -> Index:
         elif item.key in samples and samples[item.key].path != item.path and (key := _other_key(item)) not in samples:
             samples[key] = replace(item, key=key, place=key if item.place == item.key else item.place)
         elif item.key in samples:
-            message = f"keys must be unique, however: {item.key!r} is also {samples[item.key].path}"
+            message = f"The key {item.key} is already that of {samples[item.key].path}"
             rejects.append(Reject(item.path, "index", "duplicate_key", message, key=item.key).unsigned())
         else:
             samples[item.key] = item

@@ -49,8 +49,8 @@ def recaption_shard(out: Store, standing: CaptionRewrite, rewrite: CaptionRewrit
     found = hashlib.sha256(data).hexdigest()
     if found != sha256 and _hash_with(data, standing) != sha256:
         raise ShardError(
-            f"{name} must hash to {sha256}, as dataset.json says, however: {found}. It is damaged. See what is lost with: "
-            f"satmip-data validate {quote(out.url)}   and build again into another folder"
+            f"{name} is damaged: its SHA-256 is {found[:12]}..., and dataset.json says {sha256[:12]}... To see what is lost, run: "
+            f"satmip-data validate {quote(out.url)}   Then build again into another folder."
         )
     with out.staging(name) as staged:
         with tarfile.open(staged, "w|") as tar:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from satmip_data.errors import DataError
-from satmip_data.names import unsigned
+from satmip_data.names import unknown_name, unsigned
 from satmip_data.pipeline.where import WhereError, parse
 from satmip_data.records import Sample
 from satmip_data.storage.store import Store
@@ -129,5 +129,6 @@ def _among(sample: Sample, option: str, wanted: tuple[str, ...]) -> bool:
 
 def _check_known(option: str, wanted: tuple[str, ...], samples: Sequence[Sample]) -> None:
     known = sorted({name for sample in samples for name in _names(sample, option)})
-    if unknown := [name for name in wanted if name not in known]:
-        raise SelectionError(f"--{option} must be one of {', '.join(known)}; however: {', '.join(unknown)}")
+    for name in wanted:
+        if name not in known:
+            raise SelectionError(unknown_name(option, name, known, f"--{option}"))

@@ -7,6 +7,12 @@ from typing import Any, get_args
 from satmip_data.geometry import Context, Fit, FmowContext, GsdMode
 from satmip_data.metadata.captions import STYLES
 from satmip_data.metadata.fields import BY_NAME, DEFAULT_FIELDS
+from satmip_data.names import unknown_name
+
+
+def _at_least(name: str, value: int, smallest: int) -> None:
+    if value < smallest:
+        raise ValueError(f"{name} is {value}. Use {smallest} or more.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +51,24 @@ class BuildSettings:
     """Style of the captions."""
 
     def __post_init__(self) -> None:
-        checks = {
-            "size >= 8": self.size is None or self.size >= 8,
-            "0 <= context < infinity, fmow or fmow-as-run": (
-                self.context in get_args(FmowContext) if isinstance(self.context, str) else 0 <= self.context < math.inf
-            ),
-            "fit in stretch, square": self.fit in ("stretch", "square"),
-            "gsd in nominal, ground": self.gsd in ("nominal", "ground"),
-            "min_side >= 1": self.min_side >= 1,
-            "samples_per_shard >= 1": self.samples_per_shard >= 1,
-            "1 <= quality <= 100": 1 <= self.quality <= 100,
-            "subsampling in 4:4:4, 4:2:2, 4:2:0": self.subsampling in ("4:4:4", "4:2:2", "4:2:0"),
-            "max_pixels >= 1": self.max_pixels >= 1,
-            "fields of the table": bool(self.fields) and all(name in BY_NAME for name in self.fields),
-            f"style in {', '.join(STYLES)}": self.style in STYLES,
-        }
-        for rule, holds in checks.items():
-            if not holds:
-                raise ValueError(f"build settings need {rule}, however: {self!r}")
+        for name, smallest in (("min_side", 1), ("samples_per_shard", 1), ("max_pixels", 1)):
+            _at_least(name, getattr(self, name), smallest)
+        if self.size is not None:
+            _at_least("size", self.size, 8)
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality is {self.quality}. Use a number from 1 to 100.")
+        if not isinstance(self.context, str) and not 0 <= self.context < math.inf:
+            raise ValueError(f"context is {self.context:g}. Use a share of the box's side from 0 up, such as 0.1.")
+        choices = {"fit": ("stretch", "square"), "gsd": ("nominal", "ground"), "subsampling": ("4:4:4", "4:2:2", "4:2:0")}
+        choices |= {"style": tuple(STYLES)} | ({"context": get_args(FmowContext)} if isinstance(self.context, str) else {})
+        for name, known in choices.items():
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(unknown_name(name, value, known))
+        if not self.fields:
+            raise ValueError("The captions have no field. Name at least one, such as gsd. All fields: satmip-data fields")
+        for name in self.fields:
+            if name not in BY_NAME:
+                raise ValueError(unknown_name("field", name, BY_NAME, "fields", "satmip-data fields"))
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as `dataset.json` and the resume check hold them."""

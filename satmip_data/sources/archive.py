@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from satmip_data import geometry
+from satmip_data.errors import cause
 from satmip_data.imagery import chips, raster
 from satmip_data.imagery.raster_file import driver_of, is_raster
 from satmip_data.names import PICTURES, ends_with
@@ -72,8 +73,8 @@ class DealtSplits:
             found = {name: self.joined.get(split, split) if split else None for name, split in found.items()}
             if not any(found.values()):
                 raise splits.SplitFileError(
-                    f"--split-file must name samples of the archive, however: {next(iter(lists))!r} and all others of "
-                    f"{self.split_file} are not among them, which are like {next(iter(names))!r}"
+                    f'--split-file {self.split_file} names no sample of the archive. It has "{next(iter(lists))}"; names in the '
+                    f'archive are like "{next(iter(names))}"'
                 )
             return found
         if short is None or len(set(short.values())) < len(names):
@@ -136,7 +137,7 @@ class Archive(DealtSplits, ImageFiles):
         if (picture := _picture(store, name)) is not None:
             return chips.read_chip(picture, window, size, expected, max_pixels)
         if window.width * window.height > max_pixels:
-            message = f"a window must have at most {max_pixels} pixels, however: {window!r}"
+            message = chips.too_large("window", window.width, window.height, max_pixels)
             raise chips.ImageError("image_too_large", message)
         bands, stretch = raster.parse_bands(self.bands), raster.parse_stretch(self.stretch)
         return raster.compose(raster.read_layers(store, (name,), bands, stretch, window, expected), size)
@@ -190,7 +191,7 @@ def _read(store: Store, name: str) -> bytes:
     try:
         return store.read(name)
     except OSError as error:
-        raise chips.ImageError("image_unreadable", f"an image must be readable, however: {name}: {error}") from error
+        raise chips.ImageError("image_unreadable", f"Cannot read {name}: {cause(error)}") from error
 
 
 def note_others(paths: Iterable[str]) -> None:
@@ -206,7 +207,7 @@ def failure(item: Item, error: Exception, key: str) -> Reject:
     if isinstance(error, chips.ImageError):
         return reject(item, error.reason, str(error), key)
     if isinstance(error, OSError):
-        return reject(item, "image_unreadable", f"an image must be readable, however: {error}", key)
+        return reject(item, "image_unreadable", f"Cannot read the image: {cause(error)}", key)
     if isinstance(error, OutsideError):
         return reject(item, "image_outside", str(error), key)
     if isinstance(error, raster.ScaleError):
@@ -216,7 +217,7 @@ def failure(item: Item, error: Exception, key: str) -> Reject:
 
 def left_out(item: Item, key: str) -> Reject:
     """Return the reject of an item that the user's lists do not name."""
-    return reject(item, "not_in_split_file", "--split-file must name every sample that is wanted, however: not this one", key)
+    return reject(item, "not_in_split_file", "--split-file does not name it", key)
 
 
 def make_key(*parts: str) -> str:
@@ -271,7 +272,7 @@ def placed(metadata: dict[str, Any], georeference: Georeference | None, window: 
         }
         return Metadata(**{**metadata, **measured})
     except (ValueError, RuntimeError) as error:  # pyproj's errors are RuntimeErrors
-        raise InvalidError(f"a georeference must place the image on Earth, however: {georeference!r}: {error}") from error
+        raise InvalidError(f"The georeference ({georeference.crs}) does not place the image on Earth: {cause(error)}") from error
 
 
 def cut(whole: Scene, tile: int, measure: Callable[[Window], Metadata]) -> Iterator[Found]:

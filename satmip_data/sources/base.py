@@ -12,8 +12,10 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 from PIL import Image
 from shapely import GEOSException, from_wkt
 
+from satmip_data.errors import cause
 from satmip_data.imagery import chips
 from satmip_data.imagery.fetch import ImageFile, fetch_image
+from satmip_data.names import written
 from satmip_data.records import Reject, Ring, Sample, Scene, crash
 from satmip_data.storage import limits
 from satmip_data.storage.locations import hidden
@@ -133,7 +135,7 @@ class ImageFiles:
 
 
 def _unreadable(sample: Sample, error: OSError) -> chips.ImageError:
-    return chips.ImageError("image_unreadable", f"an image must be readable, however: {sample.path}: {error}")
+    return chips.ImageError("image_unreadable", f"Cannot read {sample.path}: {cause(error)}")
 
 
 def read_safely(source: Source, root: str, item: Item) -> list[Found]:
@@ -159,9 +161,9 @@ def reject(item: Item, reason: str, message: str, key: str = "") -> Reject:
 def unpaired(item: Item) -> Reject | None:
     """Return the reject of an item that lacks its metadata or its image; None where it has both."""
     if not item.metadata:
-        return reject(item, "metadata_missing", "an image must have its metadata file, however: there is none")
+        return reject(item, "metadata_missing", "The image has no metadata file")
     if not item.image:
-        return reject(item, "image_missing", "metadata must have their image file, however: there is none")
+        return reject(item, "image_missing", "The metadata file has no image")
     return None
 
 
@@ -184,7 +186,7 @@ def list_manifest(root: str) -> list[str]:
         content = limits.unpack(MANIFEST, bz2.BZ2File(io.BytesIO(data)))
         paths = [entry if isinstance(entry, str) else str(entry["key"]) for entry in json.loads(content)]
     except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
-        raise InvalidError(f"a manifest must be a list of paths, compressed by bzip2, however: {error!r}") from error
+        raise InvalidError(f"{MANIFEST} is no list of paths compressed by bzip2: {cause(error)}") from error
     return [path for path in paths if not hidden(path)]
 
 
@@ -237,9 +239,9 @@ def parse_time(key: str, text: str) -> dt.datetime:
             time = _end_of_day(text)
         time = time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
     except (ValueError, OverflowError) as error:
-        raise InvalidError(f"{key} must be an ISO 8601 time, however: {text!r}. Write it as 2020-01-02T03:04:05Z") from error
+        raise InvalidError(f'{key} is "{text}", which is no ISO 8601 time. Write it as 2020-01-02T03:04:05Z') from error
     if time.year not in YEARS:
-        raise InvalidError(f"{key} must lie in the years {YEARS[0]} to {YEARS[-1]}, however: {text!r}")
+        raise InvalidError(f'{key} is "{text}", outside the years {YEARS[0]} to {YEARS[-1]}')
     return time
 
 
@@ -264,14 +266,14 @@ def parse_ring(key: str, text: str) -> Ring:
     try:
         shape = from_wkt(text)
     except GEOSException as error:
-        raise InvalidError(f"{key} must be a WKT polygon, however: {text!r}") from error
+        raise InvalidError(f'{key} is no WKT polygon: "{text}"') from error
     if shape.geom_type == "MultiPolygon" and len(shape.geoms) == 1:  # as some programs write every polygon
         shape = shape.geoms[0]
     if shape.geom_type != "Polygon" or shape.is_empty:
-        raise InvalidError(f"{key} must be a WKT polygon, however: {text!r}")
+        raise InvalidError(f'{key} is no WKT polygon: "{text}"')
     ring = tuple((float(point[0]), float(point[1])) for point in shape.exterior.coords)
     if not all(math.isfinite(value) for point in ring for value in point):
-        raise InvalidError(f"{key} must be finite, however: {text!r}")
+        raise InvalidError(f'{key} has a corner that is not finite: "{text}"')
     return ring
 
 
@@ -304,7 +306,7 @@ def check_lonlat(key: str, ring: Ring, value: object) -> Ring:
     """
     # Longitudes may pass 180 where an image lies across the antimeridian.
     if not all(abs(lon) <= 360.0 and abs(lat) <= 90.0 for lon, lat in ring):
-        raise InvalidError(f"{key} must hold longitudes and latitudes, however: {value!r}")
+        raise InvalidError(f"{key} holds no longitudes and latitudes in degrees: {written(value)}")
     return ring
 
 

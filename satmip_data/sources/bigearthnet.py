@@ -11,7 +11,9 @@ from typing import Any, ClassVar, Literal
 
 from PIL import Image
 
+from satmip_data.errors import cause
 from satmip_data.imagery import raster
+from satmip_data.names import unknown_name
 from satmip_data.records import Aoi, Georeference, Sample, Scene, Window
 from satmip_data.sources.archive import (
     DealtSplits,
@@ -106,7 +108,7 @@ class BigEarthNet(DealtSplits):
         """
         paths = sorted(path for path in list_files(archive_url(root)) if path.endswith(ENDING))
         if not paths:
-            raise LayoutError(f"BigEarthNet needs <patch>/<patch>{ENDING} below its root, however: {root!r} has none")
+            raise LayoutError(f"{root} holds no BigEarthNet record <patch>/<patch>{ENDING}. Name the folder that holds the patches")
         patches = {path: PurePosixPath(path.removesuffix(ENDING)).name for path in paths}
         split = self.deal_splits(dict.fromkeys(patches.values(), ""), {name: folder_split(path) for path, name in patches.items()})
         keys = unique_keys({path: make_key(name) for path, name in patches.items()})
@@ -122,19 +124,18 @@ class BigEarthNet(DealtSplits):
         try:
             record = read_json(archive_url(root), item.metadata)
         except (OSError, ValueError) as error:
-            return [reject(item, "metadata_unreadable", f"a record must be readable JSON, however: {error}", key)]
+            return [reject(item, "metadata_unreadable", f"The record is no readable JSON: {cause(error)}", key)]
         try:
             labels = self._labels(record["labels"])
             georeference = _georeference(record)
             known = {"datetime": parse_time("acquisition_date", record["acquisition_date"]), "platform": _platform(key)}
             metadata = placed(known, georeference, Window(0, 0, SIDE, SIDE))
         except (KeyError, TypeError, ValueError) as error:
-            message = (
-                f"a record must hold labels, coordinates, projection and acquisition_date, however: {type(error).__name__}: {error}"
-            )
+            message = f"The record needs labels, coordinates, projection and acquisition_date: {cause(error)}"
             return [reject(item, "metadata_invalid", message, key)]
         if not labels:
-            message = f"a patch must have a class of the nomenclature, however: {record['labels']}"
+            labels = ", ".join(map(str, record["labels"]))
+            message = f'The patch has no class of the nomenclature of {self.nomenclature} classes; its labels are "{labels}"'
             return [reject(item, "no_aoi", message, key)]
         aoi = Aoi(0, 0, SIDE, SIDE, labels=labels)
         return [Scene(key, split, key, item.image, SIDE, SIDE, metadata, georeference, (aoi,))]
@@ -142,7 +143,7 @@ class BigEarthNet(DealtSplits):
     def _labels(self, found: list[str]) -> tuple[str, ...]:
         """Return the classes in the nomenclature, sorted."""
         if unknown := [label for label in found if label not in CORINE]:
-            raise InvalidError(f"labels must be CORINE classes, however: {unknown}")
+            raise InvalidError(unknown_name("CORINE class", unknown[0], CORINE))
         wanted = found if self.nomenclature == "43" else [CORINE[label] for label in found]
         return tuple(sorted({label for label in wanted if label is not None}))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from satmip_data.geometry import georeference_from_bounds, signed_area, unwrap
+from satmip_data.names import written
 from satmip_data.records import Georeference, Ring
 from satmip_data.sources.base import InvalidError, azimuth, check_lonlat, parse_lonlat_ring, parse_time
 
@@ -17,9 +18,12 @@ def _number(key: str, value: Any, low: float = -math.inf, high: float = math.inf
     try:
         number = float(value)
     except (TypeError, ValueError) as error:
-        raise InvalidError(f"{key} must be a number, however: {value!r}") from error
-    if not (math.isfinite(number) and low <= number <= high):
-        raise InvalidError(f"{key} must be a number from {low:g} to {high:g}, however: {value!r}")
+        raise InvalidError(f"{key} is {written(value)}, which is no number") from error
+    if not math.isfinite(number):
+        raise InvalidError(f"{key} is {written(value)}, which is no finite number")
+    if not low <= number <= high:
+        bounds = f"from {low:g} up" if high == math.inf else f"from {low:g} to {high:g}"
+        raise InvalidError(f"{key} is {written(value)}; it takes numbers {bounds}")
     return number
 
 
@@ -30,7 +34,7 @@ def _between(low: float = -math.inf, high: float = math.inf) -> Callable[[str, A
 def _whole(key: str, value: Any) -> int:
     number = _number(key, value, 1, 1_000_000)
     if not number.is_integer():
-        raise InvalidError(f"{key} must be a whole number, however: {value!r}")
+        raise InvalidError(f"{key} is {written(value)}, which is no whole number")
     return int(number)
 
 
@@ -47,7 +51,7 @@ def _azimuth(key: str, value: Any) -> float:
 def _labels(key: str, value: Any) -> tuple[str, ...]:
     """Return the parts of a list, which a CSV writes with | between them."""
     if isinstance(value, str) and value.strip().startswith("["):
-        raise InvalidError(f"{key} must have | between them, as sea|port; however: {value!r}")
+        raise InvalidError(f"{key} is {written(value)}. Write a list with | between its parts, as sea|port")
     parts = value if isinstance(value, list) else str(value).split("|")
     return tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
 
@@ -61,6 +65,9 @@ def _numbers(key: str, value: Any, low: float = -math.inf, high: float = math.in
 def _wavelengths(key: str, value: Any) -> tuple[int, ...] | None:
     return tuple(round(number) for number in _numbers(key, value, 1.0, 1e6)) or None
 
+
+SEE_COLUMNS = "docs/sources.md"
+"""Where the columns of a table are listed."""
 
 COLUMNS: dict[str, Callable[[str, Any], Any]] = {
     "image": _text,
@@ -110,7 +117,7 @@ def from_bounds(cells: Mapping[str, Any], width: int, height: int) -> Georeferen
     if "bbox" in cells:
         box = cells["bbox"]
         if len(box) not in (4, 6):
-            raise InvalidError(f"bbox must be west, south, east, north (six numbers with heights), however: {box!r}")
+            raise InvalidError(f"bbox has {len(box)} numbers. Write west, south, east, north; with heights, six numbers")
         west, south, east, north = box if len(box) == 4 else (box[0], box[1], box[3], box[4])
         check_lonlat("bbox", ((west, south), (east, north)), box)
         east += 360.0 * (east < west)  # a box across the antimeridian (RFC 7946, section 5.2)
@@ -121,7 +128,7 @@ def from_bounds(cells: Mapping[str, Any], width: int, height: int) -> Georeferen
         return None
     found = georeference_from_bounds(ring, width, height)
     if not (found.affine[0] > 0.0 > found.affine[4]):
-        raise InvalidError(f"bbox or geometry must span an area, however: {ring!r}")
+        raise InvalidError(f"The bbox or geometry spans no area: {written(ring)}")
     return found
 
 

@@ -73,7 +73,7 @@ class GeoTiff(Archive):
         """Refuse options no build can have."""
         super().__post_init__()
         if self.tile < 1:
-            raise ValueError(f"tile must be at least 1 pixel, however: {self.tile}")
+            raise ValueError(f"--tile is {self.tile}. Use 1 pixel or more.")
         if self.time_pattern:
             _pattern(self.time_pattern)
 
@@ -86,7 +86,7 @@ class GeoTiff(Archive):
         files = list_files(archive_url(root))
         paths = sorted(path for path in files if ends_with(path, RASTERS))
         if not paths:
-            raise LayoutError(f"a folder of rasters needs files that end with {', '.join(RASTERS)}, however: {root!r} has none")
+            raise LayoutError(f"{root} holds no raster, no file that ends with {', '.join(RASTERS)}. Name another folder")
         note_others(path for path in files if not ends_with(path, RASTERS))
         split = self.deal_splits(dict.fromkeys(paths, ""), {path: folder_split(path) for path in paths})
         keys = unique_keys({path: make_key(stem(path)) for path in paths})
@@ -135,7 +135,7 @@ def _pattern(text: str) -> str:
     """Return the regular expression of what a pattern of strptime's directives stands for."""
     parts = re.split("(%.)", text)
     if unknown := [part for part in parts if part.startswith("%") and part not in _DIRECTIVES]:
-        raise ValueError(f"a time pattern may hold {' '.join(_DIRECTIVES)}, however: {unknown[0]!r} in {text!r}")
+        raise ValueError(f'Unknown directive "{unknown[0]}" in --time-pattern {text}. Known: {" ".join(_DIRECTIVES)}')
     found = "".join(_DIRECTIVES.get(part) or re.escape(part) for part in parts)
     # Digits beside those of the pattern belong to another number.
     return (r"(?<!\d)" if text.startswith("%") else "") + found + (r"(?!\d)" if text[-2:-1] == "%" else "")

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 from satmip_data.imagery.chips import ImageError
-from satmip_data.names import IMAGES, ends_with
+from satmip_data.names import IMAGES, ends_with, unknown_name
 from satmip_data.records import Aoi, Scene, Window
 from satmip_data.sources.archive import (
     Archive,
@@ -59,8 +59,8 @@ class ImageFolder(Archive):
         if any(folders.values()):  # an image that lies in the folder of a split itself has no class
             categories |= {path: None for path in paths if folders[path] is None and folder_split(path) is not None}
         if not any(categories.values()):
-            wanted = f", the class being one of {', '.join(self.classes)}" if self.classes else ""
-            raise LayoutError(f"{self.name} needs images at .../<class>/<image> below its root{wanted}; however: {root!r} has none")
+            classes = f", with classes such as {', '.join(self.classes[:3])}" if self.classes else ""
+            raise LayoutError(f"{root} holds no image at .../<class>/<image>{classes}. Name the folder that holds the classes")
         note_others(path for path in files if not _is_image(path))
         known = {path: category for path, category in categories.items() if category}
         short = {path: f"{category}/{PurePosixPath(path).name}" for path, category in known.items()}
@@ -78,7 +78,7 @@ class ImageFolder(Archive):
         split, category, key = record["split"], record["category"], record["key"]
         if category is None:
             folder = PurePosixPath(item.image).parent.name
-            return [reject(item, "metadata_invalid", f"an image's folder must be one of the classes, however: {folder!r}", key)]
+            return [reject(item, "metadata_invalid", unknown_name("class", folder, self.classes, "the path"), key)]
         if split is None:
             return [left_out(item, key)]
         try:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
+from satmip_data.errors import cause
 from satmip_data.imagery import raster
 from satmip_data.imagery.chips import ImageError
 from satmip_data.records import Aoi, Metadata, Sample, Scene
@@ -63,13 +64,13 @@ class So2Sat:
         """
         paths = sorted(path for path in list_files(root) if path.endswith(".h5") and PurePosixPath(path).stem in SPLITS)
         if not paths:
-            raise LayoutError(f"So2Sat needs training.h5 and testing.h5 below its root, however: {root!r} has neither")
+            raise LayoutError(f"{root} holds neither training.h5 nor testing.h5 of So2Sat. Name the folder that does")
         items = []
         for path in paths:
             try:
                 count = len(_array(root, path, "label"))
             except (OSError, KeyError) as error:
-                raise LayoutError(f"So2Sat's files must be HDF5 with sen2 and label, however: {path}: {error}") from error
+                raise LayoutError(f"{path} is no HDF5 file with sen2 and label, as So2Sat's are: {cause(error)}") from error
             items += [Item("", f"{path}#{start}-{min(start + ROWS, count)}") for start in range(0, count, ROWS)]
         return items
 
@@ -80,7 +81,7 @@ class So2Sat:
         try:
             labels = np.asarray(_array(root, path, "label")[start:stop])
         except (OSError, ValueError, KeyError) as error:
-            return [reject(item, "metadata_unreadable", f"labels must be readable, however: {error}")]
+            return [reject(item, "metadata_unreadable", f"The labels cannot be read: {cause(error)}")]
         return list(_scenes(path, start, labels))
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
@@ -89,9 +90,10 @@ class So2Sat:
         try:
             values = np.asarray(_array(root, path, "sen2")[int(row)])
         except (OSError, ValueError, KeyError, IndexError) as error:
-            raise ImageError("image_unreadable", f"a row must be readable, however: {sample.path}: {error}") from error
+            raise ImageError("image_unreadable", f"Cannot read the row {sample.path}: {cause(error)}") from error
         if values.shape[:2] != (SIDE, SIDE) or values.shape[2] <= max(RGB):
-            raise ImageError("size_mismatch", f"a row of sen2 must have 32 x 32 pixels of 10 bands, however: {values.shape}")
+            shape = " x ".join(map(str, values.shape))
+            raise ImageError("size_mismatch", f"The row of sen2 is {shape} instead of 32 x 32 pixels x 10 bands")
         window = sample.window
         part = values[window.y : window.y + window.height, window.x : window.x + window.width, RGB].transpose(2, 0, 1)
         known = np.isfinite(part)
@@ -104,7 +106,7 @@ def _scenes(path: str, start: int, labels: Any) -> Iterator[Found]:
         key, where = f"{name}_{row:06d}", f"{path}#{row}"
         hot = np.flatnonzero(label)
         if len(label) != len(CLASSES) or len(hot) != 1:
-            message = f"a label must be one of 17 classes, however: {label.tolist()}"
+            message = f"The label names {len(hot)} of {len(label)} classes; So2Sat's name one of {len(CLASSES)}"
             yield reject(Item("", where), "metadata_invalid", message, key)
             continue
         metadata = Metadata(gsd=(10.0, 10.0), platform="SENTINEL-2")
@@ -132,7 +134,7 @@ def _file(root: str, path: str) -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise LayoutError("So2Sat is read by h5py, however: it is not installed. Type: pip install h5py") from error
+        raise LayoutError("So2Sat needs h5py, which is not installed. Run: pip install h5py") from error
     store = Store(root)
     if store.local:
         check_regular(store.path(path))

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
+from satmip_data.errors import cause
 from satmip_data.storage.store import Store
 
 FOLDERS = {
@@ -31,7 +32,7 @@ def name_split(word: str) -> str:
     """
     split = FOLDERS.get(word.strip().lower(), word.strip())
     if not re.fullmatch("[A-Za-z0-9_-]+", split):
-        raise ValueError(f"a split must be a word of letters, digits, - and _, however: {word!r}")
+        raise ValueError(f'The name of a split is a word of letters, digits, - and _, which "{word}" is not')
     return split
 
 
@@ -46,7 +47,7 @@ def parse_shares(text: str) -> dict[str, float]:
         name, _, number = part.strip().partition("=")
         value = float(number) if re.fullmatch(r"\d+(\.\d+)?", number) else 0.0
         if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in shares or value <= 0.0:
-            raise ValueError(f'shares must be like "train=60,val=20,test=20", each above 0, however: {text!r}')
+            raise ValueError(f'Cannot read --shares "{text}". Write it as train=60,val=20,test=20, each above 0')
         shares[name] = value
     total = math.fsum(shares.values())
     return {name: value / total for name, value in shares.items()}
@@ -117,7 +118,7 @@ def read_split_file(url: str) -> dict[str, str]:
             return _gather(_folder_lists(Store(url), names), url)
         text = Store(folder or ("/" if url.startswith("/") else ".")).read(name).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SplitFileError(f"--split-file must name a readable file or folder, however: {url}: {error}") from error
+        raise SplitFileError(f"Cannot read --split-file {url}: {cause(error)}") from error
     return _gather(_parse(name, text), url)
 
 
@@ -127,13 +128,13 @@ def _gather(pairs: Iterable[tuple[str, str]], url: str) -> dict[str, str]:
         try:
             split = name_split(split)
         except ValueError as error:
-            raise SplitFileError(f"{error} for {name!r} in {url}") from error
+            raise SplitFileError(f'{error} ("{name}" in {url})') from error
         if not name:
-            raise SplitFileError(f"a split file must name a sample in every row, however: {url} has {split!r} alone")
+            raise SplitFileError(f'A row of {url} names the split "{split}" and no sample')
         if lists.setdefault(name, split) != split:
-            raise SplitFileError(f"a name must stand in one split, however: {url} has {name!r} in {lists[name]!r} and {split!r}")
+            raise SplitFileError(f'{url} has "{name}" in two splits, "{lists[name]}" and "{split}". Leave it in one')
     if not lists:
-        raise SplitFileError(f"--split-file must name samples, however: {url} is empty")
+        raise SplitFileError(f"--split-file {url} is empty. Name the samples of each split in it")
     return lists
 
 
@@ -152,20 +153,21 @@ def _parse(name: str, text: str) -> Iterator[tuple[str, str]]:
         try:
             lists = json.loads(text)
         except ValueError as error:
-            raise SplitFileError(f"a split file must be JSON, however: {name}: {error}") from error
+            raise SplitFileError(f"{name} is no readable JSON: {cause(error)}") from error
         if not isinstance(lists, dict) or not all(isinstance(entries, list) for entries in lists.values()):
-            raise SplitFileError(f'a split file must be {{"train": [names], ...}}, however: {name} is not')
+            raise SplitFileError(f'{name} is not of the form {{"train": [names], ...}}')
         yield from ((str(entry), split) for split, entries in lists.items() for entry in entries)
     elif name.endswith(".csv"):
         rows = csv.DictReader(io.StringIO(text))
         columns = list(rows.fieldnames or ())
         if "split" not in columns or len(columns) < 2:
-            raise SplitFileError(f"a split file must have a column of names and a column split, however: {name} has {columns}")
+            found = ", ".join(columns) or "none"
+            raise SplitFileError(f"{name} needs a column of names and a column split; its columns are: {found}")
         first = next(column for column in columns if column != "split")
         yield from ((row[first] or "", row["split"] or "") for row in rows)  # None, where a row is short
     else:
         for line in filter(None, map(str.strip, text.splitlines())):
             entry, _, split = line.replace(",", " ").replace("\t", " ").rpartition(" ")
             if not entry:
-                raise SplitFileError(f"a line of a split file must be <name> <split>, however: {name} has {line!r}")
+                raise SplitFileError(f'{name} has the line "{line}", which is not of the form <name> <split>')
             yield entry.strip(), split

@@ -19,9 +19,10 @@ from pyproj.exceptions import CRSError
 from shapely import GEOSException, to_wkt
 from shapely.geometry import shape
 
+from satmip_data.errors import cause
 from satmip_data.imagery.chips import ImageError
 from satmip_data.imagery.raster import ScaleError
-from satmip_data.names import IMAGES, ends_with
+from satmip_data.names import IMAGES, ends_with, unknown_name, written
 from satmip_data.records import Georeference, Metadata, Sample, Scene, Window
 from satmip_data.sources.archive import (
     ImageHead,
@@ -84,7 +85,7 @@ class Stac(NamedImages):
         """Refuse options no build can have."""
         super().__post_init__()
         if self.tile < 1:
-            raise ValueError(f"tile must be at least 1 pixel, however: {self.tile}")
+            raise ValueError(f"--tile is {self.tile}. Use 1 pixel or more.")
 
     def list_items(self, root: str) -> list[Item]:
         """List the items: the features of `root` where it is a JSON file, else the JSON files below it.
@@ -106,7 +107,7 @@ class Stac(NamedImages):
             found = [(_id(feature, str(number)), Item(name, name, _dumped(feature))) for number, feature in enumerate(features)]
             folders = dict.fromkeys(dict(found))
         if not found:
-            raise LayoutError(f"stac needs a JSON file of an item collection, or a folder of items, however: {root!r} has none")
+            raise LayoutError(f"{root} holds no STAC item. Name the JSON file of an item collection, or a folder of items")
         split = self.deal_splits(dict.fromkeys(folders, ""), folders)
         return [item._replace(record=dump({"split": split[name], "item": item.record})) for name, item in found]
 
@@ -116,13 +117,13 @@ class Stac(NamedImages):
         try:
             features = [json.loads(record["item"])] if record["item"] else _features(read_json(folder, item.metadata))
         except (OSError, ValueError) as error:
-            return [reject(item, "metadata_unreadable", f"an item must be readable JSON, however: {error}")]
+            return [reject(item, "metadata_unreadable", f"The item is no readable JSON: {cause(error)}")]
         return [found for feature in features for found in self._found(folder, item, record["split"], feature)]
 
     def _found(self, folder: str, item: Item, split: str | None, feature: Any) -> list[Found]:
         if not isinstance(feature, dict) or feature.get("type", "Feature") != "Feature":
-            found = f"type {feature['type']!r}" if isinstance(feature, dict) else repr(feature)[:40]
-            return [reject(item, "metadata_invalid", f"an item must be a GeoJSON Feature, however: {found}")]
+            found = f'of the type "{feature["type"]}"' if isinstance(feature, dict) else f"{json.dumps(feature)[:40]}"
+            return [reject(item, "metadata_invalid", f"The item is no GeoJSON Feature, but {found}")]
         names = (feature.get("collection"), feature.get("id", item.metadata))  # an id is unique in its collection only
         key = make_key(*(str(name) for name in names if name is not None))
         if split is None:
@@ -138,9 +139,7 @@ class Stac(NamedImages):
             return [failure(item, error, key)]
         except (ValueError, ArithmeticError, KeyError, TypeError, AttributeError) as error:
             # An item is any JSON: what it lacks or holds shows where it is looked for.
-            return [
-                reject(item, "metadata_invalid", f"an item must be as STAC says, however: {type(error).__name__}: {error}", key)
-            ]
+            return [reject(item, "metadata_invalid", f"The item is not as STAC says: {cause(error)}", key)]
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
         """Read a window of an asset. See `Source.read_chip`."""
@@ -166,9 +165,11 @@ class Stac(NamedImages):
             images = [key for key, asset in untold.items() if self._holds_image(folder, metadata, asset)]
         chosen = [self.asset] if self.asset else images
         if len(chosen) != 1 or chosen[0] not in assets:
-            wanted = f"the asset {self.asset}" if self.asset else "one image among its assets"
-            found, advice = (images, " Add: --asset KEY") if images and not self.asset else (list(assets), "")
-            raise InvalidError(f"an item needs {wanted}, however: it has {', '.join(found) or 'none'}.{advice}")
+            many = "several" if images else "no"
+            found, advice = (images, " Add: --asset KEY") if images else (list(assets), "")
+            if len(chosen) == 1:
+                raise InvalidError(unknown_name("asset", self.asset, assets, "--asset"))
+            raise InvalidError(f"The item has {many} images among its assets: {', '.join(found) or 'none'}.{advice}")
         return assets[chosen[0]]
 
     def _path(self, folder: str, metadata: str, asset: Mapping[str, Any]) -> str:
@@ -192,7 +193,7 @@ class Stac(NamedImages):
         georeference, exact = stated or _bounds(feature, head), stated is not None
         gsd = None if properties.get("gsd") is None else COLUMNS["gsd"]("gsd", properties["gsd"])
         if georeference is None:
-            raise InvalidError("an item must have a geometry or a bbox, however: it has neither")
+            raise InvalidError("The item has neither a geometry nor a bbox")
         known = {**_known(properties), "wavelengths": _wavelengths(asset, head)}
         whole = Scene(key, split, key, path, head.width, head.height, Metadata(), georeference, ())
         return cut(whole, self.tile, lambda window: _measured(known, gsd, georeference, window, exact))
@@ -216,7 +217,7 @@ def _read(folder: str, name: str) -> Any:
     try:
         return read_json(folder, name)
     except (OSError, ValueError) as error:
-        raise LayoutError(f"an item collection must be readable JSON, however: {name}: {error}") from error
+        raise LayoutError(f"{name} is no readable JSON: {cause(error)}") from error
 
 
 def _dumped(feature: Any) -> str:
@@ -243,7 +244,7 @@ def _features(value: Any) -> list[Any]:
     """
     if isinstance(value, dict) and value.get("type") == "FeatureCollection":
         if not isinstance(found := value.get("features"), list):
-            raise LayoutError(f"an item collection must have a list of features, however: {found!r}")
+            raise LayoutError(f"The item collection has no list of features: {written(found)}")
         return found
     return [] if isinstance(value, dict) and value.get("type") in ("Catalog", "Collection") else [value]
 
@@ -356,5 +357,5 @@ def _bounds(feature: Mapping[str, Any], head: ImageHead) -> Georeference | None:
         try:
             cells["geometry"] = COLUMNS["geometry"]("geometry", to_wkt(shape(feature["geometry"]), rounding_precision=-1))
         except GEOSException as error:
-            raise InvalidError(f"geometry must be a polygon, however: {feature['geometry']!r}") from error
+            raise InvalidError(f"geometry is no polygon: {written(feature['geometry'])}") from error
     return from_bounds(cells, head.width, head.height)

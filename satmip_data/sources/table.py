@@ -24,9 +24,10 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 from shapely import GEOSException, from_wkb
 
+from satmip_data.errors import cause
 from satmip_data.geometry import WGS84, distance, wrap_longitude
 from satmip_data.imagery.chips import ImageError
-from satmip_data.names import PICTURES, ends_with, secret_digest, unsigned, without_secrets
+from satmip_data.names import PICTURES, ends_with, secret_digest, unknown_name, unsigned, without_secrets
 from satmip_data.records import Aoi, Georeference, Metadata, Sample, Scene, Window
 from satmip_data.sources.archive import (
     ImageHead,
@@ -45,7 +46,7 @@ from satmip_data.sources.base import (
     Item,
     LayoutError,
 )
-from satmip_data.sources.columns import ALIASES, COLUMNS, fills, from_bounds
+from satmip_data.sources.columns import ALIASES, COLUMNS, SEE_COLUMNS, fills, from_bounds
 from satmip_data.sources.splits import name_split
 from satmip_data.storage import limits
 from satmip_data.storage.locations import archive_url
@@ -92,7 +93,7 @@ class Table(NamedImages):
         pairs = [part.partition("=") for part in self.columns.split(",") if part.strip()]
         renamed = {name.strip(): column.strip() for column, _, name in pairs}
         if unknown := [column for column in renamed.values() if column not in COLUMNS]:
-            raise ValueError(f"columns must rename some of {', '.join(COLUMNS)}; however: {unknown[0]!r} in {self.columns!r}")
+            raise ValueError(unknown_name("column", unknown[0], COLUMNS, f"--columns {self.columns}", SEE_COLUMNS))
         return renamed
 
     def list_items(self, root: str) -> list[Item]:
@@ -131,7 +132,7 @@ class Table(NamedImages):
         folder, _, name = root.rstrip("/").rpartition("/")
         if not name.lower().endswith(SUFFIXES):
             raise LayoutError(
-                f"a table must end with {', '.join(SUFFIXES)}, however: {root!r}. Name the file, or its folder with --table NAME."
+                f"{root} is no table: its name ends with none of {', '.join(SUFFIXES)}. Name the file, or use --table NAME"
             )
         return folder or ("/" if root.startswith("/") else "."), name
 
@@ -140,23 +141,22 @@ class Table(NamedImages):
         found = list(rows[0]) if rows else []
         renamed = self._renamed()
         if absent := [column for column in renamed if column not in found]:
-            raise LayoutError(f"--columns must rename columns of {name}, however: {absent[0]!r} is none of {', '.join(found)}")
+            raise LayoutError(unknown_name(f"column of {name}", absent[0], found, "--columns"))
         names = {column: renamed.get(column, ALIASES.get(column, column)) for column in found}
         if doubled := [column for column, count in Counter(names.values()).items() if count > 1]:
-            raise LayoutError(
-                f"a column must stand once in {name}, however: {doubled[0]!r} stands twice (by its names in STAC too)"
-            )
+            raise LayoutError(f'{name} has two columns "{doubled[0]}", one of them perhaps under its name in STAC. Leave one out')
         extra = [column for column, ours in names.items() if ours not in COLUMNS]
         if extra and self.extra_columns == "error":
             raise LayoutError(
-                f"columns of {name} must be known, however: {', '.join(extra)}. Known are {', '.join(COLUMNS)}. "
-                "Give them these names with --columns image=filepath,... or add: --extra-columns ignore"
+                f"{unknown_name('column', extra[0], COLUMNS, name, SEE_COLUMNS)} Rename it, as --columns category={extra[0]}, or "
+                "leave such columns out: --extra-columns ignore"
             )
         ours = set(names.values())
         if "image" not in ours:
-            raise LayoutError(f"{name} must have a column image, however: {', '.join(found) or 'no row'}. Add: --columns image=...")
+            columns = f"its columns are {', '.join(found[:10])}" if found else "it has no row"
+            raise LayoutError(f"{name} has no column image: {columns}. Say which one it is: --columns image=COLUMN")
         if 0 < len(ours & set(BOX)) < len(BOX):
-            raise LayoutError(f"a box needs the columns {', '.join(BOX)}, however: {', '.join(sorted(ours & set(BOX)))}")
+            raise LayoutError(f"{name} has the columns {', '.join(sorted(ours & set(BOX)))}; a box needs all of {', '.join(BOX)}")
         kept = {column: ours for column, ours in names.items() if ours in COLUMNS}
         named = [{ours: _plain(column, row[column]) for column, ours in kept.items()} for row in rows]
         if "category" in kept.values():
@@ -174,7 +174,7 @@ class Table(NamedImages):
         try:
             cells = {name: COLUMNS[name](name, value) for name, value in row.items() if value is not None}
             if not item.image:
-                raise InvalidError("a row must name an image, however: its cell is empty")
+                raise InvalidError("The row names no image: its cell is empty")
             head = self._head(self._split_root(root)[0], item.image, cells)
             return [_scene(item.image, cells, head)]
         except (ImageError, OSError, ValueError, ArithmeticError) as error:
@@ -206,10 +206,10 @@ def _named_splits(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> di
         try:
             split = name_split(str(row["split"]))
         except ValueError as error:
-            raise LayoutError(f"{error} in row {number}. Mend the column split") from error
+            raise LayoutError(f"{error} (row {number}). Correct the column split") from error
         if splits[name] not in (None, split):
             raise LayoutError(
-                f"a place must stand in one split, however: {name!r} stands in {splits[name]!r} and, in row {number}, {split!r}. "
+                f'The place "{name}" stands in two splits: "{splits[name]}" and, in row {number}, "{split}". '
                 "Give its rows one split, or places of their own in a column place"
             )
         splits[name] = split
@@ -264,7 +264,7 @@ def _box(cells: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
     """Return the box of a row; None where it has none, and the whole image is the sample."""
     given = [name for name in BOX if name in cells]
     if given and len(given) < len(BOX):
-        raise InvalidError(f"a box must have all of {', '.join(BOX)}, however: {', '.join(given)}")
+        raise InvalidError(f"The row has {', '.join(given)}; a box needs all of {', '.join(BOX)}")
     return (cells["x"], cells["y"], cells["width"], cells["height"]) if given else None
 
 
@@ -278,7 +278,7 @@ def _from_centre(cells: Mapping[str, Any], gsd: tuple[float, float] | None, head
     east += 360.0 * (east < 0.0)
     left, top = lon - east * head.width / 2, lat + north * head.height / 2
     if top > 90.0 or top - north * head.height < -90.0:
-        raise InvalidError(f"an image must not lie over a pole, however: {lat=} with {head.height} rows of {gsd[1]} m")
+        raise InvalidError(f"The image lies over a pole: {head.height} rows of {gsd[1]:g} m around latitude {lat:g}")
     return Georeference((east, 0.0, left, 0.0, -north, top))
 
 
@@ -376,8 +376,8 @@ def _text(column: str, value: bytes) -> str:
             return value.decode()
         except UnicodeDecodeError as error:
             raise LayoutError(
-                f"cells must be text, numbers, times or shapes, however: {column!r} holds other bytes. Leave this column out, or "
-                "give its name to another one with --columns"
+                f'The column "{column}" holds bytes that are no text and no shape. Leave it out, or give its name to another '
+                "column with --columns"
             ) from error
 
 
@@ -386,7 +386,7 @@ def _check_shapes(name: str, schema: pa.Schema) -> None:
     for column, encoding, given in _shapes(schema):
         if encoding.lower() not in ("wkb", "wkt"):
             raise LayoutError(
-                f"{column} of {name} must be WKB or WKT, however: it is GeoArrow's {encoding!r}. Write it with geopandas' "
+                f"{column} of {name} is GeoArrow's \"{encoding}\"; WKB and WKT are read. Write it with geopandas' "
                 "to_parquet(..., geometry_encoding='WKB'), or leave it out"
             )
         if given is None:
@@ -394,10 +394,10 @@ def _check_shapes(name: str, schema: pa.Schema) -> None:
         try:
             crs = CRS.from_user_input(given)
         except CRSError as error:
-            raise LayoutError(f"{column} of {name} must name a CRS that PROJ knows, however: {error}") from error
+            raise LayoutError(f"PROJ does not know the CRS of {column} in {name}: {cause(error)}") from error
         if not crs.is_geographic or _shift(crs) > MOST_SHIFT:
             raise LayoutError(
-                f"{column} of {name} must hold longitudes and latitudes of WGS 84, however: it is in {crs.name}. "
+                f"{column} of {name} is in {crs.name}, not in longitudes and latitudes of WGS 84. "
                 "Write it with geopandas' to_crs(4326)"
             )
 

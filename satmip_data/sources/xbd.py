@@ -19,6 +19,7 @@ import numpy.typing as npt
 from satmip_schemas import first_error
 from shapely.geometry import Polygon
 
+from satmip_data.errors import cause
 from satmip_data.geometry import distance, grid, ground_gsd, lonlat, pixel_size, unwrap, window_centre
 from satmip_data.imagery.chips import ImageError
 from satmip_data.records import Aoi, Georeference, Metadata, Point, Ring, Scene, Window
@@ -77,8 +78,12 @@ class Xbd(ImageFiles):
 
     def __post_init__(self) -> None:
         """Refuse options no build can have."""
-        if self.tile < 1 or not 0.0 <= self.val_fraction <= 1.0 or not self.max_residual > 0.0:
-            raise ValueError(f"xbd needs tile >= 1, val_fraction in [0, 1] and max_residual > 0, however: {self!r}")
+        if self.tile < 1:
+            raise ValueError(f"--tile is {self.tile}. Use 1 pixel or more.")
+        if not 0.0 <= self.val_fraction <= 1.0:
+            raise ValueError(f"--val-fraction is {self.val_fraction:g}. Use a share from 0 to 1.")
+        if not self.max_residual > 0.0:
+            raise ValueError(f"--max-residual is {self.max_residual:g}. Use metres above 0.")
 
     def list_items(self, root: str) -> list[Item]:
         """List the label files and images of all splits, paired by name.
@@ -92,7 +97,9 @@ class Xbd(ImageFiles):
             labels, images = _named(paths, f"{folder}labels/", ".json"), _named(paths, f"{folder}images/", ".png")
             items += pair(labels, images)
         if not items:
-            raise LayoutError(f"xBD needs images/*.png and labels/*.json (or train/images ...) below its root, however: {root!r}")
+            raise LayoutError(
+                f"{root} holds no xBD: no images/*.png with labels/*.json, no train/images/*.png. Name the folder that holds them"
+            )
         return items
 
     def read_item(self, root: str, item: Item) -> list[Found]:
@@ -103,7 +110,7 @@ class Xbd(ImageFiles):
         try:
             record = read_json(root, item.metadata)
         except (OSError, ValueError) as error:
-            return [reject(item, "metadata_unreadable", f"a label file must be readable JSON, however: {error}", key)]
+            return [reject(item, "metadata_unreadable", f"The label file is no readable JSON: {cause(error)}", key)]
         try:
             return [self._scene(key, item, record)]
         except ImageError as error:
@@ -115,9 +122,9 @@ class Xbd(ImageFiles):
 
     def _scene(self, key: str, item: Item, record: Any) -> Scene:
         if (match := NAME.fullmatch(key)) is None:
-            raise InvalidError(f"a name must be <disaster>_<id>_<pre or post>_disaster, however: {key!r}")
+            raise InvalidError(f"The name {key} is not of the form <disaster>_<id>_<pre or post>_disaster")
         if (error := first_error("xbd", record)) is not None:
-            raise InvalidError(f"a label file must fit the schema 'xbd', however: {error}")
+            raise InvalidError(f"The label file does not follow the schema of xBD: {error}")
         whole_numbers(record["metadata"], "width", "height")
         pixels, degrees = _corners(record["features"])
         georeference = fit_affine(pixels, degrees, self.max_residual)
@@ -191,20 +198,20 @@ def fit_affine(pixels: Ring, degrees: Ring, max_residual: float) -> Georeference
         UnplacedError: there are fewer than three points, they lie within a pixel of one line, or one misses the fit by more.
     """
     if len(pixels) < 3:
-        raise UnplacedError(f"a georeference needs 3 points, however: {len(pixels)}")
+        raise UnplacedError(f"A georeference needs 3 points; the label file has {len(pixels)}")
     source, target = np.array(pixels), np.array(unwrap(degrees))
     # Around their centres: degrees differ from the seventh digit on only.
     middle, anchor = source.mean(axis=0), target.mean(axis=0)
     spread = float(np.linalg.svd(source - middle, compute_uv=False)[1]) / len(pixels) ** 0.5
     if spread < 1.0:
-        raise UnplacedError(f"a georeference needs points that lie off one line by a pixel, however: {spread=:.3f}")
+        raise UnplacedError(f"The points lie on one line to within {spread:.3f} pixels, which gives no georeference")
     matrix = np.linalg.lstsq(source - middle, target - anchor, rcond=None)[0].T
     offset = anchor - matrix @ middle
     (a, b), (d, e) = matrix.tolist()
     georeference = Georeference((a, b, float(offset[0]), d, e, float(offset[1])))
     residual = worst_residual(georeference, pixels, degrees)
     if residual > max_residual:
-        raise UnplacedError(f"points must miss the georeference by at most {max_residual} m, however: {residual:.2f} m")
+        raise UnplacedError(f"A point misses the georeference by {residual:.2f} m; --max-residual allows {max_residual:g} m")
     return georeference
 
 

@@ -97,7 +97,7 @@ def check_regular(path: str) -> None:
     except (OSError, ValueError):  # a ValueError: NUL in a name
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise OSError(f"a file must be a regular one, however: {path} is a pipe, a socket or a device")
+        raise OSError(f"{path} is no regular file, but a pipe, a socket or a device")
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,9 +262,7 @@ class Store:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise LockedError(
-                    f"one process at a time must write to {self.url}, however: another one is at work there. Wait for its end"
-                ) from error
+                raise LockedError(f"Another process is writing to {self.url}. Wait for its end, or name another folder") from error
             except OSError:  # a network file system without locks
                 pass
             yield
@@ -350,7 +348,7 @@ def _advice_on_a_full_disk(name: str, folder: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise OSError(
-            f"{name} must fit into {folder}, however: {error.strerror}. "
+            f"Cannot write {name} into {folder}: {error.strerror}. "
             "Make room there and run the same command again: what is finished is kept"
         ) from error
 

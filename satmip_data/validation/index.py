@@ -36,12 +36,23 @@ def check_rows(shard: str, rows: pa.Table, samples: Sequence[Sample]) -> Iterato
         if name == "flags":
             continue
         if name not in rows.column_names:
-            yield f"the index must have a column {name}, however: it has none"
+            yield f"The index has no column {name}"
             continue
         for sample, wanted, found in zip(samples, expected[name].to_pylist(), rows[name].to_pylist(), strict=True):
             if not _same(name, wanted, found):
-                yield f"{name} of {sample.key} must be {wanted!r}, as its JSON says, however: {found!r}"
+                yield f"{name} of {sample.key} {_differs(found, wanted)}"
                 break
+
+
+def _differs(found: Any, wanted: Any) -> str:
+    """Say how a cell differs from its sample's JSON; shapes are too long to be written."""
+    if isinstance(found, bytes) and isinstance(wanted, bytes):
+        return "is another shape than in its JSON"
+    found, wanted = (
+        "missing" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for value in (found, wanted)
+    )
+    return f"is {found}; its JSON says {wanted}"
 
 
 def _same(name: str, wanted: Any, found: Any) -> bool:
@@ -55,4 +66,5 @@ def check_counts(name: str, codes: Sequence[str], recorded: dict[str, int]) -> I
     """Yield where the codes of a table (reasons, flags) are others than `dataset.json` counts."""
     counted = dict(sorted(Counter(codes).items()))
     if counted != recorded:
-        yield f"{name} must be as dataset.json counts them, {recorded}, however: {counted}"
+        code = next(code for code in sorted({*counted, *recorded}) if counted.get(code, 0) != recorded.get(code, 0))
+        yield f"{name}: {code} stands {counted.get(code, 0)} times; dataset.json says {recorded.get(code, 0)}"

@@ -98,7 +98,7 @@ def check_standardized(dataset: dict[str, Any], train: list[Moments]) -> Iterato
         known = sums.known[i]
         if known != column["known"]:
             yield Problem(
-                "dataset.json", "statistics", f"{column['name']} must be known {column['known']} times, however: {known:g}"
+                "dataset.json", "statistics", f"{column['name']} is known {known:g} times; dataset.json says {column['known']}"
             )
             continue
         if known == 0:
@@ -108,6 +108,4 @@ def check_standardized(dataset: dict[str, Any], train: list[Moments]) -> Iterato
         constant = column["std"] == 1.0 and std <= ROUNDING * abs(column["mean"]) + 1e-6
         if abs(mean) > 1e-4 or not (abs(std - 1) < 1e-3 or constant):
             found = f"mean {mean:.2e} and deviation {std:.6f}"
-            yield Problem(
-                "dataset.json", "statistics", f"{column['name']} must have mean 0 and deviation 1 over train, however: {found}"
-            )
+            yield Problem("dataset.json", "statistics", f"{column['name']} has {found} over the train split, instead of 0 and 1")

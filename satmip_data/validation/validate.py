@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from tarfile import BLOCKSIZE
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from satmip_data.errors import cause
 from satmip_data.execution.engines import Local
 from satmip_data.execution.progress import Progress, Show, no_show
 from satmip_data.metadata.serialize import sample_from_json
@@ -162,11 +164,10 @@ def _check_shard(task: _Task) -> ShardReport:
                 rows.append((_array(members, "num.npy"), _array(members, "mask.npy")))
                 samples.append(sample_from_json(json.loads(members["json"])))
     except Exception as error:  # whatever a damaged archive provokes is a finding, with the error as its evidence
-        problems.append(
-            Problem(name, "archive", f"the archive must be readable to its end, however: {type(error).__name__}: {error}")
-        )
+        problems.append(Problem(name, "archive", f"The archive cannot be read to its end: {cause(error)}"))
     if len(keys) != task.entry["samples"]:
-        problems.append(Problem(name, "counts", f"the shard must hold {task.entry['samples']} samples, however: {len(keys)}"))
+        expected = task.entry["samples"]
+        problems.append(Problem(name, "counts", f"The shard holds {len(keys)} samples; dataset.json says {expected}"))
     if task.rows is not None:
         problems += _check_rows(name, task.rows, samples)
     if len(problems) > SHOWN:
@@ -178,14 +179,14 @@ def _check_rows(name: str, rows: pa.Table, samples: list[Sample]) -> list[Proble
     try:
         return [Problem("index.parquet", "index", message) for message in check_rows(name, rows, samples)]
     except Exception as error:  # such as a time out of range, or text that is none
-        return [Problem("index.parquet", "index", f"The rows of {name} cannot be read: {type(error).__name__}: {error}")]
+        return [Problem("index.parquet", "index", f"The rows of {name} cannot be read: {cause(error)}")]
 
 
 def _checked(key: str, members: Members, dataset: dict[str, Any], standardizer: Standardizer) -> Iterator[tuple[str, str]]:
     try:
         yield from check_sample(key, members, dataset, standardizer)
     except Exception as error:  # a member that cannot be read at all
-        yield "members", f"every member must be readable, however: {type(error).__name__}: {error}"
+        yield "members", f"A member cannot be read: {cause(error)}"
 
 
 def _array(members: Members, suffix: str) -> Any:
@@ -195,13 +196,13 @@ def _array(members: Members, suffix: str) -> Any:
 def _check_archive(data: bytes, entry: dict[str, Any]) -> Iterator[Problem]:
     name = entry["name"]
     if len(data) != entry["bytes"]:
-        yield Problem(name, "bytes", f"the shard must have {entry['bytes']} bytes, however: {len(data)}")
+        yield Problem(name, "bytes", f"The shard has {len(data):,} bytes; dataset.json says {entry['bytes']:,}")
     digest = hashlib.sha256(data).hexdigest()
     if digest != entry["sha256"]:
-        yield Problem(name, "sha256", f"the shard must hash to {entry['sha256']}, however: {digest}")
+        yield Problem(name, "sha256", f"The shard's SHA-256 is {digest}; dataset.json says {entry['sha256']}")
     # A tar cut between two members reads without an error: only its two closing blocks of zeros tell that it is whole.
     if len(data) % BLOCKSIZE or data[-2 * BLOCKSIZE :] != bytes(2 * BLOCKSIZE):
-        yield Problem(name, "archive", "the archive must end with two blocks of zeros, however: it is cut short")
+        yield Problem(name, "archive", "The archive is cut short: it does not end with two blocks of zeros")
 
 
 def _check_index(index: pa.Table, dataset: dict[str, Any], reports: dict[str, ShardReport]) -> Iterator[Problem]:
@@ -212,10 +213,11 @@ def _check_index(index: pa.Table, dataset: dict[str, Any], reports: dict[str, Sh
     for key, shard in zip(table["key"], table["shard"], strict=True):
         by_shard.setdefault(shard, []).append(key)
     if len(set(table["key"])) != len(table["key"]):
-        yield Problem("index.parquet", "keys", "keys must be unique, however: some stand twice")
+        twice = next(key for key, count in Counter(table["key"]).items() if count > 1)
+        yield Problem("index.parquet", "keys", f"The key {twice} stands twice")
     for name, keys in by_shard.items():
         if name in reports and tuple(keys) != reports[name].keys:
-            yield Problem(name, "index", "the shard must hold the samples of index.parquet in its order, however: it does not")
+            yield Problem(name, "index", "The shard holds other samples than index.parquet says, or in another order")
 
 
 def _check_rejects(rejects: pa.Table, dataset: dict[str, Any]) -> Iterator[Problem]:

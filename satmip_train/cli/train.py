@@ -16,7 +16,7 @@ from rich.console import Console
 from satmip_data.execution.interrupt import Commands
 from satmip_train.config import RETIRED, Settings, grouped_settings, recipe_names, resolve
 from satmip_train.data.dataset import open_dataset
-from satmip_train.errors import UsageError
+from satmip_train.errors import UsageError, wrong_settings
 
 if TYPE_CHECKING:
     from satmip_train.training.plan import RunPlan
@@ -45,8 +45,8 @@ class _GroupedHelp(Commands):
             if getattr(error, "possibilities", None):
                 raise
             raise click.UsageError(
-                f"a word must belong to an option or be one of the commands {', '.join(self.commands)}, however: {args[0]!r}. "
-                "Pass a folder as --shards DIRECTORY, and a list without spaces, as --fields gsd,time",
+                f'"{args[0]}" belongs to no option, and there is no such command. Name shards with --shards DIRECTORY, and write a '
+                f"list without spaces, as --fields gsd,time. Commands: {', '.join(self.commands)}.",
                 ctx,
             ) from error
 
@@ -108,14 +108,10 @@ def _flags(options: dict[str, Any]) -> dict[str, Any]:
         try:
             flags[name] = json.loads(flags[name])
         except ValueError as error:
-            raise click.BadParameter(f"must be JSON, however: {flags[name]!r}: {error}", param_hint=_option(name)) from error
+            raise click.BadParameter(
+                f"{flags[name]} is no JSON: {error}. Write it as '{{\"depth\": 6}}'.", param_hint=_option(name)
+            ) from error
     return flags
-
-
-def _problem(error: Any) -> str:
-    """Return what is wrong with a setting; with several together, as their check says it."""
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{_option(str(error['loc'][0]))}: {message}" if error["loc"] else message
 
 
 def _settings(recipe: str, flags: dict[str, Any]) -> Settings:
@@ -124,7 +120,7 @@ def _settings(recipe: str, flags: dict[str, Any]) -> Settings:
             warnings.simplefilter("always", FutureWarning)
             settings = resolve(recipe, flags)
     except ValidationError as error:
-        raise click.UsageError(f"the settings must be valid, however: {'; '.join(map(_problem, error.errors()))}") from error
+        raise click.UsageError("\n".join(wrong_settings(error, Settings.model_fields, as_options=True))) from error
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     for warning in told:
@@ -135,8 +131,8 @@ def _settings(recipe: str, flags: dict[str, Any]) -> Settings:
 def _refuse_accumulation(context: click.Context, parameter: click.Parameter, value: int | None) -> None:
     if value is not None:
         raise click.UsageError(
-            "gradients of a contrastive loss must come from the whole batch, however: accumulated over parts, a sample is told "
-            "from those of its own part alone, which is another loss. Pass --micro-batch N: the same memory, the exact loss"
+            "Accumulated gradients would give another loss: each sample would be told apart from those of its own part of the "
+            "batch alone. Use --micro-batch N, which takes as little memory and gives the exact loss."
         )
 
 

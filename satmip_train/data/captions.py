@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from satmip_data.errors import cause
 from satmip_data.metadata.captions import caption
 from satmip_data.metadata.fields import BY_NAME
 from satmip_data.metadata.serialize import metadata_from_json
@@ -36,11 +37,14 @@ def pretrained_tokenizer(model: str) -> Any:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise UsageError(f"text_model needs transformers, however: {error}. Run: pip install transformers") from error
+        raise UsageError(f"--text-model needs transformers: {cause(error)}. Run: pip install transformers") from error
     try:
         return AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
-        raise UsageError(f"text_model must be a model of the hub or a folder with one, however: {model!r}: {error}") from error
+        raise UsageError(
+            f'Cannot load the tokenizer of --text-model "{model}", which is no model of the hub and no folder with one: '
+            f"{cause(error)}"
+        ) from error
 
 
 def token_ids(text: str, model: str | None = None) -> list[int]:

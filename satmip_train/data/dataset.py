@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 import satmip_schemas
 
+from satmip_data.names import unknown_name
 from satmip_train.data.remote import is_remote, reaching
 from satmip_train.errors import UsageError
 
@@ -113,9 +114,8 @@ class Dataset:
             UsageError: there is no such split, or it holds no sample.
         """
         if not self.splits.get(name):
-            raise UsageError(
-                f"the split must be one of {[s for s, n in self.splits.items() if n]}, however: {name!r} in {self.root}"
-            )
+            filled = [split for split, samples in self.splits.items() if samples]
+            raise UsageError(unknown_name("split", name, filled, self.root))
         return tuple(shard for shard in self.shards if shard.split == name)
 
     def path(self, shard: Shard) -> Path:
@@ -161,17 +161,15 @@ def _read_dataset(root: str) -> dict[str, Any]:
     fs, location = fsspec.core.url_to_fs(root)
     if not fs.exists(f"{location}/dataset.json"):
         if not fs.exists(location):
-            raise UsageError(
-                f"shards must be in a folder that `satmip-data build` wrote, however: there is no {root}. Pass the path of one"
-            )
+            raise UsageError(f"There is no folder {root}. Name one that satmip-data build wrote, such as --shards out/shards.")
         raise UsageError(
-            f"a shard directory must hold dataset.json, which a build writes last, however: there is none in {root}. "
-            "Run the same `satmip-data build` again: it goes on where it stopped. Or pass the path of another folder"
+            f"{root} holds no dataset.json, which a build writes last: it is not finished, or no shard directory. Run the same "
+            "satmip-data build again, which goes on where it stopped, or name another folder."
         )
     if fs.exists(f"{location}/.caption"):
         raise UsageError(
-            f"the shards must be at rest, however: their captions are being rewritten ({root}/.caption exists). "
-            "Run the same `satmip-data caption` again: it goes on where it stopped"
+            f"The captions of {root} are half rewritten ({root}/.caption exists). Run the same satmip-data caption again, which "
+            "goes on where it stopped."
         )
     try:
         data: dict[str, Any] = satmip_schemas.read_dataset(fs.cat_file(f"{location}/dataset.json"), f"{root}/dataset.json")
@@ -209,10 +207,8 @@ def _check_sizes(dataset: Dataset) -> None:
         path = Path(dataset.root) / shard.name
         found = path.stat().st_size if path.exists() else None
         if found != shard.bytes:
-            evidence = "it is missing" if found is None else f"it has {found}"
-            raise UsageError(
-                f"{path} must have {shard.bytes} bytes, however: {evidence}. Copy the shard again, or run `satmip-data build` again"
-            )
+            evidence = "is missing" if found is None else f"has {found} bytes instead of {shard.bytes}"
+            raise UsageError(f"{path} {evidence}. Copy the shard again, or run the same satmip-data build again.")
 
 
 def _user_cache() -> Path:
@@ -237,8 +233,8 @@ def _fetch(url: str, shard: Shard, target: Path) -> None:
                 size += out.write(chunk)
         if (size, digest.hexdigest()) != (shard.bytes, shard.sha256):
             raise UsageError(
-                f"{url} must have {shard.bytes} bytes and sha256 {shard.sha256}, however: {size=}, {digest.hexdigest()}. "
-                "Copy the shard there again"
+                f"{url} is damaged: it has {size} bytes with the SHA-256 {digest.hexdigest()[:12]}..., and dataset.json says "
+                f"{shard.bytes} bytes, {shard.sha256[:12]}... Copy the shard there again."
             )
         os.replace(temporary, target)
     finally:

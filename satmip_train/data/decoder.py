@@ -15,7 +15,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import get_worker_info
 
-from satmip_data.names import FORMATS
+from satmip_data.errors import cause
+from satmip_data.names import FORMATS, unknown_name
 from satmip_train.data.captions import CaptionReader
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.metadata_mask import Hidden, MetadataMask
@@ -92,8 +93,8 @@ class Decoder:
             if chips.shape[1:] != chip.shape:
                 found = f"{chips.shape[2]} x {chips.shape[1]} and {chip.shape[1]} x {chip.shape[0]}"
                 raise UsageError(
-                    f"the chips of a batch must be of one size, however: {found} ({reader.keys[index]!r} in {reader.path}). "
-                    "Build the shards with a fixed --size"
+                    f"The chips of a batch have several sizes, {found} ({reader.keys[index]} in {reader.path}). Build the shards "
+                    "with a fixed --size."
                 )
             chips[row] = torch.from_numpy(chip)
         assert chips is not None
@@ -148,10 +149,10 @@ def _decode(reader: ShardReader, index: int) -> npt.NDArray[np.uint8]:
         with Image.open(io.BytesIO(reader.read(index, "jpg")), formats=FORMATS) as image:
             return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
-        evidence = "no known format" if isinstance(error, UnidentifiedImageError) else error
+        evidence = "it is of no known format" if isinstance(error, UnidentifiedImageError) else cause(error)
         raise UsageError(
-            f"a chip must be an image, however: {reader.keys[index]!r} in {reader.path}: {evidence}. Copy the shard again; "
-            "`satmip-data validate` finds all that are damaged"
+            f"Cannot decode the chip {reader.keys[index]} in {reader.path}: {evidence}. Copy the shard again; satmip-data validate "
+            "finds every damaged one."
         ) from error
 
 
@@ -203,8 +204,6 @@ def column_numbers(dataset: Dataset, fields: tuple[str, ...] | None) -> tuple[tu
     chosen = DEFAULT_COLUMN_FIELDS if fields is None else fields
     known = {column.field for column in (*dataset.numeric, *dataset.categorical)}
     if missing := [name for name in chosen if name not in known]:
-        raise UsageError(
-            f"the fields must be of {sorted(known)}, however: {missing}. Pass other --fields, or build the shards again"
-        )
+        raise UsageError(f"{unknown_name('field', missing[0], sorted(known), dataset.root)} Use other --fields, or build again.")
     numeric = tuple(i for i, column in enumerate(dataset.numeric) if column.field in chosen)
     return numeric, tuple(i for i, column in enumerate(dataset.categorical) if column.field in chosen)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 from shapely import Polygon
 
+from satmip_data.errors import cause
 from satmip_data.geometry import OffEarthError, footprint, is_invertible
 from satmip_data.imagery import raster
 from satmip_data.imagery.chips import MAX_PIXELS, ImageError, check_scans, damage
@@ -68,7 +69,7 @@ def find_images(folder: Path) -> list[Path]:
     found = sorted(path for path in paths if path.suffix.lower() in (*RASTERS, *PICTURES) and path.is_file())
     if not found:
         endings = ", ".join((*PICTURES, *RASTERS))
-        raise UsageError(f"there must be images below the folder, however: {folder} holds no file of {endings}. Pass another one")
+        raise UsageError(f"{folder} holds no image, no file that ends with {endings}. Name another folder.")
     return found
 
 
@@ -94,13 +95,11 @@ def read_picture(path: Path, rendering: Rendering) -> Picture:
                 raise UsageError(f"The data of {path} are damaged: {found}. Remove or replace it.")
             return Picture(pixels, None)
     except Image.DecompressionBombError as error:
-        raise UsageError(
-            f"a picture must be of a size that Pillow opens, however: {path}: {error}. Cut it into tiles, or save it as GeoTIFF"
-        ) from error
+        raise UsageError(f"{path} is too large for Pillow: {cause(error)}. Cut it into tiles, or save it as GeoTIFF.") from error
     except (UsageError, MemoryError):
         raise
     except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
-        raise UsageError(f"an image must be readable, however: {path}: {error}. Remove or replace it") from error
+        raise UsageError(f"Cannot read the image {path}: {cause(error)}. Remove or replace it.") from error
 
 
 def as_rgb(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
@@ -113,7 +112,7 @@ def as_rgb(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
         UsageError: it has more than 8 bits a channel.
     """
     if image.mode not in _EIGHT_BITS:
-        raise UsageError(f"a picture must have 8 bits a channel, however: {name} has the mode {image.mode}. Convert it")
+        raise UsageError(f"{name} has not 8 bits a channel, but the mode {image.mode}. Convert it, or save it as GeoTIFF.")
     return np.array(image.convert("RGB"))
 
 

@@ -64,8 +64,8 @@ class Places:
         counts = np.bincount(self.place)
         if 2 * (most := int(counts.max())) > len(self.place):
             raise ValueError(
-                f"metadata are shuffled between places, however: one place has {most} of {len(self.place)} samples. "
-                "Leave --shuffle-metadata out"
+                f"Metadata cannot be shuffled between places: one place has {most} of {len(self.place)} samples. "
+                "Leave --shuffle-metadata out."
             )
         ranks = np.random.default_rng(seed).permutation(len(counts))
         order = np.argsort(ranks[self.place], kind="stable")  # place after place
@@ -94,8 +94,8 @@ def cluster_centres(locations: npt.NDArray[np.float64], clusters: int, space: Sp
     if (different := len(np.unique(known, axis=0))) < clusters:
         advice = f"--geo-clusters {different}" if different > 1 else "an --objective without Geo"
         raise ValueError(
-            f"a split must have as many different locations as clusters, however: {different} locations and {clusters} clusters. "
-            f"Pass {advice}"
+            f"Geo needs as many different locations as clusters, and the split has {different} for --geo-clusters {clusters}. "
+            f"Use {advice}."
         )
     return np.asarray(
         KMeans(clusters, n_init=1, random_state=seed).fit(sphere(known) if space == "sphere" else known).cluster_centers_

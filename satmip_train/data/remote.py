@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from satmip_data.errors import cause
 from satmip_train.errors import UsageError
 
 
@@ -23,12 +24,12 @@ def reaching(url: str) -> Iterator[None]:
     except UsageError:
         raise
     except ImportError as error:  # fsspec's, which says which package opens such URLs
-        raise UsageError(f"{url} must be reachable, however: {error}. For s3:// run: pip install 's3fs>=2026.6'") from error
+        raise UsageError(f"Cannot open {url}: {cause(error)}. For s3:// run: pip install 's3fs>=2026.6'") from error
     except Exception as error:
         known = isinstance(error, OSError | ValueError) or type(error).__module__.startswith(("botocore.", "aiohttp."))
         if not (known and is_remote(url)):
             raise
         raise UsageError(
-            f"{url} must be reachable, however: {error}. Check the URL; S3 is reached by the usual variables AWS_ACCESS_KEY_ID, "
-            "AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
+            f"Cannot reach {url}: {cause(error)}. Check the URL; S3 is reached by the usual variables AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL."
         ) from error

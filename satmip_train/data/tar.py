@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from satmip_data.errors import cause
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.integrity import check_shard
 from satmip_train.errors import UsageError
@@ -42,7 +43,7 @@ class ShardReader:
             advice = "Copy the shard or build it again"
             if getattr(error, "errno", None) == errno.EMFILE:
                 advice = "Raise the limit (ulimit -n), or build with more --samples-per-shard"
-            raise UsageError(f"{path} must be readable, however: {error}. {advice}") from error
+            raise UsageError(f"Cannot read {path}: {cause(error)}. {advice}.") from error
         self.keys: list[str] = []
         rows: list[dict[str, tuple[int, int]]] = []
         try:
@@ -57,10 +58,10 @@ class ShardReader:
                     rows.append({})
                 rows[-1][suffix.lower()] = (start, size)
         except ValueError as error:
-            raise UsageError(f"{path} must be a whole tar of files, however: {error}. Copy the shard or build it again") from error
+            raise UsageError(f"{path} is no whole tar: {cause(error)}. Copy the shard again, or build it again.") from error
         if len(self.keys) != samples or len(set(self.keys)) != samples:
             found = f"{len(self.keys)} samples of {len(set(self.keys))} keys"
-            raise UsageError(f"{path} must hold {samples} samples, however: {found}. Copy the shard or build it again")
+            raise UsageError(f"{path} holds {found}; dataset.json says {samples}. Copy the shard again, or build it again.")
         self._tables = _tables(rows)
 
     def find(self, index: int, suffix: str) -> bytes | None:
@@ -79,7 +80,7 @@ class ShardReader:
         """
         content = self.find(index, suffix)
         if content is None:
-            raise UsageError(f"every sample must have a .{suffix} member, however: {self.keys[index]!r} in {self.path} has none")
+            raise UsageError(f"The sample {self.keys[index]} in {self.path} has no member .{suffix}. Build the shards again.")
         return content
 
 

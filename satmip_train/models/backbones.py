@@ -1,5 +1,6 @@
 """Image backbones, from timm."""
 
+import json
 from copy import deepcopy
 from typing import Any
 
@@ -7,6 +8,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from satmip_data.errors import cause
+from satmip_data.names import did_you_mean
 from satmip_train.config import Settings
 from satmip_train.models.class_token import read_class_token_alone
 
@@ -50,7 +53,7 @@ def at_size(backbone: nn.Module, size: int) -> nn.Module:
     except ValueError as error:
         if not hasattr(resized, "set_input_size"):
             name = type(backbone).__name__
-            raise ValueError(f"the backbone must take images of {size} pixels, however: {name} is made for one size") from error
+            raise ValueError(f"The backbone {name} is made for images of one size, and not for {size} pixels.") from error
         resized.set_input_size(img_size=(size, size))  # type: ignore[operator]
     return resized
 
@@ -61,13 +64,17 @@ def feature_dim(backbone: nn.Module) -> int:
     return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]
 
 
+def _nearest(name: str) -> str:
+    return "" if timm.is_model(name) else did_you_mean(name, timm.list_models())
+
+
 def _create(settings: Settings, arguments: dict[str, Any]) -> nn.Module:
     try:
         model: nn.Module = timm.create_model(settings.backbone, num_classes=0, **arguments)
     except Exception as error:  # timm raises many kinds for arguments that it does not understand
         raise ValueError(
-            f"backbone must be a timm model that takes backbone_args, however: {settings.backbone=}, {arguments=}: {error!r}. "
-            "Pass another --backbone, or with --backbone-args what it takes"
+            f"timm cannot make --backbone {settings.backbone} with {json.dumps(arguments, default=str)}: {cause(error)}."
+            f"{_nearest(settings.backbone)} Use another --backbone, or --backbone-args that it takes."
         ) from error
     return model
 
@@ -77,8 +84,8 @@ def _check_view_size(backbone: nn.Module, view_size: int) -> None:
     expected = getattr(embedding, "img_size", None)
     if expected is not None and getattr(embedding, "strict_img_size", True) and tuple(expected) != (view_size, view_size):
         raise ValueError(
-            f"view_size must be what the backbone expects, {expected} pixels, however: {view_size=}; "
-            'give backbone_args an "img_size" to change the backbone'
+            f"The backbone expects images of {expected[0]} x {expected[1]} pixels, and --view-size is {view_size}. Give "
+            f'--backbone-args an "img_size": {view_size}.'
         )
 
 
@@ -89,12 +96,12 @@ def _check_features(backbone: nn.Module, settings: Settings) -> None:
         with torch.no_grad():
             shape = tuple(backbone.eval()(torch.zeros(1, 3, side, side)).shape)
         fits = shape == (1, feature_dim(backbone))
-        evidence = f"a view becomes {shape}"
+        evidence = f"a view becomes {' x '.join(map(str, shape))}"
     except Exception as error:  # whatever stands in the way inside the network
-        fits, evidence = False, repr(error)
+        fits, evidence = False, cause(error)
     if not fits:
         raise ValueError(
-            f"a backbone must make one row of features of a view, however: {settings.backbone=}, {settings.backbone_args=}, "
-            f"{settings.view_size=}: {evidence}. Pass another --view-size or --backbone, or other --backbone-args"
+            f"--backbone {settings.backbone} with {json.dumps(settings.backbone_args, default=str)} makes no row of features of a "
+            f"view of {settings.view_size} pixels: {evidence}. Use another --view-size or --backbone, or other --backbone-args."
         )
     backbone.train()

@@ -68,7 +68,7 @@ def _reads_it_alone(backbone: Any) -> bool:
     if type(backbone) is not vit.VisionTransformer or backbone.cls_token is None or backbone.global_pool != "token":
         return False
     if not len(backbone.blocks):
-        raise ValueError("a ViT must have a block, however: depth is 0 in backbone_args. Pass 1 or more")
+        raise ValueError('The ViT has no block: "depth" is 0 in --backbone-args. Use 1 or more.')
     block = backbone.blocks[-1]
     if type(block) is not vit.Block or type(block.attn) is not vit.Attention:  # type: ignore[attr-defined]
         return False
@@ -83,7 +83,7 @@ def round_residual(backbone: nn.Module) -> None:
     """
     if not isinstance(backbone, ClassTokenViT) or any(isinstance(part, vit.LayerScale) for part in backbone.modules()):  # type: ignore[attr-defined]
         raise ValueError(
-            "residual autocast needs a ViT of timm whose class token is read and whose layers are not scaled, however: "
-            f"{type(backbone).__name__}. Leave it out"
+            "--residual autocast needs a ViT of timm whose class token is read and whose layers are not scaled, which "
+            f"{type(backbone).__name__} is not. Leave it out."
         )
     backbone.rounded_residual = True

@@ -14,6 +14,8 @@ from rtdl_revisiting_models import FTTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from satmip_data.errors import cause
+from satmip_data.names import MOST_LISTED
 from satmip_train.config import Settings
 
 VOCABULARY = 49408
@@ -45,7 +47,7 @@ class CaptionEncoder(nn.Module, ABC):
         """Raise ValueError where the shards' captions were not measured."""
         super().__init__()
         if shape.context is None:
-            raise ValueError(f"a textual metadata encoder needs the length of the longest caption, however: {shape.context=}")
+            raise ValueError("The textual metadata encoder needs the length of the longest caption, which was not measured.")
         self.context = shape.context
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
@@ -60,7 +62,7 @@ class CaptionEncoder(nn.Module, ABC):
         """
         tokens = batch["tokens"]
         if tokens.shape[1] > self.context:
-            raise ValueError(f"captions must fit the context of {self.context} tokens, however: {tuple(tokens.shape)=}")
+            raise ValueError(f"Captions of {tokens.shape[1]} tokens are longer than the context of {self.context}.")
         return self.features(tokens)
 
     @abstractmethod
@@ -83,8 +85,8 @@ class TextEncoder(CaptionEncoder):
         super().__init__(shape)
         if settings.text_width % settings.text_heads:
             raise ValueError(
-                f"text_width must be a multiple of text_heads, however: {settings.text_width=}, {settings.text_heads=}. "
-                "Pass another --text-heads"
+                f"--text-width {settings.text_width} is no multiple of --text-heads {settings.text_heads}. Use another "
+                "--text-heads."
             )
         self.width = settings.text_width
         self.at_end = settings.text_pool == "end"
@@ -150,8 +152,8 @@ class PretrainedTextEncoder(CaptionEncoder):
         self.padding = int(config.pad_token_id)
         if self.context > (limit := _longest_input(config)):
             raise ValueError(
-                f"captions must fit into {name}, however: the longest has {self.context} tokens and it takes {limit}. "
-                "Train on fewer --fields, or take --metadata-encoder text"
+                f"The longest caption has {self.context} tokens, and {name} takes {limit}. "
+                "Train on fewer --fields, or use --metadata-encoder text."
             )
         # An evaluation learns from the weights alone what the encoder was built for.
         self.register_buffer("caption_length", torch.tensor(self.context))
@@ -174,13 +176,16 @@ def _pretrained_config(name: str) -> Any:
     try:
         from transformers import AutoConfig
     except ImportError as error:
-        raise ValueError(f"text_model needs transformers, however: {error}. Run: pip install transformers") from error
+        raise ValueError(f"--text-model needs transformers: {cause(error)}. Run: pip install transformers") from error
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ValueError(f"text_model must be a model of the hub or a folder with one, however: {name!r}: {error}") from error
+        raise ValueError(
+            f'Cannot load --text-model "{name}", which is no model of the hub and no folder with one: {cause(error)}'
+        ) from error
     if config.model_type not in arch_dict or config.pad_token_id is None:
-        raise ValueError(f"text_model must be of {sorted(arch_dict)} with padding, however: {name!r} is {config.model_type!r}")
+        known = ", ".join(sorted(arch_dict)[:MOST_LISTED])
+        raise ValueError(f'--text-model "{name}" is of the type {config.model_type}. Types with padding are read, such as {known}.')
     return config
 
 
@@ -208,8 +213,8 @@ class TabularEncoder(nn.Module):
         )
         if settings.tabular_width % settings.tabular_heads:
             raise ValueError(
-                "tabular_width must be a multiple of tabular_heads, however: "
-                f"{settings.tabular_width=}, {settings.tabular_heads=}. Pass another --tabular-heads"
+                f"--tabular-width {settings.tabular_width} is no multiple of --tabular-heads {settings.tabular_heads}. "
+                "Use another --tabular-heads."
             )
         self.width = settings.tabular_width
         self.transformer = FTTransformer(

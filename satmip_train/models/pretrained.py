@@ -174,9 +174,9 @@ def _check_heads(backbone: nn.Module, written: int | None, settings: Settings) -
     here = attention_heads(backbone)
     if here is not None and written is not None and here != written:
         raise ValueError(
-            "the first weights must be of a network with as many attention heads, which their shapes cannot tell, "
-            f"however: {settings.init} has {written}, backbone_args make {here}. Pass --backbone-args with "
-            f'"num_heads": {written}, or --init-heads {here} if the file was written with {here} and does not tell'
+            f"--init {settings.init} is of {written} attention heads, and the backbone has {here}; the shapes are the same, the "
+            f'network is another. Use --backbone-args with "num_heads": {written}, or --init-heads {here} if the file was written '
+            f"with {here} and does not tell."
         )
 
 
@@ -194,8 +194,11 @@ def _load(backbone: nn.Module, tensors: dict[str, Tensor], settings: Settings) -
         "of another shape": other,
     }
     if any(wrong.values()):
-        evidence = "; ".join(f"{len(names)} {how}, such as {names[0]!r}" for how, names in wrong.items() if names)
-        raise ValueError(f"init must hold the weights of {settings.backbone}, however: {settings.init}: {evidence}")
+        evidence = "; ".join(f"{len(names)} tensors {how}, such as {names[0]}" for how, names in wrong.items() if names)
+        raise ValueError(
+            f"--init {settings.init} does not hold the weights of {settings.backbone}: {evidence}. Use the --backbone that wrote "
+            "it."
+        )
     backbone.load_state_dict(tensors)
     return f"{len(tensors)} tensors{note}"
 

@@ -40,7 +40,7 @@ class KeyQueue(nn.Module):
             ValueError: places are not kept.
         """
         if self.places is None:
-            raise ValueError("a queue must keep places to compare them, however: mask_same_place is off")
+            raise ValueError("The queue keeps no places to compare, since mask_same_place is off. Turn it on.")
         return (places[:, None] == self.places) & ~self.unfilled()
 
     @torch.no_grad()

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from satmip_data.errors import cause
+from satmip_data.names import written
 from satmip_train.config import FREE_SETTINGS, Settings
-from satmip_train.errors import UsageError
+from satmip_train.errors import UsageError, wrong_settings
 from satmip_train.files import (
     BEST_WEIGHTS,
     CONFIG,
@@ -66,12 +68,11 @@ def check_folder(run: Path) -> None:
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--out must be a folder or a new path, however: {error}. Pass another --out") from error
+        raise UsageError(f"Cannot make the folder --out {run}: {cause(error)}. Use another --out.") from error
     foreign = sorted(name for name in RUN_FILES if (run / name).exists())
     if foreign and not (run / NAME).exists() and not _is_run_config(run / RUN_CONFIG):
         raise UsageError(
-            f"--out must be new or the folder of a run, however: {run} is none and holds {foreign}, which a run writes over. "
-            "Pass another --out"
+            f"--out {run} is not the folder of a run, and a run would write over its {', '.join(foreign)}. Use another --out."
         )
 
 
@@ -88,15 +89,12 @@ def locked(run: Path) -> Iterator[None]:
     try:
         handle = (run / _LOCK).open("a")
     except OSError as error:
-        raise UsageError(f"{run} must be writable, however: {error}. {advice(error)}") from error
+        raise UsageError(f"Cannot write to {run}: {cause(error)}. {advice(error)}") from error
     with handle:
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:  # the two ways to say that another process has it
-            raise UsageError(
-                f"one run at a time must write to a folder, however: another process trains into {run}. Wait for its end, or pass "
-                "another --out"
-            ) from error
+            raise UsageError(f"Another process is training into {run}. Wait for its end, or use another --out.") from error
         except OSError:  # a network file system without locks
             pass
         for name in (NAME, BEST):
@@ -170,11 +168,10 @@ def saved_settings(saved: dict[str, Any], where: Path) -> Settings:
     try:
         return Settings.model_validate(saved["settings"])
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
-        wrote = saved.get("versions", {}).get("satmip", "of another version")
+        wrote = saved.get("versions", {}).get("satmip", "another version")
         raise UsageError(
-            f"a run must have settings that this version knows, however: {where}: {wrong}. Use the satmip that wrote it ({wrote}, "
-            f"here is {version('satmip')})"
+            f"This version of satmip ({version('satmip')}) does not know the settings of {where}: "
+            f"{' '.join(wrong_settings(error, Settings.model_fields))} Use the satmip that wrote it ({wrote})."
         ) from error
 
 
@@ -189,12 +186,10 @@ def check_same_run(checkpoint: Checkpoint, settings: Settings, fingerprint: str,
     then = {**Settings.model_validate({}).model_dump(mode="json"), **checkpoint["settings"]}
     changed = [name for name in sorted({*now, *then} - FREE_SETTINGS) if now.get(name) != then.get(name)]
     if changed:
-        difference = "; ".join(f"{name} was {then.get(name)!r} and is now {now.get(name)!r}" for name in changed)
-        raise UsageError(
-            f"a run goes on with the settings it started with, however: {difference}. Pass them again, or another --out"
-        )
+        difference = "; ".join(f"{name} was {written(then.get(name))} and is now {written(now.get(name))}" for name in changed)
+        raise UsageError(f"The run in {run} was started with other settings: {difference}. Use the same again, or another --out.")
     if checkpoint["dataset"]["fingerprint"] != fingerprint:
         raise UsageError(
-            f"a run goes on with the shards it started with, however: those of {run} have the fingerprint "
-            f"{checkpoint['dataset']['fingerprint'][:12]}, these {fingerprint[:12]}. Pass the same --shards, or another --out"
+            f"The run in {run} was started with other shards: their fingerprint is {checkpoint['dataset']['fingerprint'][:12]}, "
+            f"that of these is {fingerprint[:12]}. Use the same --shards, or another --out."
         )

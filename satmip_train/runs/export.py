@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import timm
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from satmip_data.errors import cause
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
 from satmip_train.files import BEST_WEIGHTS, METADATA_WEIGHTS, PROJECTIONS, WEIGHTS, write_atomically
@@ -138,13 +140,14 @@ def load_backbone(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     weights, config = _find(Path(path), WEIGHTS, "a backbone")
     if "model" not in config:
-        raise UsageError(f"a backbone must be given, however: {path} is none of an image encoder. Pass the folder of the run")
+        raise UsageError(f"{path} is no backbone: it encodes no images. Name the folder of the run.")
     try:
         backbone: nn.Module = timm.create_model(config["model"], num_classes=0, **config["args"])
     except Exception as error:  # timm raises many kinds for arguments that it does not understand
         raise UsageError(
-            f"{path} must describe a timm model, however: {config['model']!r} with {config['args']}: {error!r}. "
-            f"Use the timm that wrote it ({config.get('versions', {}).get('timm', 'of another version')}), or export the run again"
+            f"timm cannot make the network that {path} describes, {config['model']} with {json.dumps(config['args'])}: "
+            f"{cause(error)}. Use the timm that wrote it ({config.get('versions', {}).get('timm', 'another version')}), or export "
+            "the run again."
         ) from error
     _fill(backbone, weights)
     read_class_token_alone(backbone)
@@ -190,15 +193,15 @@ def load_projections(path: str | Path) -> Projections:
         try:
             tensors = load_file(weights)
         except SafetensorError as error:
-            raise UsageError(f"{weights} must hold projections, however: {error}. {_again(weights)}") from error
+            raise UsageError(f"{weights} holds no projections: {cause(error)}. {_again(weights)}") from error
     else:
         saved = checkpoint.load(run)
         tensors = {} if saved is None else _weights(saved, _MATCHING)
         if f"{_PROJECTED[0]}.weight" not in tensors:
             objective = "none" if saved is None else Settings.model_validate(saved["settings"]).objective
             raise UsageError(
-                f"images and metadata are compared by their projections, however: {run} has none ({objective=}). Pass runs of "
-                "satmip or satmips; of one without projections.safetensors with its last.pt"
+                f"{run} has no projections, by which images and metadata are compared: its objective is {objective}. Name a run of "
+                "satmip or satmips, with its projections.safetensors or its last.pt."
             )
     scale, bias = tensors["logit_scale"].float().exp(), tensors.get("logit_bias")
     image, metadata = (_linear(tensors, name) for name in _PROJECTED[:2])
@@ -215,7 +218,7 @@ def _linear(weights: dict[str, Tensor], name: str) -> nn.Linear:
 def _load(run: Path, name: str) -> Checkpoint:
     saved = checkpoint.load(run, name)
     if saved is None:
-        raise UsageError(f"a run must have a checkpoint to be exported, however: there is no {name} in {run}. Train first")
+        raise UsageError(f"{run} has no checkpoint {name} to export. Train first: satmip-train --shards out/shards --out {run}")
     return saved
 
 
@@ -251,8 +254,7 @@ def _find(path: Path, name: str, what: str) -> tuple[Path, dict[str, Any]]:
     for file in (weights, weights.with_suffix(".json")):
         if not file.is_file():
             raise UsageError(
-                f"{what} is {name} and {Path(name).with_suffix('.json')}, however: there is no {file.name} in {file.parent}. "
-                f"Run: satmip-train export {file.parent}"
+                f"{file.parent} has no {file.name}, which is part of {what}. Run: satmip-train export {quote(str(file.parent))}"
             )
     config = _read_config(weights.with_suffix(".json"))
     # Those of earlier versions have none.
@@ -260,8 +262,8 @@ def _find(path: Path, name: str, what: str) -> tuple[Path, dict[str, Any]]:
         raise UsageError(f"{weights} is damaged: its sha256 is not the one in {weights.stem}.json. {_again(weights)}")
     if path.is_dir() and (step := checkpoint.read_step(path)) not in (None, config["step"]):
         raise UsageError(
-            f"the export of a run must be of its last checkpoint, however: {name} in {path} is of step {config['step']} and "
-            f"{checkpoint.NAME} of step {step}. Run: satmip-train export {path}"
+            f"The run has gone on since its export: in {path}, {name} is of step {config['step']} and {checkpoint.NAME} of step "
+            f"{step}. Run: satmip-train export {quote(str(path))}"
         )
     return weights, config
 
@@ -271,7 +273,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
         return {**config, "settings": config["settings"], "step": config["step"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} must describe an export, however: {error!r}. {_again(path)}") from error
+        raise UsageError(f"{path} describes no export: {cause(error)}. {_again(path)}") from error
 
 
 def _fill(network: nn.Module, weights: Path) -> None:
@@ -281,9 +283,9 @@ def _fill(network: nn.Module, weights: Path) -> None:
     except (SafetensorError, RuntimeError) as error:
         described = weights.with_suffix(".json").name
         raise UsageError(
-            f"{weights} must hold the weights that {described} describes, however: {error}. {_again(weights)}"
+            f"{weights} does not hold the weights that {described} describes: {cause(error)}. {_again(weights)}"
         ) from error
 
 
 def _again(path: Path) -> str:
-    return f"Copy it again, or run: satmip-train export {path.parent}"
+    return f"Copy it again, or run: satmip-train export {quote(str(path.parent))}"

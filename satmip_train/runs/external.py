@@ -14,6 +14,8 @@ from safetensors.torch import save
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
+from satmip_data.errors import cause
+from satmip_data.names import unknown_name
 from satmip_train.config import Settings
 from satmip_train.errors import UsageError
 from satmip_train.files import CONFIG, WEIGHTS, write_atomically
@@ -69,7 +71,7 @@ def find(name: str) -> External:
     if kind == "open_clip" and model:
         return _open_clip(model)
     if name not in EXTERNALS:
-        raise UsageError(f"--external must be one of {', '.join(EXTERNALS)}, timm:MODEL or open_clip:MODEL, however: {name!r}")
+        raise UsageError(unknown_name("backbone", name, [*EXTERNALS, "timm:MODEL", "open_clip:MODEL"], "--external"))
     return EXTERNALS[name]
 
 
@@ -79,13 +81,14 @@ def _open_clip(model: str) -> External:
 
     config = open_clip.get_model_config(model)
     if config is None:
-        raise UsageError(f"--external open_clip:MODEL must name a model of open_clip, however: it has no {model!r}")
+        raise UsageError(unknown_name("model of open_clip", model, open_clip.list_models(), "--external"))
     vision = config["vision_cfg"]
     if "timm_model_name" in vision:
         return External(vision["timm_model_name"], size=vision["image_size"], dropped=("head.",))
     if not isinstance(vision["layers"], int):
         raise UsageError(
-            f"only ViTs and timm's networks are read from open_clip, however: {model!r} is neither. Pass timm:MODEL instead"
+            f'The model "{model}" of open_clip is no ViT and none of timm\'s networks, which alone are read. Use timm:MODEL '
+            "instead."
         )
     args = {"patch_size": vision["patch_size"], "embed_dim": vision["width"], "depth": vision["layers"]}
     args["num_heads"] = vision["width"] // vision.get("head_width", 64)
@@ -113,7 +116,7 @@ def _create(name: str, external: External) -> tuple[Settings, nn.Module]:
         settings = Settings.model_validate({**values, "backbone_args": args, "view_size": size})
         return settings, create_backbone(settings)
     except ValueError as error:
-        raise UsageError(f"--external must be a network that timm makes, however: {error}") from error
+        raise UsageError(f"timm cannot make the network of --external: {cause(error)}") from error
 
 
 def _converted(tensors: dict[str, Tensor], module: Any) -> dict[str, Tensor]:
@@ -166,12 +169,10 @@ def _check(name: str, path: Path, module: nn.Module, tensors: Mapping[str, Tenso
     }
     if any(wrong.values()):
         evidence = "; ".join(f"{len(keys)} {how}: {_listed(keys)}" for how, keys in wrong.items() if keys)
-        raise UsageError(f"--weights must hold the backbone of {name}, however: {path}: {evidence}. Pass another --external")
+        raise UsageError(f"--weights {path} does not hold the backbone of {name}: {evidence}. Use another --external.")
     here = attention_heads(module)
     if heads is not None and here is not None and heads != here:
-        raise UsageError(
-            f"--weights must be of {here} attention heads for {name}, however: {path} has {heads}. Pass another --external"
-        )
+        raise UsageError(f"--weights {path} is of {heads} attention heads, and {name} has {here}. Use another --external.")
 
 
 def _listed(keys: list[str]) -> str:

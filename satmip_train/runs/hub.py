@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from satmip_data.errors import cause
 from satmip_train.errors import UsageError
 from satmip_train.files import CONFIG, METADATA_WEIGHTS, PROJECTIONS, WEIGHTS
 from satmip_train.runs import timm_format
@@ -23,9 +24,9 @@ def push(run: Path, files: Sequence[Path], repository: str) -> str:
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
-        raise UsageError("--push needs huggingface_hub, however: it is not installed. Run: pip install huggingface_hub") from error
+        raise UsageError("--push needs huggingface_hub, which is not installed. Run: pip install huggingface_hub") from error
     folders = {path.parent for path in files}
-    with _reaching("the hub must accept the files, however: {}. Run: hf auth login, or pass another --push"):
+    with _reaching("The hub refused the files: {}. Run: hf auth login   or use another --push"):
         url = HfApi().create_repo(repository, repo_type="model", exist_ok=True)
         for folder in sorted(folders):
             listed = [path for path in files if path.parent == folder]
@@ -68,7 +69,7 @@ def _reaching(refused: str) -> Iterator[None]:
     except Exception as error:
         # The hub's client has changed its HTTP library and does not translate all of its errors. Those of requests are OSErrors.
         if type(error).__module__.partition(".")[0] in _CLIENTS:
-            raise UsageError(f"the hub must be reached, however: {error}. Check the network and HF_ENDPOINT") from error
+            raise UsageError(f"Cannot reach the hub: {cause(error)}. Check the network and HF_ENDPOINT.") from error
         # Its own errors are OSErrors or ValueErrors, some of them both.
         if not isinstance(error, (OSError, ValueError)) and not type(error).__module__.startswith("huggingface_hub."):
             raise

@@ -1,5 +1,6 @@
 """A run of images and captions as a model of open_clip: both encoders, their projections and the temperature."""
 
+import json
 from typing import Any, cast
 
 import torch
@@ -39,13 +40,13 @@ def to_open_clip(
     """
     if "matching.logit_scale" not in model or settings.metadata_encoder != "text" or context is None:
         raise UsageError(
-            "an open_clip model must have encoders of images and of captions, however: this run is of "
-            f"{settings.objective=} and {settings.metadata_encoder=}. Export it without --open-clip: timm loads its backbone"
+            f"This run has no encoder of captions, which open_clip needs: its objective is {settings.objective}, its metadata "
+            f"encoder {settings.metadata_encoder}. Export it without --open-clip: timm loads its backbone."
         )
     if settings.projection_bias:
         raise UsageError(
-            "open_clip's projections have no bias, however: settings.projection_bias=True. Export it without --open-clip: timm "
-            "loads its backbone"
+            "This run was trained with --projection-bias, and open_clip's projections have no bias. Export it without --open-clip: "
+            "timm loads its backbone."
         )
     vision, image = _vit(backbone) if isinstance(backbone, VisionTransformer) else _trunk(settings, backbone)
     text = {name.removeprefix(_TEXT): value for name, value in model.items() if name.startswith(_TEXT)}
@@ -81,10 +82,7 @@ def _vit(backbone: VisionTransformer) -> tuple[dict[str, Any], dict[str, Tensor]
     blocks = len(backbone.blocks)
     positions = weights["pos_embed"][0].clone() if weights.get("pos_embed") is not None else torch.empty(0)
     if not _is_plain(backbone) or len(positions) != backbone.patch_embed.num_patches + 1:
-        raise UsageError(
-            "open_clip's own ViT must equal the backbone, however: this one has other parts. Export it without --open-clip: timm "
-            "loads it"
-        )
+        raise UsageError("The backbone has parts that open_clip's own ViT has not. Export it without --open-clip: timm loads it.")
     positions[1:] += weights["patch_embed.proj.bias"]
     named = {
         "conv1.weight": weights["patch_embed.proj.weight"],
@@ -127,8 +125,8 @@ def _trunk(settings: Settings, backbone: nn.Module) -> tuple[dict[str, Any], dic
     """Return config and weights of another network, which open_clip takes from timm, by name and without arguments."""
     if settings.backbone_args:
         raise UsageError(
-            f"open_clip makes {settings.backbone} without arguments, however: {settings.backbone_args=}. Export it without "
-            "--open-clip: timm loads it"
+            f"The run gave {settings.backbone} the arguments {json.dumps(settings.backbone_args)}, and open_clip takes none. "
+            "Export it without --open-clip: timm loads it."
         )
     config = {"timm_model_name": settings.backbone, "timm_model_pretrained": False, "timm_pool": "", "timm_proj": "linear"}
     return config, {f"trunk.{name}": value for name, value in backbone.state_dict().items()}

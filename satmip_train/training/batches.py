@@ -60,7 +60,7 @@ def choose(plan: RunPlan, step: int, needed: int = 0) -> DataPath:
     sizes = f"the split is {size / 1e9:,.2f} GB, {free / 1e9:,.1f} GB are free on {plan.job.device} beside the steps"
     if plan.settings.data == "resident":
         if not plan.job.all_agree(size < free):
-            raise UsageError(f"a resident split must fit into memory, however: {sizes}, a rank. Pass --data stream")
+            raise UsageError(f"--data resident does not fit into memory: {sizes}, for each rank. Use --data stream.")
         return DataPath(True, f"asked for; {sizes}")
     if plan.last_step - step <= plan.order.steps_per_epoch:
         return DataPath(False, "each sample is read once at most")

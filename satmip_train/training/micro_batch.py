@@ -31,8 +31,8 @@ def micro_batched(objective: Objective, rows: int) -> None:
     for encoder in encoders:
         if any(isinstance(part, _BatchNorm) for part in encoder.modules()):
             raise ValueError(
-                "micro_batch must not change what is learned, however: the batch norms of this backbone would see a part of the "
-                "batch at a time. Pass --grad-checkpointing instead, or a --backbone without batch norms (a ViT)"
+                "--micro-batch would change what is learned: the batch norms of this backbone would see a part of the batch at a "
+                "time. Use --grad-checkpointing instead, or a --backbone without batch norms (a ViT)."
             )
         encoder.forward = _in_parts(encoder, encoder.forward, rows)
 

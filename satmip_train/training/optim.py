@@ -21,7 +21,7 @@ def learning_rate(step: int, steps_per_epoch: int, total_steps: int, settings: S
         ValueError: the step is not one of the run.
     """
     if not 0 <= step < total_steps:
-        raise ValueError(f"step must be in [0, {total_steps}), however: {step=}")
+        raise ValueError(f"Step {step} is outside the run, which has {total_steps} steps.")
     warmup = round(settings.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return settings.lr_start + (settings.peak_lr - settings.lr_start) * step / max(warmup - 1, 1)

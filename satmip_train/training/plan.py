@@ -70,24 +70,25 @@ def _check_batch(settings: Settings, dataset: Dataset, samples: int, ranks: int)
     """Check that the split gives each rank its share of a batch."""
     if samples < 2:
         raise UsageError(
-            f"a split must have two samples that are told apart, however: {settings.split!r} of {dataset.root} has {samples}. "
-            "Pass another --split or --shards"
+            f'The split "{settings.split}" of {dataset.root} has {samples or "no"} sample, and two at least must be told apart. '
+            "Use another --split or --shards."
         )
     if samples < settings.batch_size:
         fitting = 1 << (samples.bit_length() - 1)
         raise UsageError(
-            f"a batch must fit into the split, however: {settings.batch_size=} and {settings.split!r} has {samples} samples. "
-            f"Pass --batch-size {fitting}"
+            f'The batch of {settings.batch_size} is larger than the split "{settings.split}", which has {samples} samples. '
+            f"Use --batch-size {fitting}."
         )
     if settings.batch_size % ranks:
         fewer = max(fewer for fewer in range(1, ranks) if settings.batch_size % fewer == 0)
         raise UsageError(
-            f"each rank must get an equal share of a batch, however: {settings.batch_size=} and {ranks} ranks. Run on {fewer}; "
-            f"a new run may also pass --batch-size {max(settings.batch_size // ranks, 1) * ranks}"
+            f"The batch of {settings.batch_size} cannot be shared equally by {ranks} ranks. Run on {fewer}; a new run may also use "
+            f"--batch-size {max(settings.batch_size // ranks, 1) * ranks}."
         )
     if dataset.size is None:
         raise UsageError(
-            f"chips must be of one size to train on, however: those of {dataset.root} are not. Build with a fixed --size"
+            f"The chips of {dataset.root} have several sizes, and training needs one. Build shards with a fixed --size, such as "
+            "224."
         )
 
 
@@ -111,8 +112,8 @@ def _metadata(settings: Settings, dataset: Dataset) -> tuple[Decoder, MetadataSh
 def _check_known(settings: Settings, dataset: Dataset, known: bool) -> None:
     if "fields" in (read_by(settings.objective) or ()) and not known:
         raise UsageError(
-            f"metadata must be known of some samples to be learned from, however: {dataset.root} knows none of the fields. "
-            "Pass other --fields, or --objective simclr"
+            f"No sample of {dataset.root} knows any of the fields, so there is nothing to learn from. Use other --fields, or "
+            "--objective simclr."
         )
 
 
@@ -137,8 +138,8 @@ def _compiled(settings: Settings, job: Job) -> bool:
     compiled = by_default if settings.compile is None else settings.compile
     if settings.activation_budget < 1 and not compiled:
         raise UsageError(
-            f"activation_budget must be 1 unless encoders are compiled, however: {settings.activation_budget=}. Pass --compile, or "
-            "--grad-checkpointing instead"
+            f"--activation-budget {settings.activation_budget:g} works with compiled encoders only. Add --compile, or use "
+            "--grad-checkpointing instead."
         )
     return compiled
 

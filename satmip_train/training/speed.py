@@ -90,7 +90,7 @@ def compiler_errors() -> Iterator[None]:
         if not type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
             raise
         reason = " ".join(str(error).strip().split("\n\n")[0].split())
-        raise CompilerError(f"networks and views must compile, however: {reason}. Pass --no-compile to go on without") from error
+        raise CompilerError(f"torch.compile failed: {reason}. Use --no-compile to train without it.") from error
 
 
 @contextmanager
@@ -104,8 +104,8 @@ def memory_errors() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise UsageError(
-            f"a step must fit into the GPU's memory, however: {str(error).splitlines()[0]} Pass --micro-batch 256 (or fewer rows) "
-            "or --grad-checkpointing, which learn the same, or --data stream where the split is resident"
+            f"A step does not fit into the GPU's memory: {str(error).splitlines()[0]} Use --micro-batch 256 (or fewer rows) or "
+            "--grad-checkpointing, which learn the same, or --data stream where the split is resident."
         ) from error
 
 
@@ -115,8 +115,8 @@ def recompute_activations(backbone: nn.Module) -> None:
     Raises:
         ValueError: it cannot.
     """
-    advice = "Leave it out; --micro-batch saves memory too where there are no batch norms"
-    refusal = f"grad_checkpointing needs a backbone that can, however: {type(backbone).__name__} of timm cannot. {advice}"
+    advice = "Leave it out; --micro-batch saves memory too where there are no batch norms."
+    refusal = f"timm's {type(backbone).__name__} knows no --grad-checkpointing. {advice}"
     if not hasattr(backbone, "set_grad_checkpointing"):
         raise ValueError(refusal)
     try:

@@ -86,8 +86,8 @@ def restore(plan: RunPlan, state: State, run: Path, console: Console) -> None:
     saved = checkpoint.load(run)
     if not plan.job.same(-1 if saved is None else saved["step"]):
         raise UsageError(
-            f"every rank must go on from the same step, however: they find different checkpoints in {run}. Pass an --out that "
-            "all machines share"
+            f"The ranks found different checkpoints in {run}, so it is not shared by all machines. Use an --out on a file system "
+            "that all of them see."
         )
     if saved is None:
         return

@@ -68,10 +68,11 @@ class StepMetrics:
             "before": None if before is None else {"step": before[0], "keys": before[1]},
         }
         path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        shown = ", ".join(f"{name} {value:g}" for name, value in measured.items())
         raise UsageError(
-            f"the {what} must stay finite, however: {measured} at step {step}. The keys of its batch are in {path}, with those of "
-            "the step before, whose gradient may be the cause; the last checkpoint is from before. Look at these samples, or "
-            "pass a smaller --lr-base, --precision fp32 and another --out"
+            f"The {what} became NaN or infinite at step {step}: {shown}. The keys of its batch are in {path}, with those of the "
+            "step before, whose gradient may be the cause; the last checkpoint is from before. Look at these samples, or use a "
+            "smaller --lr-base, --precision fp32 and another --out."
         )
 
 

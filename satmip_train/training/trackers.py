@@ -27,7 +27,7 @@ class _TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UsageError(
-                "--report-to tensorboard needs it, however: it is not installed. Run: pip install tensorboard"
+                "--report-to tensorboard needs tensorboard, which is not installed. Run: pip install tensorboard"
             ) from error
         # What a session that was killed logged after its last checkpoint comes again.
         self._writer = SummaryWriter(run / "tensorboard", purge_step=first)
@@ -46,7 +46,7 @@ class _Wandb:
         try:
             import wandb
         except ImportError as error:
-            raise UsageError("--report-to wandb needs it, however: it is not installed. Run: pip install wandb") from error
+            raise UsageError("--report-to wandb needs wandb, which is not installed. Run: pip install wandb") from error
         # The same folder is the same run there, also when it goes on after an interruption.
         name = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:12]
         self._run = wandb.init(project="satmip", name=run.name, id=name, resume="allow", dir=str(run), config=config)

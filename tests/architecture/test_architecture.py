@@ -258,5 +258,5 @@ def test_without_the_extra_train_the_commands_say_so(command: str, words: str) -
     code += f"from satmip_train.__main__ import {command} as run; run()"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr.startswith("Error: training and evaluation need the extra train, however: torch is not installed.")
+    assert result.stderr.startswith("Error: torch is not installed, which training and evaluation need.")
     assert result.stderr.endswith("pip install -e '.[train]'\n")

@@ -328,7 +328,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=480, help="no further part is begun after so many")
     options = parser.parse_args()
     if not options.toy and not torch.cuda.is_available():
-        parser.error("this needs a GPU, however: torch sees none. Pass --toy to see that the script works")
+        parser.error("torch sees no GPU. Use --toy to see that the script works")
     start, scale = time.monotonic(), TOY if options.toy else TRUE
     scale.base["workers"] = loader_processes(scale.base["workers"], 3 * scale.chip**2)
     job = Job(torch.device("cpu" if options.toy else "cuda:0"))

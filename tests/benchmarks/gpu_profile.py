@@ -50,7 +50,7 @@ def shares(work: Callable[[], Any], seconds: float, cuda: bool, table: Path) -> 
     table.write_text(averages.table(sort_by=order, row_limit=60), encoding="utf-8")
     kernels = [(event.name, event.time_range.start, event.time_range.end) for event in profiler.events() if _on_device(event, cuda)]
     if not kernels:
-        raise RuntimeError("the profiler must see kernels, however: it saw none; CUPTI may not be allowed to look")
+        raise RuntimeError("The profiler saw no kernel; CUPTI may not be allowed to look")
     found = dict.fromkeys([*KINDS, "pointwise and sums"], 0.0)
     if cuda:
         for name, start, stop in kernels:

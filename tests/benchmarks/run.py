@@ -75,7 +75,7 @@ def main() -> None:
             failed.append(script)
         print(f"({time.perf_counter() - start:.0f} s)", flush=True)
     if failed:
-        sys.exit(f"every part must run to its end, however: {', '.join(failed)} did not")
+        sys.exit(f"These parts did not run to their end: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

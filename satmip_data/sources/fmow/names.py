@@ -53,7 +53,7 @@ def parse_name(path: str) -> FmowName:
     match = (_NUMBERED if numbered else _NAMED).fullmatch(stem)
     if match is None:
         form = "<number>_<T>_<product>" if numbered else "<category>_<n>_<T>_<product>"
-        raise InvalidError(f"a name must be {form}, however: {stem!r}")
+        raise InvalidError(f"The name {stem} is not of the form {form}")
     category = None if numbered else match["category"]
     return FmowName(split, category, match["number"], int(match["acquisition"]), match["product"])
 

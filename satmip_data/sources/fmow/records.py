@@ -24,7 +24,7 @@ def georeference_of(record: dict[str, Any]) -> Georeference | None:
         return None
     found = georeference_from_bounds(parse_lonlat_ring("raw_location", text), record["img_width"], record["img_height"])
     if found.affine[0] <= 0.0 or found.affine[4] >= 0.0:
-        raise InvalidError(f"raw_location must span an area, however: {text!r}")
+        raise InvalidError(f'raw_location spans no area: "{text}"')
     return found
 
 

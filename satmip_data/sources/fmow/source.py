@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 from PIL import Image
 from satmip_schemas import first_error
 
+from satmip_data.errors import cause
 from satmip_data.imagery import chips, raster
 from satmip_data.imagery.fetch import ImageFile
 from satmip_data.metadata import checks
@@ -94,7 +95,9 @@ class Fmow(ImageFiles):
     def __post_init__(self) -> None:
         """Refuse options no build can have."""
         if raster.parse_stretch(self.tiff_stretch).kind == "none":
-            raise ValueError("tiff-stretch must be percentile:LOW,HIGH or minmax:LOW,HIGH, however: 'none'")
+            raise ValueError(
+                "--tiff-stretch is none, and TIFFs of fMoW have more than 8 bits. Use percentile:LOW,HIGH or minmax:LOW,HIGH"
+            )
 
     def list_items(self, root: str) -> list[Item]:
         """List the images of the product in every split with their records.
@@ -127,8 +130,8 @@ class Fmow(ImageFiles):
     def _nothing(self, root: str) -> LayoutError:
         suffix = SUFFIXES[self.product][-1]
         return LayoutError(
-            f"fMoW needs train/<category>/<place>/*_{self.product}{suffix} (or val/..., test/<place>/..., seq/<place>/...) below "
-            f"its root, however: {root!r} has none. Name the folder that holds train/, or the kind of your archive with --source"
+            f"{root} holds no fMoW: no train/<category>/<place>/*_{self.product}{suffix} (or val/..., test/<place>/..., "
+            "seq/<place>/...). Name the folder that holds train/, or the kind of your archive with --source"
         )
 
     def _paths(self, root: str) -> list[str]:
@@ -157,8 +160,8 @@ class Fmow(ImageFiles):
             scenes += 1
         if scenes:
             raise LayoutError(
-                f"locations need records with GPS, however: none of {scenes} records tried has raw_location; those beside the "
-                "published images never have. Add: --metadata groundtruth.tar.bz2   or leave locations out: --fields gsd,time"
+                f"None of the {scenes} records tried has raw_location, which locations are read from; those beside the published "
+                "images never have. Add: --metadata groundtruth.tar.bz2   or leave locations out: --fields gsd,time"
             )
 
     def read_item(self, root: str, item: Item) -> list[Found]:
@@ -169,7 +172,7 @@ class Fmow(ImageFiles):
         try:
             record = json.loads(item.record, parse_constant=str) if item.record else read_json(self.metadata or root, item.metadata)
         except (OSError, ValueError, RecursionError) as error:
-            return [reject(item, "metadata_unreadable", f"a record must be readable JSON, however: {error}", key)]
+            return [reject(item, "metadata_unreadable", f"The record is no readable JSON: {cause(error)}", key)]
         try:
             return [self._scene(key, item, record)]
         except (ValueError, ArithmeticError) as error:
@@ -178,7 +181,7 @@ class Fmow(ImageFiles):
     def _scene(self, key: str, item: Item, record: Any) -> Scene | Reject:
         name = parse_name(item.image)
         if (error := first_error("fmow", record)) is not None:
-            raise InvalidError(f"a record must fit the schema 'fmow', however: {error}")
+            raise InvalidError(f"The record does not follow the schema of fMoW: {error}")
         whole_numbers(record, "img_width", "img_height")
         for box in boxes_of(record):
             whole_numbers(box, "ID")
@@ -186,7 +189,7 @@ class Fmow(ImageFiles):
         metadata = metadata_of(record, georeference)
         aois = aois_of(record, self.boxes, self.false_detections)
         if not aois:
-            message = "a record must have a labelled box (ID other than -1), however: there is none"
+            message = "The record has no labelled box (ID other than -1)"
             return reject(item, "no_aoi", message, key)
         found = findings(record, metadata, georeference)
         if self.flagged == "drop" and (doubts := [message for flag, message in found.items() if flag in checks.SUSPECT]):
@@ -216,10 +219,10 @@ class Fmow(ImageFiles):
             return super().chip_of(image, sample, size, max_pixels)
         window = sample.window
         if window.width * window.height > max_pixels:
-            raise chips.ImageError("image_too_large", f"a window must have at most {max_pixels} pixels, however: {window!r}")
+            raise chips.ImageError("image_too_large", chips.too_large("window", window.width, window.height, max_pixels))
         header = raster.read_header(image.store, sample.path)
         if header.count not in BANDS:
-            message = f"a TIFF of fMoW must have {', '.join(map(str, BANDS))} bands, however: {header.count}"
+            message = f"The TIFF has {header.count} bands; those of fMoW have {', '.join(map(str, BANDS))}"
             raise chips.ImageError("image_unreadable", message)
         # Pictures of 8 bits are as their makers wanted them.
         stretch = raster.Stretch("none") if set(header.dtypes) == {"uint8"} else raster.parse_stretch(self.tiff_stretch)

@@ -16,6 +16,7 @@ from typing import Any
 import fsspec
 from satmip_schemas import validator
 
+from satmip_data.errors import cause
 from satmip_data.sources.base import (
     LayoutError,
     read_json,
@@ -70,8 +71,8 @@ def read_truth(where: str, product: str, images: Mapping[str, FmowName]) -> Trut
         found = _from_tree(where, endings, splits)
     if not found.count:
         raise LayoutError(
-            f"--metadata must hold records like train/<category>/<place>/*{endings[0]}, however: {where!r} has none. Give "
-            f"groundtruth.tar.bz2, or the folder that holds {', '.join(TRUTH.values())}"
+            f"--metadata {where} holds no record like train/<category>/<place>/*{endings[0]}. Name groundtruth.tar.bz2, or the "
+            f"folder that holds {', '.join(TRUTH.values())}"
         )
     places = {split: _places(where, split, found.mappings.get(split)) for split in splits if TRUTH[split] != split}
     records = {}
@@ -100,11 +101,11 @@ def _places(where: str, split: str, mapping: Any) -> dict[str, str]:
     """Return folder of images -> folder of truth, from a list of {"input": "test_gt/dam/dam_0", "output": "test/0000001"}."""
     name = f"{TRUTH[split]}_mapping.json"
     if mapping is None:
-        raise LayoutError(f"the split {split!r} needs {name}, however: {where!r} has none")
+        raise LayoutError(f'The split "{split}" needs {name}, which {where} does not hold. Name groundtruth.tar.bz2')
     try:
         return {entry["output"].strip("/"): entry["input"].strip("/") for entry in mapping}
     except (TypeError, KeyError, AttributeError) as error:
-        raise LayoutError(f"{name} must be a list of input and output, however: {type(error).__name__}: {error}") from error
+        raise LayoutError(f"{name} is no list of input and output: {cause(error)}") from error
 
 
 def _from_tree(where: str, endings: tuple[str, ...], splits: set[str]) -> _Found:
@@ -120,7 +121,7 @@ def _mapping(where: str, split: str) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise LayoutError(f"{TRUTH[split]}_mapping.json must be readable JSON, however: {error}") from error
+        raise LayoutError(f"{TRUTH[split]}_mapping.json is no readable JSON: {cause(error)}") from error
 
 
 def _from_archive(where: str, endings: tuple[str, ...], wanted: Callable[[str], bool]) -> _Found:

@@ -140,7 +140,7 @@ def test_rejects_are_told_with_what_was_found_of_them(here: Path) -> None:
     (here / "a.csv").write_text("image,split,cloud_cover\na.png,train,2\nb.png,train,12%\na.png,train,many\n")
     table = ("build", "--source", "table", "a.csv", "--workers", "1")
     planned = " ".join(run(*table, "--dry-run").output.split())
-    assert "First metadata_invalid: b.png: cloud_cover must be a number, however: '12%'" in planned
+    assert 'First metadata_invalid: b.png: cloud_cover is "12%"' in planned
     assert "many" not in planned
     assert "What was found of each is in out/shards/rejects.parquet" in run(*table).output
     (here / "b.csv").write_text("image,split\nb.tif,train\n")
@@ -202,15 +202,15 @@ def test_every_help_has_an_example_that_parses(command: list[str]) -> None:
         (["build", "nowhere"], "Check the path: there is no 'nowhere'"),
         (["build", "--source", "geotiff", "nowhere"], "Check the path: there is no 'nowhere'"),
         (["build", "."], "the kind of your archive with --source"),
-        (["build", "../fmow", "--size", "big"], "must be a number of pixels or keep, however: 'big'"),
+        (["build", "../fmow", "--size", "big"], '"big" is no number of pixels'),
         (["build", "../fmow", "--fields", "gds"], 'Unknown field "gds"'),
         (["build", "../fmow", "--tile", "64"], "--tile is not an option of the source 'fmow'; name another with --source"),
-        (["build", "../fmow", "--quality", "0"], "1 <= quality <= 100"),
-        (["build", "../fmow", "--context", "inf"], "0 <= context < infinity"),
-        (["build", "../fmow", "--context", "nan"], "0 <= context < infinity"),
+        (["build", "../fmow", "--quality", "0"], "quality is 0"),
+        (["build", "../fmow", "--context", "inf"], "context is"),
+        (["build", "../fmow", "--context", "nan"], "context is"),
         (["build", "../fmow", "--context", "wide"], "wide is no share"),
         (["build", "nowhere", "--where", "clouds < 3"], "cloud_cover"),  # before anything is read
-        (["build", "../fmow", "--split", "test"], "--split must be one of train, val"),
+        (["build", "../fmow", "--split", "test"], 'Unknown split "test" in --split'),
         (["build", "../fmow", "--ray-address", "auto"], "Add --engine ray"),
         (["build", "nosuch://bucket/x"], "nosuch"),
         (["caption"], "Make it with: satmip-data build SOURCE out/shards"),

@@ -142,7 +142,7 @@ def test_a_grid_with_pixels_on_the_poles_ends_at_them() -> None:
 
 @pytest.mark.parametrize("affine", [(10.0, 0, 500_000.0, 0, -10.0, 5_000_000.0), (10.0, 0, 500_000.0, 0, -10.0, 5.0)])
 def test_metres_are_no_degrees(affine: tuple[float, ...]) -> None:
-    with pytest.raises(geometry.OffEarthError, match=r"a pixel must lie on Earth, however: column 3, row 1 is at 500030,"):
+    with pytest.raises(geometry.OffEarthError, match=r"column 3, row 1 .*500030"):
         geometry.lonlat(Georeference(affine), 3, 1)  # type: ignore[arg-type]
 
 

@@ -132,7 +132,7 @@ def test_the_rule_as_it_ran_differs_by_the_slip() -> None:
 )
 @pytest.mark.parametrize("context", [0.0, 1.0])
 def test_a_box_off_the_scene_has_no_window_whatever_its_context(aoi: Aoi, context: float) -> None:
-    with pytest.raises(OutsideError, match=r"10 x 10, however: Aoi"):
+    with pytest.raises(OutsideError, match=r"outside.* 10 x 10"):
         geometry.window_from_aoi(aoi, 10, 10, context)
 
 
@@ -336,12 +336,12 @@ def test_utm_zone_is_found_by_walking_its_borders(hundredths_lon: int, hundredth
 
 @pytest.mark.parametrize("lat", [84.1, -80.1])
 def test_utm_ends_before_the_poles(lat: float) -> None:
-    with pytest.raises(ValueError, match=r"however: lat="):
+    with pytest.raises(ValueError, match="UTM"):
         geometry.utm_zone((0.0, lat))
 
 
 @pytest.mark.parametrize("sides", [(-1, 0, 5, 5), (0, -1, 5, 5), (0, 0, 0, 5), (0, 0, 5, 0)])
 def test_a_window_is_at_least_a_pixel_inside_its_image(sides: tuple[int, int, int, int]) -> None:
     Window(0, 0, 1, 1)
-    with pytest.raises(ValueError, match="a window needs offsets >= 0 and sides >= 1, however: Window"):
+    with pytest.raises(ValueError, match="window"):
         Window(*sides)

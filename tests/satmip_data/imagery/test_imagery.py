@@ -115,7 +115,7 @@ def test_a_truncated_jpeg_is_refused_even_where_its_window_is_whole(missing: int
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_half_a_file_is_no_image(file_format: str) -> None:
     data = saved(picture(80, 80), file_format)
-    with pytest.raises(ImageError, match="must be decodable, however:") as error:
+    with pytest.raises(ImageError, match="Cannot decode") as error:
         chips.read_chip(data[: len(data) // 2], Window(0, 0, 8, 8), (8, 8), (80, 80))
     assert error.value.reason == "image_unreadable"
 
@@ -168,26 +168,26 @@ def png16(width: int, height: int, colour_type: int, channels: int) -> bytes:
 
 @pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
 def test_sixteen_bits_a_channel_are_refused(colour_type: int, channels: int) -> None:
-    with pytest.raises(ImageError, match="8 bits a channel, however: mode") as error:
+    with pytest.raises(ImageError, match="8 bits a channel") as error:
         chips.read_chip(png16(9, 9, colour_type, channels), Window(0, 0, 9, 9), (4, 4), (9, 9))
     assert error.value.reason == "image_unreadable"
 
 
 def test_floating_point_pixels_are_refused() -> None:
     data = saved(Image.new("F", (9, 9), 0.5), "TIFF")
-    with pytest.raises(ImageError, match="8 bits a channel, however: mode 'F'"):
+    with pytest.raises(ImageError, match=r"8 bits a channel .*mode F"):
         chips.read_chip(data, Window(0, 0, 9, 9), (4, 4), (9, 9))
 
 
 def test_another_size_than_the_metadata_say_is_refused() -> None:
-    with pytest.raises(ImageError, match="40 x 30 pixels of its metadata, however: 30 x 40") as error:
+    with pytest.raises(ImageError, match=r"30 x 40 .* 40 x 30") as error:
         chips.read_chip(jpeg(picture(30, 40)), Window(0, 0, 8, 8), (8, 8), (40, 30))
     assert error.value.reason == "size_mismatch"
 
 
 def test_too_many_pixels_are_refused_before_decoding() -> None:
     data = jpeg(picture(30, 40))
-    with pytest.raises(ImageError, match="at most 1199 pixels, however: 30 x 40") as error:
+    with pytest.raises(ImageError, match=r"30 x 40 .*1,199") as error:
         chips.read_chip(data, Window(0, 0, 8, 8), (8, 8), (30, 40), max_pixels=1199)
     assert error.value.reason == "image_too_large"
     assert chips.read_chip(data, Window(0, 0, 8, 8), (8, 8), (30, 40), max_pixels=1200).size == (8, 8)
@@ -221,7 +221,7 @@ def test_a_black_window_is_empty_and_one_bright_pixel_is_not() -> None:
 
 
 def test_a_window_outside_the_image_is_the_callers_mistake() -> None:
-    with pytest.raises(ValueError, match=r"inside its image of \(30, 40\), however: Window"):
+    with pytest.raises(ValueError, match="image of 30 x 40"):
         chips.read_chip(jpeg(picture(30, 40)), Window(20, 0, 11, 8), (8, 8), (30, 40))
 
 

@@ -86,7 +86,7 @@ def test_a_real_record_passes_and_its_errors_do_not() -> None:
         assert changed(**wrong) is not None, wrong
     message = changed(sun_elevation=20.0)
     assert message is not None
-    assert "elevation 46.0, however: 159.2, 20.0, which is 26." in message
+    assert all(number in message for number in ("46.0", "159.2, elevation 20.0", "26."))
     for name in ("datetime", "location", "sun_azimuth", "sun_elevation"):
         assert changed(**{name: None}) is None
 
@@ -109,7 +109,7 @@ def test_a_footprint_square_on_the_ground_passes_and_a_stretched_one_does_not(lo
         placed, height = square(lon, lat, width, stretch)
         message = checks.footprint_shape(placed, width, height)
         assert message is not None
-        assert "as wide as it is high, however: " in message
+        assert "not square" in message
     assert checks.footprint_shape(None, width, height) is None
 
 

@@ -185,11 +185,11 @@ def test_metadata_refuse_what_is_no_number(value: float) -> None:
     scalars = "multispectral_gsd", "cloud_cover", "target_azimuth", "sun_azimuth", "sun_elevation", "off_nadir"
     points = [{name: point} for name in ("gsd", "pixel_size", "location") for point in ((1.0, value), (value, 0.0))]
     for values in (*({name: value} for name in scalars), *points):
-        with pytest.raises(ValueError, match=f"{next(iter(values))} must be finite or None, however: "):
+        with pytest.raises(ValueError, match=f"^{next(iter(values))} .*finite"):
             Metadata(**values)
 
 
 @pytest.mark.parametrize("time", [TIME.replace(tzinfo=None), TIME.replace(tzinfo=dt.timezone(dt.timedelta(hours=2)))])
 def test_metadata_refuse_times_that_are_not_utc(time: dt.datetime) -> None:
-    with pytest.raises(ValueError, match="datetime must be in UTC with its time zone, however: "):
+    with pytest.raises(ValueError, match=r"datetime .*UTC"):
         Metadata(datetime=time)

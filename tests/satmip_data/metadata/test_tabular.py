@@ -130,7 +130,7 @@ def test_json_names_the_field_and_unit_of_every_column() -> None:
 def test_columns_of_another_version_are_refused() -> None:
     data = fit([]).to_json()
     data["numeric"][0]["name"] = "gsd"
-    with pytest.raises(ValueError, match=r"the columns must be \['gsd_x', .* however: \['gsd', "):
+    with pytest.raises(ValueError, match=r"columns of dataset.json"):
         Standardizer.from_json(data)
 
 

@@ -157,7 +157,7 @@ def test_errors_on_s3_are_advice(s3: str) -> None:
     assert "Make it with: satmip-data build" in run.output
     run = CliRunner().invoke(commands.main, ["build", f"{s3}/nothing-here", f"{s3}/out"])
     assert run.exit_code == 1
-    assert "fMoW needs" in run.output
+    assert "holds no fMoW" in run.output
 
 
 def test_nothing_of_a_failed_upload_is_visible(s3: str) -> None:
@@ -196,7 +196,7 @@ def test_a_manifest_lists_what_a_listing_does(s3_tree: str, tree: Path, form: ob
 @pytest.mark.parametrize("data", [b"no bzip2", bz2.compress(b"{"), bz2.compress(b'[{"path": "a"}]'), bz2.compress(b"[]")[:-4]])
 def test_a_manifest_of_another_form_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "manifest.json.bz2").write_bytes(data)
-    with pytest.raises(InvalidError, match="manifest must be a list of paths"):
+    with pytest.raises(InvalidError, match="no list of paths"):
         list_manifest(str(tmp_path))
 
 
@@ -370,7 +370,7 @@ def test_reading_ahead_passes_errors_on_and_stops_when_left() -> None:
 @pytest.mark.parametrize(
     ("url", "advice"),
     [
-        ("foo://bucket/shards", r"foo://bucket/shards must be reachable, however: Protocol not known: foo\. Check the URL"),
+        ("foo://bucket/shards", r"foo://bucket/shards: Protocol not known: foo\. Check the URL"),
         ("s3://no-such-bucket/shards", "there is no s3://no-such-bucket/shards"),
     ],
 )
@@ -385,7 +385,7 @@ def test_training_without_a_server_gives_advice(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv(f"AWS_{name}", value)
     connections = fsspec.get_filesystem_class("s3")
     connections.clear_instance_cache()  # those to the other tests' server
-    with pytest.raises(UsageError, match=r"s3://bucket/shards must be reachable, .* AWS_ENDPOINT_URL"):
+    with pytest.raises(UsageError, match=r"s3://bucket/shards: .* AWS_ENDPOINT_URL"):
         open_dataset("s3://bucket/shards")
     connections.clear_instance_cache()
 
@@ -395,7 +395,7 @@ def test_a_remote_shard_that_was_removed_gives_advice(s3: str, tmp_path: Path) -
     files.put(f"{local}/", "bucket/holed/", recursive=True)
     files.rm("bucket/holed/train/000001.tar")
     dataset = open_dataset(f"{s3}/holed", tmp_path / "cache")
-    with pytest.raises(UsageError, match=r"holed/train/000001.tar must be reachable, however: "):
+    with pytest.raises(UsageError, match=r"holed/train/000001.tar: "):
         dataset.fetch("train")
 
 

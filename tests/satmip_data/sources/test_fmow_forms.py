@@ -107,7 +107,7 @@ def test_names_tell_split_category_place_acquisition_and_product() -> None:
     assert parse_name("test_gt/airport/airport_0/airport_0_3_ms.json").place == "airport_0"
     assert parse_name("test/0011978/0011978_0_rgb.jpg").place == "0011978"
     for wrong in ("test/dam_0/dam_0_1_rgb.jpg", "train/0/0_0_rgb.jpg", "train/a/a_0/a_0_rgb.jpg", "train/a/a_0/a_0_1_pan.tif"):
-        with pytest.raises(InvalidError, match="a name must be <"):
+        with pytest.raises(InvalidError, match="not of the form <"):
             parse_name(wrong)
 
 
@@ -294,7 +294,7 @@ def test_a_buckets_manifest_is_its_list_of_files(tmp_path: Path, monkeypatch: py
     write(["fmow-rgb/train/airport/airport_0/airport_0_0_rgb.jpg"])  # of another root
     assert Fmow().list_items(str(tmp_path)) == files
     manifest.write_bytes(b"{}")
-    with pytest.raises(LayoutError, match=r"manifest must be a list of paths.* Add: --listing files"):
+    with pytest.raises(LayoutError, match=r"no list of paths.* Add: --listing files"):
         Fmow().list_items(str(tmp_path))
 
 
@@ -342,7 +342,7 @@ def test_ground_truth_that_is_not_what_it_must_be_is_refused(tree: Path, tmp_pat
         with pytest.raises(FileNotFoundError, match=message):
             Fmow(metadata=str(metadata)).list_items(str(tree / "rgb"))
 
-    refuse(tree / "nowhere", r"train/<category>/<place>/\*_rgb.json, however: .* has none. Give groundtruth.tar.bz2")
+    refuse(tree / "nowhere", r"train/<category>/<place>/\*_rgb.json.*groundtruth.tar.bz2")
     refuse(tree / "nowhere.tar.bz2", "nowhere.tar.bz2")
     whole = (tree / "groundtruth.tar.bz2").read_bytes()
     (tmp_path / "half.tar.bz2").write_bytes(whole[: len(whole) // 2])
@@ -351,11 +351,11 @@ def test_ground_truth_that_is_not_what_it_must_be_is_refused(tree: Path, tmp_pat
     refuse(tmp_path / "text.tar.bz2", "is no whole archive of records: ")
     make.write_truth(tmp_path / "truth")
     mapping = tmp_path / "truth" / "seq_gt_mapping.json"
-    for text, message in (("[1]", "must be a list of input and output"), ("{", "must be readable JSON")):
+    for text, message in (("[1]", "no list of input and output"), ("{", "no readable JSON")):
         mapping.write_text(text)
         refuse(tmp_path / "truth", f"seq_gt_mapping.json {message}")
     mapping.unlink()
-    refuse(tmp_path / "truth", "the split 'seq' needs seq_gt_mapping.json, however: ")
+    refuse(tmp_path / "truth", 'split "seq" needs seq_gt_mapping.json')
 
 
 # Every form builds, and what is built is proven
@@ -448,9 +448,9 @@ def test_tiffs_that_give_no_chip_become_rejects(tree: Path, tmp_path: Path) -> N
     rows = pq.read_table(tmp_path / "out/rejects.parquet").to_pylist()
     messages = {row["path"]: row["message"] for row in rows}
     assert 'missing required "StripOffsets"' in messages[stems[0].relative_to(tmp_path / "full").as_posix()]
-    assert "must have 8, 4, 3 bands, however: 5" in messages[stems[1].relative_to(tmp_path / "full").as_posix()]
+    assert "5 bands" in messages[stems[1].relative_to(tmp_path / "full").as_posix()]
     sample = next(sample for sample in samples_of(tmp_path / "full", source) if sample.split == "seq")
-    with pytest.raises(ImageError, match="a window must have at most 3 pixels"):
+    with pytest.raises(ImageError, match="allows 3"):
         source.read_chip(str(tmp_path / "full"), sample, (4, 4), 3)
 
 
@@ -458,7 +458,7 @@ def test_the_stretch_is_checked_before_anything_is_read() -> None:
     assert set(BANDS) == {8, 4, 3}
     assert raster.parse_stretch(Fmow().tiff_stretch) == raster.Stretch("percentile", 2.0, 98.0)
     for text in ("none", "minmax:9,1", "gamma"):
-        with pytest.raises(ValueError, match="stretch must be"):
+        with pytest.raises(ValueError, match="stretch"):
             Fmow(tiff_stretch=text)
 
 
@@ -528,7 +528,7 @@ def test_suspect_records_are_dropped_as_rejects_that_say_why(tmp_path: Path) -> 
     assert dataset["rejects"] == {"suspect": 3}
     rows = pq.read_table(tmp_path / "out/rejects.parquet").to_pylist()
     messages = {row["key"]: row["message"] for row in rows}
-    assert "utm_zone must be 18M at " in messages["train_airport_0_0_rgb"]
-    assert "however: 32T" in messages["train_airport_0_0_rgb"]
-    assert "the sun must stand at azimuth" in messages["train_airport_0_3_rgb"]
-    assert "; the pixel size must be" in messages["train_multi-unit_residential_12_1_rgb"]
+    assert "utm_zone is 32T" in messages["train_airport_0_0_rgb"]
+    assert "18M" in messages["train_airport_0_0_rgb"]
+    assert "the sun at azimuth" in messages["train_airport_0_3_rgb"]
+    assert "pixel size" in messages["train_multi-unit_residential_12_1_rgb"]

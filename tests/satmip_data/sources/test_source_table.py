@@ -107,7 +107,7 @@ def test_a_name_that_no_file_can_have_is_a_reject(root: Path) -> None:
     pd.DataFrame(rows).to_parquet(root / "table.parquet")
     (reject,) = build_index(Table(), str(root / "table.parquet"), KEEP, Local()).rejects
     assert reject.reason == "metadata_invalid"
-    assert r"without NUL, however: 'images/o\x00ne.png'" in reject.message
+    assert r"images/o\x00ne.png" in reject.message
 
 
 def test_a_build_from_a_table_is_proven(root: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_build_from_a_table_is_proven(root: Path) -> None:
 def test_shapes_in_metres_or_of_another_datum_are_refused(root: Path, crs: int, name: str) -> None:
     frame = geopandas.GeoDataFrame({"image": ["images/one.png"]}, geometry=[box(0, 0, 9, 9)], crs=crs)
     frame.to_parquet(root / "t.parquet")
-    with pytest.raises(LayoutError, match=f"WGS 84, however: it is in .*{name}"):
+    with pytest.raises(LayoutError, match=f"{name}.*WGS 84"):
         Table().list_items(str(root / "t.parquet"))
 
 
@@ -130,7 +130,7 @@ def test_shapes_in_geoarrow_are_told_as_such(root: Path) -> None:
     frame.to_parquet(root / "a.parquet", geometry_encoding="geoarrow", schema_version="1.1.0")
     pq.write_table(pa.table(frame.to_arrow(geometry_encoding="geoarrow", index=False)), root / "b.parquet")
     for name in ("a.parquet", "b.parquet"):
-        with pytest.raises(LayoutError, match=r"be WKB or WKT, however: it is GeoArrow's 'polygon'\. Write it .*geometry_encoding"):
+        with pytest.raises(LayoutError, match=r"GeoArrow's .polygon.*Write it .*geometry_encoding"):
             Table().list_items(str(root / name))
     pq.write_table(pa.table(frame.to_arrow(index=False)), root / "c.parquet")
     assert only(build_index(Table(), str(root / "c.parquet"), KEEP, Local())).metadata.location == pytest.approx((7.5, 46.5))
@@ -146,7 +146,7 @@ def test_a_crs_that_is_none_is_refused(root: Path) -> None:
     geo = json.loads(table.schema.metadata[b"geo"])
     geo["columns"]["geometry"]["crs"] = {"type": "no such"}
     pq.write_table(table.replace_schema_metadata({b"geo": json.dumps(geo)}), root / "t.parquet")
-    with pytest.raises(LayoutError, match=r"geometry of t\.parquet must name a CRS that PROJ knows, however"):
+    with pytest.raises(LayoutError, match=r"CRS of geometry in t\.parquet"):
         Table().list_items(str(root / "t.parquet"))
 
 
@@ -241,7 +241,7 @@ def test_a_cell_that_cannot_be_is_a_reject(root: Path, column: str, cell: str) -
     index = read(root, {"image": ["images/one.png", "images/two.png"], column: [cell, ""]})
     (reject,) = index.rejects
     assert reject.reason == "metadata_invalid"
-    assert "however" in reject.message
+    assert reject.message
     assert [sample.path for sample in index.samples] == ["images/two.png"]
 
 
@@ -249,7 +249,7 @@ def test_half_a_box_is_a_reject(root: Path) -> None:
     boxes = {"x": ["1", ""], "y": ["1", ""], "width": ["5", ""], "height": ["", ""]}
     index = read(root, {"image": ["images/one.png", "images/two.png"], **boxes})
     assert [(reject.reason, reject.message) for reject in index.rejects] == [
-        ("metadata_invalid", "a box must have all of x, y, width, height, however: x, y, width")
+        ("metadata_invalid", "The row has x, y, width; a box needs all of x, y, width, height")
     ]
     assert [sample.path for sample in index.samples] == ["images/two.png"]
 
@@ -305,7 +305,7 @@ def test_a_column_of_bytes_can_be_ignored_and_never_ends_in_a_traceback(root: Pa
     frame.to_parquet(root / "t.parquet")
     only(build_index(Table(extra_columns="ignore"), str(root / "t.parquet"), KEEP, Local()))
     frame.rename(columns={"thumbnail": "category"}).to_parquet(root / "t.parquet")
-    with pytest.raises(LayoutError, match=r"however: 'category' holds other bytes\. Leave"):
+    with pytest.raises(LayoutError, match=r"column .category. holds bytes"):
         build_index(Table(), str(root / "t.parquet"), KEEP, Local())
 
 
@@ -473,7 +473,7 @@ def test_splits_have_one_name_each(root: Path) -> None:
 
 @pytest.mark.parametrize("split", ["..", "a/b", ".build", "train set", "/tmp/x"])
 def test_a_split_that_is_no_word_is_refused_before_any_work(root: Path, split: str) -> None:
-    with pytest.raises(LayoutError, match=r"a split must be a word .*, however: .* in row 2"):
+    with pytest.raises(LayoutError, match=r"split is a word .*row 2"):
         read(root, {"image": ["images/one.png", "images/two.png"], "split": ["train", split]})
 
 

@@ -130,10 +130,10 @@ def test_points_on_both_sides_of_the_antimeridian_are_fitted_as_one() -> None:
 
 
 def test_too_few_points_or_points_on_a_line_place_nothing() -> None:
-    with pytest.raises(UnplacedError, match="needs 3 points, however: 0"):
+    with pytest.raises(UnplacedError, match="needs 3 points"):
         fit_affine((), (), 1.0)
     line = tuple((float(i), 2.0 * i) for i in range(30))
-    with pytest.raises(UnplacedError, match="off one line by a pixel, however: spread="):
+    with pytest.raises(UnplacedError, match="on one line"):
         fit_affine(line, tuple(to_lonlat(*point) for point in line), 1.0)
 
 
@@ -146,13 +146,15 @@ def test_a_point_a_few_metres_off_is_no_georeference(tmp_path: Path) -> None:
     found = read(tmp_path, data)
     assert isinstance(found, Reject)
     assert found.reason == "no_georeference"
-    assert "at most 1.0 m, however:" in found.message
+    assert "allows 1 m" in found.message
     assert isinstance(read(tmp_path, data, Xbd(max_residual=20.0)), Scene)
 
 
 def test_a_tile_without_buildings_has_no_georeference(tmp_path: Path) -> None:
     found = read(tmp_path, record([], f"{NAME}.png"))
-    assert found == Reject(ITEM.metadata, "scan", "no_georeference", "a georeference needs 3 points, however: 0", key=NAME)
+    assert isinstance(found, Reject)
+    assert (found.path, found.stage, found.reason, found.key) == (ITEM.metadata, "scan", "no_georeference", NAME)
+    assert "3 points" in found.message
 
 
 @given(st.integers(1, 300), st.integers(1, 90), st.integers(1, 90))
@@ -214,13 +216,13 @@ def test_images_and_label_files_without_each_other_are_told(tree: Path) -> None:
 
 
 def test_another_layout_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"images/\*.png and labels/\*.json .* however: "):
+    with pytest.raises(FileNotFoundError, match=r"images/\*.png"):
         Xbd().list_items(str(tmp_path))
 
 
 @pytest.mark.parametrize("options", [{"tile": 0}, {"val_fraction": 1.5}, {"max_residual": 0.0}, {"max_residual": math.nan}])
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="xbd needs tile >= 1"):
+    with pytest.raises(ValueError, match=r"--(tile|val-fraction|max-residual) is"):
         Xbd(**options)
 
 
@@ -235,7 +237,7 @@ def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
         (changed(gsd=math.nan), "metadata_invalid", "$.metadata.gsd: 'NaN'"),
         (changed(gsd=10**400), "metadata_invalid", "is greater than the maximum"),
         (json.dumps(changed(gsd=1.5)).replace("1.5,", "1e999,"), "metadata_invalid", "$.metadata.gsd: inf"),
-        (changed(capture_date="yesterday"), "metadata_invalid", "capture_date must be an ISO 8601 time, however: 'yesterday'"),
+        (changed(capture_date="yesterday"), "metadata_invalid", 'capture_date is "yesterday"'),
         (changed(sun_elevation=91.0), "metadata_invalid", "$.metadata.sun_elevation: 91.0"),
     ],
 )

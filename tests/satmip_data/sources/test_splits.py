@@ -54,7 +54,7 @@ PINNED = ["n9", "n4", "n2", "n3", "n0"]
 
 @pytest.mark.parametrize("text", ["", "train", "train=", "train=0", "train=-1", "train=nan", "Train=1", "train=1,train=2"])
 def test_shares_that_are_none(text: str) -> None:
-    with pytest.raises(ValueError, match="shares must be like"):
+    with pytest.raises(ValueError, match="--shares"):
         parse_shares(text)
 
 
@@ -94,7 +94,7 @@ def test_every_form_of_list_says_the_same(tmp_path: Path) -> None:
         ("s.txt", "a_1.jpg\n", "<name> <split>"),
         ("s.txt", "a train\na test\n", "one split"),
         ("s.txt", "", "is empty"),
-        ("s.csv", "file,split\na\n", "a split must be a word .* however: '' for 'a'"),
+        ("s.csv", "file,split\na\n", 'split is a word .*"" .*"a"'),
         ("s.csv", "split,file\ntrain\n", "'train' alone"),
         ("t.txt", None, "readable file"),
     ],

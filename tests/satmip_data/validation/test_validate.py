@@ -62,22 +62,22 @@ def moved(east: float) -> Callable[[Members, Record], Any]:
 
 
 DAMAGE: list[tuple[Callable[[Members, Record], Any], str, str]] = [
-    (lambda m, r: m.pop("cat.npy"), "members", r"however: \['cat.npy'\] are missing"),
-    (numbers(lambda a: a.astype(np.float64)), "features", r"num.npy must be finite float32 \(17,\), however: float64"),
-    (numbers(lambda a: a[:-1]), "features", r"num.npy must be finite float32 \(17,\), however: float32 \(16,\)"),
-    (numbers(lambda a: np.where(np.arange(17) == 3, np.nan, a).astype(np.float32)), "features", "must be finite"),
-    (numbers(lambda a: a + np.float32(1e-3)), "features", "num.npy must follow from the metadata"),
-    (numbers(lambda a: a + 1, "cat.npy"), "features", "cat.npy must follow from the metadata"),
-    (lambda m, r: r["metadata"]["gsd"].__setitem__(1, r["metadata"]["gsd"][1] * (1 + 1e-8)), "gsd", r"gsd must be \("),
-    (lambda m, r: r["metadata"].update(gsd=None), "gsd", "must be known of the chip where it is of the scene"),
-    (lambda m, r: r["scene"]["metadata"].update(pixel_size=None), "pixel_size", "must be known of the chip where"),
-    (lambda m, r: r["metadata"].update(location=None), "footprint", "must have its location"),
-    (lambda m, r: r["footprint"].pop(), "footprint", "must be closed"),
-    (moved(1.0), "footprint", "must contain the location"),
-    (lambda m, r: r.update(category=None), "class", "the class must be None, however: it is '"),
-    (lambda m, r: m.pop("cls"), "class", "must be .*, however: it is None"),
-    (lambda m, r: m.update({"labels.npy": npy(np.zeros(3, np.uint8))}), "labels", "must be there where labels are"),
-    (lambda m, r: r.update(labels=["airport"]), "labels", "must be there where labels are"),
+    (lambda m, r: m.pop("cat.npy"), "members", "cat.npy"),
+    (numbers(lambda a: a.astype(np.float64)), "features", "num.npy .*float64.*float32"),
+    (numbers(lambda a: a[:-1]), "features", "num.npy .*16.*17"),
+    (numbers(lambda a: np.where(np.arange(17) == 3, np.nan, a).astype(np.float32)), "features", "num.npy .*finite"),
+    (numbers(lambda a: a + np.float32(1e-3)), "features", "num.npy .*metadata"),
+    (numbers(lambda a: a + 1, "cat.npy"), "features", "cat.npy .*metadata"),
+    (lambda m, r: r["metadata"]["gsd"].__setitem__(1, r["metadata"]["gsd"][1] * (1 + 1e-8)), "gsd", "^gsd .*window"),
+    (lambda m, r: r["metadata"].update(gsd=None), "gsd", "known of the scene"),
+    (lambda m, r: r["scene"]["metadata"].update(pixel_size=None), "pixel_size", "known of the chip"),
+    (lambda m, r: r["metadata"].update(location=None), "footprint", "without a location"),
+    (lambda m, r: r["footprint"].pop(), "footprint", "closed"),
+    (moved(1.0), "footprint", "outside"),
+    (lambda m, r: r.update(category=None), "class", 'class is ".*none'),
+    (lambda m, r: m.pop("cls"), "class", 'class is none.*"'),
+    (lambda m, r: m.update({"labels.npy": npy(np.zeros(3, np.uint8))}), "labels", "labels.npy"),
+    (lambda m, r: r.update(labels=["airport"]), "labels", "labels.npy.*airport"),
 ]  # fmt: skip
 
 
@@ -109,9 +109,9 @@ def test_the_gsd_on_the_ground_does_not_follow_from_the_scenes(shards: Path) -> 
     ("stored", "labels", "message"),
     [
         ([1, 0, 1], ["a", "c"], None),
-        ([1, 0, 0], ["a", "c"], "must be the multi-hot uint8 of"),
-        ([1, 0, 0], ["a", "d"], r"must be classes of the dataset, however: \['d'\]"),
-        (np.array([1, 0, 1]), ["a", "c"], "must be the multi-hot uint8 of"),
+        ([1, 0, 0], ["a", "c"], "labels.npy .*a, c"),
+        ([1, 0, 0], ["a", "d"], "classes of the dataset: d"),
+        (np.array([1, 0, 1]), ["a", "c"], "labels.npy .*uint8"),
     ],
 )
 def test_labels_are_the_multi_hot_of_known_classes(shards: Path, stored: Any, labels: list[str], message: str | None) -> None:
@@ -136,7 +136,7 @@ def standardized(values: list[float | None]) -> statistics.Moments:
         ([-1.0, 1.0, None, -1.0, 1.0], 4, 2.0, None),
         ([0.0, 0.0, None], 2, 1.0, None),  # a constant
         ([None, None], 0, 1.0, None),
-        ([-1.0, 1.0], 3, 2.0, "x must be known 3 times, however: 2"),
+        ([-1.0, 1.0], 3, 2.0, "x .*2 times.* 3"),
         ([-0.999, 1.001], 2, 2.0, "mean 1.00e-03 and deviation 1.000000"),
         ([-1.002, 1.002], 2, 2.0, "mean 0.00e\\+00 and deviation 1.002000"),
         ([0.0, 0.0], 2, 2.0, "deviation 0.000000"),
@@ -161,8 +161,8 @@ def test_an_index_with_a_key_twice_or_without_a_column_is_found(shards: Path, tm
     out = copy_of(shards, tmp_path / "out")
     table = read_parquet((shards / "index.parquet").read_bytes())
     list_anew(out, "index.parquet", parquet_bytes(table.drop_columns(["country_code"])))
-    messages = {problem.message for problem in validate.validate(str(out)).problems}
-    assert messages == {"the index must have a column country_code, however: it has none"}
+    (message,) = {problem.message for problem in validate.validate(str(out)).problems}
+    assert "country_code" in message
     list_anew(out, "index.parquet", parquet_bytes(pa.concat_tables([table, table.slice(0, 1)])))
     assert "keys" in {problem.check for problem in validate.validate(str(out)).problems}
 

@@ -277,9 +277,9 @@ def no_shards(world: Path, tmp_path: Path) -> list[object]:
     ("case", "message"),
     [
         (unlabelled, r"needs labels.*have no classes.*--shards"),
-        (not_exported, r"however: there is no backbone.safetensors.*Run: satmip-train export"),
+        (not_exported, r"no backbone.safetensors.*Run: satmip-train export"),
         (same_split, r"2 shards are in both.*another --test-split"),
-        (no_such_split, r"must be one of .*'train', 'val'.*however: 'test'"),
+        (no_such_split, 'Unknown split "test".*train, val'),
         (other_classes, r"different classes: 4 in .*, 2 in .*; only one has .airport..*other --test-shards"),
         (nothing_to_evaluate, r"nothing to evaluate.*--backbone"),
         (no_such_backbone, r"neither pixels nor a recipe: .*resnet"),

@@ -67,7 +67,7 @@ def test_it_trains_as_typed_says_when_it_is_finished_and_exports(call, toy, tmp_
 @pytest.mark.parametrize("words", [("out/shards",), ("--fields", "gsd,", "time"), ("--shards", "out/shards", "2")])
 def test_a_word_without_an_option_is_told_where_it_belongs(call, words):
     output = " ".join(call(*words, code=2).output.split())
-    assert f"commands export, curves, however: {words[-1]!r}. Pass a folder as --shards DIRECTORY, and a list without" in output
+    assert f'"{words[-1]}" belongs to no option' in output
     assert "Did you mean 'export'?" in call("exprt", code=2).output
 
 
@@ -218,12 +218,12 @@ def test_auto_takes_the_papers_recipe_with_a_gpu(call, monkeypatch):
         ),
         (1, ["--shards", "TOY", "--batch-size", "8", "--objective", "magic"], 'Unknown objective "magic"'),
         (1, ["--shards", "TOY", "--batch-size", "8", "--backbone", "magic"], "a timm model"),
-        (1, ["--shards", "TOY", "--batch-size", "8", "--backbone-args", '{"num_heads": 5}'], "takes backbone_args, however: "),
+        (1, ["--shards", "TOY", "--batch-size", "8", "--backbone-args", '{"num_heads": 5}'], "timm cannot make"),
         (1, ["--shards", "TOY", "--batch-size", "8", "--text-heads", "5"], "Pass another --text-heads"),
         (1, ["--shards", "TOY", "--split", "test"], "the split must be one of ['train']"),
         (1, ["--shards", "TOY", "--device", "magic"], "--device must be a device"),
-        (1, ["--shards", "TOY", "--device", "meta"], "--device must be a device of this machine, however: 'meta': "),
-        (1, ["--shards", "TOY", "--device", "hpu"], "--device must be a device of this machine, however: 'hpu': "),
+        (1, ["--shards", "TOY", "--device", "meta"], '--device "meta" '),
+        (1, ["--shards", "TOY", "--device", "hpu"], '--device "hpu" '),
         (1, ["export", "."], "Train first"),
         (1, ["curves", "."], "Train first"),
     ],
@@ -237,12 +237,12 @@ def test_what_cannot_be_done_is_refused_with_advice(call, toy, code, arguments, 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--report-to", "tensorboard,tensorbord"], "however: --report-to: Input should be 'tensorboard' or 'wandb'"),
-        (["--batch-size", "1"], "however: --batch-size: Input should be greater than or equal to 2"),
-        (["--lr-start", "1"], "however: lr_start must not exceed the peak rate"),
-        (["--epochs", "inf"], "however: --epochs: Input should be a finite number"),
-        (["--seed", str(2**32)], "however: --seed: Input should be less than"),
-        (["--cls-token-std", "0"], "however: --cls-token-std: Input should be greater than 0"),
+        (["--report-to", "tensorboard,tensorbord"], 'Unknown value "tensorbord" in --report-to. Did you mean "tensorboard"?'),
+        (["--batch-size", "1"], "--batch-size is 1. Use 2 or more"),
+        (["--lr-start", "1"], "--lr-start 1 is above the peak rate"),
+        (["--epochs", "inf"], "--epochs is "),
+        (["--seed", str(2**32)], "--seed is 4294967296. Use a number below"),
+        (["--cls-token-std", "0"], "--cls-token-std is 0"),
         (["--backbone-args", '{"pretrained": true}'], "for pretrained there is --init timm"),
     ],
 )

@@ -187,7 +187,7 @@ def test_chips_of_differing_size_and_damaged_chips_are_refused(tmp_path):
         return buffer.getvalue()
 
     root = write_toy_shards(tmp_path / "toy", {"train": 2}, shards=1)
-    for second, message in ((chip((8, 9)), "8 x 8 and 8 x 9"), (b"no image", "must be an image, however: 'b'")):
+    for second, message in ((chip((8, 9)), "8 x 8 and 8 x 9"), (b"no image", "Cannot decode the chip b ")):
         replace_shard(root, "train/000000.tar", tar_bytes([("a.jpg", chip((8, 8))), ("b.jpg", second)], tarfile.USTAR_FORMAT))
         dataset = open_dataset(root)
         with pytest.raises(UsageError, match=message):
@@ -203,7 +203,7 @@ def test_columns_are_chosen_by_field(toy):
     assert [dataset.categorical[i].name for i in categorical] == ["country_code"]
     assert dataset.categorical[categorical[0]].cardinality == 5
     assert len(column_numbers(dataset, None)[0]) == 9
-    with pytest.raises(UsageError, match=r"however: \['height'\]"):
+    with pytest.raises(UsageError, match='Unknown field "height"'):
         column_numbers(dataset, ("height",))
 
 

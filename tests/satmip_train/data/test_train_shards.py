@@ -95,7 +95,7 @@ def test_a_truncated_tar_is_refused(cut):
 def test_a_damaged_header_is_refused(tmp_path):
     plain = tar_bytes([("a.jpg", b"x")], tarfile.USTAR_FORMAT)
     (tmp_path / "a.tar").write_bytes(plain[:124] + b"12xyz" + plain[129:])
-    with pytest.raises(UsageError, match=r"a\.tar must be a whole tar of files, however: the header at byte 0 is damaged\. Copy"):
+    with pytest.raises(UsageError, match=r"a\.tar is no whole tar: the header at byte 0 is damaged\. Copy"):
         ShardReader(tmp_path / "a.tar", 1)
     for record in (b"99 path=b.jpg\n", b"0 path=b.jpg\n", b"path\n"):
         header = tarfile.TarInfo("pax")
@@ -132,14 +132,14 @@ def test_a_reader_refuses_another_count_and_repeated_keys(tmp_path):
     assert (reader.keys, reader.read(0, "txt"), reader.find(1, "txt")) == (["a", "b"], b"2", None)
     with pytest.raises(UsageError, match=r"'b' in .*a\.tar has none"):
         reader.read(1, "txt")
-    with pytest.raises(UsageError, match="must hold 3 samples, however: 2"):
+    with pytest.raises(UsageError, match=r"holds 2 samples.* 3"):
         ShardReader(path, 3)
     path.write_bytes(tar_bytes([("a.jpg", b"1"), ("b.jpg", b"3"), ("a.txt", b"2")], tarfile.USTAR_FORMAT))
     for samples in (2, 3):
         with pytest.raises(UsageError, match="3 samples of 2 keys"):
             ShardReader(path, samples)
     path.write_bytes(b"")
-    with pytest.raises(UsageError, match=r"a\.tar must be readable, however: .*empty file\. Copy"):
+    with pytest.raises(UsageError, match=r"a\.tar: .*empty file\. Copy"):
         ShardReader(path, 3)
 
 
@@ -259,7 +259,7 @@ def test_what_the_schema_adds_to_a_shard_is_read_past(copy, toy):
 
 def test_a_path_without_a_folder_is_not_told_to_go_on_with_a_build(tmp_path):
     for root in (tmp_path / "wrong", (tmp_path / "wrong").as_uri(), "memory://wrong/shards"):
-        with pytest.raises(UsageError, match=r"however: there is no .*wrong.*Pass the path of one") as error:
+        with pytest.raises(UsageError, match=r"no folder .*wrong") as error:
             open_dataset(root)
         assert "again" not in str(error.value)
 
@@ -287,17 +287,17 @@ def test_a_missing_and_a_short_shard_are_refused(copy):
     root = copy()
     shard = root / "train/000001.tar"
     shard.write_bytes(shard.read_bytes()[:-512])
-    with pytest.raises(UsageError, match=r"train/000001.tar must have \d+ bytes, however: it has \d+"):
+    with pytest.raises(UsageError, match=r"train/000001.tar has \d+ bytes instead of \d+"):
         open_dataset(root)
     shard.unlink()
-    with pytest.raises(UsageError, match="however: it is missing"):
+    with pytest.raises(UsageError, match="is missing"):
         open_dataset(root)
 
 
 def test_a_missing_split_is_refused(toy):
-    with pytest.raises(UsageError, match=r"one of \['train', 'val'\], however: 'test'"):
+    with pytest.raises(UsageError, match=r'Unknown split "test".*train, val'):
         open_dataset(toy).split("test")
-    with pytest.raises(UsageError, match=r"one of \['train'\], however: 'val'"):
+    with pytest.raises(UsageError, match=r'Unknown split "val".*train'):
         replace(open_dataset(toy), splits={"train": 21, "val": 0}).split("val")
 
 
@@ -316,7 +316,7 @@ def test_remote_shards_are_fetched_once_and_checked(toy, tmp_path):
     assert [b["key"] for b in ordered_batches(dataset, "val", {"key"}, 4)] == local
     for size in (2048, dataset.split("train")[0].bytes):
         memory.pipe("/remote/shards/train/000000.tar", bytes(size))
-        with pytest.raises(UsageError, match=r"must have .* bytes and sha256"):
+        with pytest.raises(UsageError, match=r"is damaged: it has .* bytes"):
             dataset.path(dataset.split("train")[0])
     assert len(list((tmp_path / "cache").glob("*.tar"))) == len(dataset.split("val"))
 

@@ -76,7 +76,7 @@ def test_a_network_that_takes_any_size_is_the_same_at_another_one() -> None:
 
 def test_a_network_made_for_one_size_is_refused_at_another_one() -> None:
     backbone = create_backbone(Settings(backbone="cait_xxs24_224", backbone_args={"depth": 1}))
-    with pytest.raises(ValueError, match=r"must take images of 256 pixels, however: Cait is made for one size"):
+    with pytest.raises(ValueError, match=r"Cait .* 256"):
         at_size(backbone, 256)
 
 
@@ -112,15 +112,15 @@ def test_same_seed_same_backbone() -> None:
 
 
 def test_wrong_backbones_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"must be a timm model that takes backbone_args, however: settings.backbone='vit_nano'"):
+    with pytest.raises(ValueError, match=r"--backbone vit_nano .*Did you mean"):
         create_backbone(tiny_settings(backbone="vit_nano"))
-    with pytest.raises(ValueError, match=r"must be a timm model that takes backbone_args.*num_heads"):
+    with pytest.raises(ValueError, match=r"timm cannot make .*num_heads"):
         create_backbone(tiny_settings(backbone="test_resnet", backbone_args={"num_heads": 12}))
     for heads in (5, 0):
         arguments = {**tiny_settings().backbone_args, "num_heads": heads}
-        with pytest.raises(ValueError, match=r"must be a timm model that takes backbone_args, however: .*'num_heads'"):
+        with pytest.raises(ValueError, match=r"timm cannot make .*num_heads"):
             create_backbone(tiny_settings(backbone_args=arguments))
-    with pytest.raises(ValueError, match=r"expects, \(16, 16\) pixels, however: view_size=224; give backbone_args"):
+    with pytest.raises(ValueError, match=r"16 x 16 pixels, and --view-size is 224.*--backbone-args"):
         create_backbone(tiny_settings(view_size=224))
 
 
@@ -133,13 +133,13 @@ def test_a_backbone_that_takes_any_size_is_not_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "evidence"),
     [
-        ({"depth": 0}, "a ViT must have a block, however: depth is 0"),
-        ({"patch_size": 32}, r"one row of features of a view, however: .*Kernel size can't be greater"),
-        ({"num_heads": -2}, "one row of features of a view, however: .*-2"),
-        ({"global_pool": ""}, r"one row of features of a view, however: .*a view becomes \(1, 5, 32\)"),
-        ({"act_layer": "magic"}, r"must be a timm model that takes backbone_args, however: .*KeyError\('magic'\)"),
-        ({"norm_layer": 5}, "must be a timm model that takes backbone_args, however: .*AssertionError"),
-        ({"drop_rate": 2}, "must be a timm model that takes backbone_args, however: .*between 0 and 1"),
+        ({"depth": 0}, "no block"),
+        ({"patch_size": 32}, r"row of features.*Kernel size can't be greater"),
+        ({"num_heads": -2}, "row of features.*-2"),
+        ({"global_pool": ""}, "row of features.*a view becomes 1 x 5 x 32"),
+        ({"act_layer": "magic"}, "timm cannot make .*magic"),
+        ({"norm_layer": 5}, "timm cannot make "),
+        ({"drop_rate": 2}, "timm cannot make .*between 0 and 1"),
     ],
 )
 def test_arguments_that_make_no_network_for_a_view_are_refused(changes: dict[str, object], evidence: str) -> None:
@@ -149,9 +149,7 @@ def test_arguments_that_make_no_network_for_a_view_are_refused(changes: dict[str
 
 
 def test_views_too_small_for_a_convolutional_network_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"however: settings.backbone='convnext_atto', .*settings.view_size=16: .*Pass another --view-size"
-    ):
+    with pytest.raises(ValueError, match=r"--backbone convnext_atto .*16 pixels: .*Use another --view-size"):
         create_backbone(tiny_settings(backbone="convnext_atto", backbone_args={}, view_size=16))
 
 

@@ -131,19 +131,17 @@ def test_captions_attend_to_their_padding_on_demand_and_then_to_that_of_the_whol
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"must be a multiple of text_heads, however: .*text_width=32, .*text_heads=5\. Pass another"
-    ):
+    with pytest.raises(ValueError, match=r"--text-width 32 .*--text-heads 5"):
         text_encoder(text_heads=5)
-    with pytest.raises(ValueError, match=r"must be a multiple of tabular_heads, however: .*tabular_heads=5\. Pass another"):
+    with pytest.raises(ValueError, match="--tabular-heads 5"):
         tabular_encoder(2, (3,), tabular_heads=5)
 
 
 def test_captions_longer_than_the_context_are_refused_not_cut() -> None:
     encoder = text_encoder()
-    with pytest.raises(ValueError, match=r"must fit the context of 12 tokens, however: tuple\(tokens.shape\)=\(2, 13\)"):
+    with pytest.raises(ValueError, match=r"13 tokens .*12"):
         encoder({"tokens": torch.ones(2, 13, dtype=torch.int64)})
-    with pytest.raises(ValueError, match=r"needs the length of the longest caption, however: shape.context=None"):
+    with pytest.raises(ValueError, match="longest caption"):
         TextEncoder(tiny_settings(), MetadataShape(None, 3, ()))
 
 

@@ -80,9 +80,7 @@ def test_slips_files_give_their_image_tower_with_12_heads(tmp_path: Path, donor:
     assert_same(backbone, donor)
     assert start.startswith(f"{path} (sha256 ")
     assert start.endswith(f"): {len(donor.state_dict())} tensors")
-    with pytest.raises(
-        ValueError, match=r"shapes cannot tell, however: .*slip.pt has 12, backbone_args make 6. Pass --backbone-args"
-    ):
+    with pytest.raises(ValueError, match=r"slip.pt is of 12 .* has 6.*--backbone-args"):
         start_backbone(settings_of(path, heads=6))
 
 
@@ -205,9 +203,7 @@ def test_what_is_no_weights_for_the_backbone_is_refused(tmp_path: Path, donor: n
         start_backbone(settings_of(save(tmp_path / "list.pt", [torch.zeros(2)])))
     deeper = settings_of(slip(tmp_path / "slip.pt", donor))
     deeper = deeper.model_copy(update={"backbone_args": {**deeper.backbone_args, "depth": 2}})
-    with pytest.raises(
-        ValueError, match=r"must hold the weights of vit_small_patch16_224, however: .*12 missing, such as 'blocks.1"
-    ):
+    with pytest.raises(ValueError, match=r"weights of vit_small_patch16_224: 12 tensors missing, such as blocks.1"):
         start_backbone(deeper)
     wider = deeper.model_copy(update={"backbone_args": {**SMALL, "num_heads": 12, "embed_dim": 96}})
     with pytest.raises(ValueError, match="of another shape, such as"):

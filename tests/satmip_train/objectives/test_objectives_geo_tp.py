@@ -176,7 +176,7 @@ def test_clusters_of_the_sphere_know_no_date_line() -> None:
 
 
 def test_fewer_locations_than_clusters_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"however: 2 locations and 5 clusters. Pass --geo-clusters 2"):
+    with pytest.raises(ValueError, match=r"--geo-clusters 5\. Use --geo-clusters 2"):
         cluster_centres(np.array([[0.0, 1], [0, 1], [3, 3], [np.nan, np.nan]]), 5, "raw", 0)
     as_many = cluster_centres(np.array([[0.0, 1], [0, 1], [3, 3], [np.nan, np.nan]]), 2, "raw", 0)
     assert sorted(as_many.tolist()) == [[0, 1], [3, 3]]

@@ -153,7 +153,7 @@ def test_a_folder_without_index_is_refused(tmp_path: Path) -> None:
 
 
 def test_shards_that_cannot_be_reached_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"nothing://x/index.parquet must be reachable, however"):
+    with pytest.raises(UsageError, match=r"nothing://x/index.parquet"):
         figures.draw_metadata("s1", "nothing://x", "train", tmp_path)
 
 

@@ -131,7 +131,7 @@ def test_what_is_no_model_of_open_clip_is_refused_with_advice(toy, tmp_path, cha
 
 def test_captions_of_a_pretrained_encoder_are_not_those_of_open_clip():
     settings = Settings(**{**TINY, "metadata_encoder": "pretrained", "text_model": "bert"})
-    with pytest.raises(UsageError, match=r"must have encoders of images and of captions, however: .*'pretrained'"):
+    with pytest.raises(UsageError, match="metadata encoder pretrained"):
         to_open_clip(settings, 9, torch.nn.Identity(), {"matching.logit_scale": torch.zeros(())}, {})
 
 
@@ -191,7 +191,7 @@ def test_a_flipped_byte_is_found_in_checkpoints_and_exports(toy, tmp_path):
 def test_json_that_describes_no_export_is_refused_with_advice(tmp_path, content):
     for name in ("backbone.safetensors", "backbone.json"):
         (tmp_path / name).write_text(content)
-    with pytest.raises(UsageError, match=r"backbone\.json must describe an export, however: .*Copy it again, or run"):
+    with pytest.raises(UsageError, match=r"backbone\.json describes no export: .*Copy it again, or run"):
         load_backbone(tmp_path)
 
 
@@ -203,9 +203,7 @@ def test_weights_of_another_network_are_refused_with_advice(toy, tmp_path):
     described = json.loads((tmp_path / "backbone.json").read_text())
     del described["sha256"]  # as earlier versions wrote it
     (tmp_path / "backbone.json").write_text(json.dumps(described))
-    with pytest.raises(
-        UsageError, match=r"(?s)must hold the weights that backbone\.json describes, however: .*satmip-train export"
-    ):
+    with pytest.raises(UsageError, match=r"(?s)weights that backbone\.json describes: .*satmip-train export"):
         load_backbone(tmp_path)
 
 
@@ -213,12 +211,12 @@ def test_a_file_of_no_backbone_and_a_network_that_timm_does_not_know_are_refused
     plan = plan_run(Settings(**TINY), toy, Job(torch.device("cpu")))
     save(plan, build_state(plan), tmp_path)
     export_run(tmp_path)
-    with pytest.raises(UsageError, match=r"a backbone must be given, however: .*metadata\.safetensors is none.*Pass the folder"):
+    with pytest.raises(UsageError, match=r"metadata\.safetensors is no backbone"):
         load_backbone(tmp_path / "metadata.safetensors")
     config = json.loads((tmp_path / "backbone.json").read_text())
     for changes in ({"model": "vit_of_tomorrow"}, {"args": {**config["args"], "no_argument": 1}}):
         (tmp_path / "backbone.json").write_text(json.dumps({**config, **changes}))
-        with pytest.raises(UsageError, match=rf"must describe a timm model, however: .*Use the timm .*\({timm.__version__}\)"):
+        with pytest.raises(UsageError, match=rf"timm cannot make .*Use the timm .*\({timm.__version__}\)"):
             load_backbone(tmp_path)
 
 

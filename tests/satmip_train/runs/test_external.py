@@ -181,13 +181,13 @@ def wrong_width(content: dict[str, Any]) -> None:
 def test_anything_else_than_the_backbone_is_refused(tmp_path: Path, spoil: Callable[[dict[str, Any]], None], message: str) -> None:
     content = satmae()
     spoil(content)
-    with pytest.raises(UsageError, match=f"backbone of satmae, however: .*{message}"):
+    with pytest.raises(UsageError, match=f"backbone of satmae: .*{message}"):
         external.load("satmae", write(tmp_path / "w.pth", content), arguments=SMALL)
 
 
 def test_heads_that_the_file_tells_must_be_those_of_the_network(tmp_path: Path) -> None:
     path = write(tmp_path / "w.pth", slip())
-    with pytest.raises(UsageError, match=r"must be of 4 attention heads for slip-s, however: .* has 12"):
+    with pytest.raises(UsageError, match="12 attention heads, and slip-s has 4"):
         external.load("slip-s", path, arguments=SMALL)
 
 

@@ -432,7 +432,7 @@ def test_push_uploads_what_was_exported(run, monkeypatch):
     }  # fmt: skip
     for error in (OSError("no token"), ValueError("no name")):
         monkeypatch.setattr(Api, "upload_folder", lambda self, error=error, **options: (_ for _ in ()).throw(error))
-        with pytest.raises(UsageError, match=rf"the hub must accept the files, however: {error}\. Run: hf auth login"):
+        with pytest.raises(UsageError, match=rf"The hub refused the files: {error}\. Run: hf auth login"):
             push(run, [run / "backbone.safetensors"], "me/satmip")
     monkeypatch.setattr(Api, "upload_folder", lambda self, **options: {}["of ours"])
     with pytest.raises(KeyError, match="of ours"):
@@ -443,7 +443,7 @@ def test_a_hub_that_cannot_be_reached_is_told_from_one_that_refuses(run, monkeyp
     """Really, at a port of this machine where nobody listens."""
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(UsageError, match=r"the hub must be reached, however: .*\. Check the network"):
+    with pytest.raises(UsageError, match=r"Cannot reach the hub: .*\. Check the network"):
         push(run, [run / "backbone.safetensors"], "me/satmip")
 
 
@@ -452,7 +452,7 @@ def test_an_unreachable_hub_is_told_by_any_http_library(run, monkeypatch):
     failure = type("ConnectionError", (OSError,), {"__module__": "requests.exceptions"})
     huggingface_hub = pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda *args, **options: (_ for _ in ()).throw(failure("refused")))
-    with pytest.raises(UsageError, match="the hub must be reached, however: refused"):
+    with pytest.raises(UsageError, match="Cannot reach the hub: refused"):
         push(run, [run / "backbone.safetensors"], "me/satmip")
 
 

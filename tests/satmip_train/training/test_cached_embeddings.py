@@ -159,5 +159,5 @@ def test_a_run_takes_the_settings_and_refuses_what_cannot_be(tmp_path):
     assert losses["parts"] == pytest.approx(losses["plain"], rel=1e-4)
     assert losses["checkpointed"] == losses["plain"]
     resnet = {**common, "backbone": "resnet10t", "backbone_args": {}, "view_size": 32, "micro_batch": 2}
-    with pytest.raises(UsageError, match="micro_batch must not change"):
+    with pytest.raises(UsageError, match="--micro-batch would change"):
         build_state(plan_run(Settings(**resnet), toy, job))

@@ -142,7 +142,7 @@ def test_a_budget_keeps_fewer_activations_and_changes_no_gradient(monkeypatch: p
 
 
 def test_a_budget_without_a_compiler_is_refused(toy: Dataset) -> None:
-    with pytest.raises(UsageError, match=r"activation_budget=0.5. Pass --compile, or --grad-checkpointing"):
+    with pytest.raises(UsageError, match=r"--activation-budget 0.5 .*--compile"):
         plan_run(Settings(**{**TINY, "activation_budget": 0.5}), toy, CPU)
 
 
@@ -164,7 +164,7 @@ def test_a_compiler_that_fails_is_told_of_with_the_way_out(toy: Dataset, monkeyp
     compiler = torch.compile
     torch.compiler.reset()
     monkeypatch.setattr(torch, "compile", lambda f: compiler(f, backend=fails))
-    with pytest.raises(UsageError, match=r"must compile, however: .*C compiler.*Pass --no-compile"):
+    with pytest.raises(UsageError, match=r"torch.compile failed.*C compiler.*--no-compile"):
         train(Settings(**{**TINY, "compile": True}), toy, tmp_path, CPU, Console(quiet=True))
 
 

@@ -71,7 +71,7 @@ def test_warmup_may_be_part_of_an_epoch_or_all_of_the_run() -> None:
 
 @pytest.mark.parametrize("step", [-1, 20])
 def test_steps_outside_the_run_are_refused(step: int) -> None:
-    with pytest.raises(ValueError, match=r"must be in \[0, 20\), however: step="):
+    with pytest.raises(ValueError, match="20 steps"):
         learning_rate(step, 10, 20, tiny_settings())
 
 

@@ -119,7 +119,7 @@ def test_a_split_is_resident_where_that_pays_and_fits(toy, monkeypatch):
     assert not batches_module.choose(plan_of(toy), 0).resident
     assert batches_module.choose(plan_of(toy, data="resident"), 0).resident
     monkeypatch.setattr(batches_module, "free_memory", lambda job: size)
-    with pytest.raises(UsageError, match="Pass --data stream"):
+    with pytest.raises(UsageError, match="Use --data stream"):
         batches_module.choose(plan_of(toy, data="resident"), 0)
 
 

@@ -114,7 +114,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_keys_of_the_first_such
         return {**parts, "loss": parts["loss"] * float("nan")} if self._state.step in (6, 7) else parts
 
     monkeypatch.setattr(Step, "__call__", take_and_spoil)
-    advice = r"must stay finite, however: .*nan.* at step 5\. .*keys of its batch are in .*Look at these samples.*another --out"
+    advice = r"at step 5: .*nan.*keys of its batch are in .*Look at these samples.*another --out"
     with pytest.raises(UsageError, match=advice):
         run_in_process(toy, tmp_path / "run", log_every=100)
     assert checkpoint.load(tmp_path / "run")["step"] == 4
@@ -169,7 +169,7 @@ def test_weights_that_a_gradient_spoiled_are_not_saved(tmp_path, monkeypatch, kn
 
     monkeypatch.setattr(Step, "__call__", take_and_spoil)
     shards = write_toy_shards(tmp_path / "shards", {"train": 37, "val": 8}, shards=3, size=(24, 24))
-    with pytest.raises(UsageError, match=r"the weights must stay finite, however: .* at step 7"):
+    with pytest.raises(UsageError, match=r"weights .* at step 7"):
         run_in_process(shards, tmp_path / "run", knn_every=knn_every)
     assert checkpoint.load(tmp_path / "run")["step"] == 4
     assert not (tmp_path / "run/best.pt").exists()
@@ -189,7 +189,7 @@ def test_a_step_that_does_not_fit_into_a_gpu_is_told_with_what_takes_less(toy, t
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
     monkeypatch.setattr(Step, "__call__", too_large)
-    message = r"however: CUDA out of memory. Tried to allocate 2.00 GiB. Pass --micro-batch 256 "
+    message = r"CUDA out of memory. Tried to allocate 2.00 GiB. Use --micro-batch 256 "
     with pytest.raises(UsageError, match=message):
         run_in_process(toy, tmp_path)
     with pytest.raises(UsageError, match=message):
@@ -223,7 +223,7 @@ def test_a_full_disk_stops_the_run_with_advice_and_the_same_call_goes_on(toy, tm
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
-        with pytest.raises(UsageError, match=r"last.pt must be written, however: .*File too large.*run the same command again"):
+        with pytest.raises(UsageError, match=r"last.pt: .*File too large.*run the same command again"):
             run_in_process(toy, run)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -270,12 +270,12 @@ def test_a_run_writes_over_nothing_but_runs(toy, tmp_path):
     (tmp_path / "project").mkdir()
     (tmp_path / "project/README.md").write_text("mine")
     (tmp_path / "project/config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UsageError, match=r"holds \['README.md', 'config.json'\], which a run writes over\. Pass another --out"):
+    with pytest.raises(UsageError, match=r"README.md, config.json\. Use another --out"):
         run_in_process(toy, tmp_path / "project")
     assert (tmp_path / "project/README.md").read_text() == "mine"
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file/run"):
-        with pytest.raises(UsageError, match="--out must be a folder or a new path"):
+        with pytest.raises(UsageError, match="Cannot make the folder --out"):
             run_in_process(toy, path)
     # Other files beside a run's are left alone, and a run that was killed before its first checkpoint starts again.
     run = tmp_path / "run"
@@ -361,13 +361,13 @@ def test_a_setting_that_is_younger_than_the_checkpoint_had_its_default(toy, tmp_
     checkpoint.save(tmp_path, saved)
     assert run_in_process(toy, tmp_path, max_steps=2)[0] == 0
     checkpoint.save(tmp_path, saved)
-    with pytest.raises(UsageError, match=r"however: metadata_mask was 0.0 and is now 0.5\. Pass"):
+    with pytest.raises(UsageError, match=r"metadata_mask was 0.0 and is now 0.5\. Use"):
         run_in_process(toy, tmp_path, max_steps=2, metadata_mask=0.5)
 
 
 def test_another_objective_is_another_run(toy, tmp_path):
     run_in_process(toy, tmp_path, max_steps=1)
-    with pytest.raises(UsageError, match=r"however: objective was 'satmips' and is now 'satmip'\. Pass them again"):
+    with pytest.raises(UsageError, match=r"objective was .satmips. and is now .satmip.\. Use"):
         run_in_process(toy, tmp_path, max_steps=2, objective="satmip")
 
 
@@ -376,7 +376,7 @@ def test_a_shard_that_is_gone_is_named(toy, tmp_path):
     gone = dataset.path(dataset.split("train")[1])
     kept = gone.rename(tmp_path / "kept.tar")
     try:
-        with pytest.raises(UsageError, match=r"000001.tar must have .* bytes, however: it is missing\. Copy the shard again"):
+        with pytest.raises(UsageError, match=r"000001.tar is missing\. Copy the shard again"):
             open_dataset(toy)
         # The dataset was opened before the shard was deleted.
         with pytest.raises(UsageError, match=r"000001\.tar.*No such file.*Copy the shard"):
