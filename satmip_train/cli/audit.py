@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from satmip_data.execution.output import Output, output_options
 from satmip_train.cli import options as common
 from satmip_train.cli.options import options
 from satmip_train.data.dataset import Dataset, open_dataset
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from satmip_train.evaluation.metadata_features import Running
     from satmip_train.joint_space.archive import Entry
     from satmip_train.joint_space.audit import Audit, Encode, Judge, Pools
-    from satmip_train.joint_space.quantities import Quantity
 
 Result = dict[str, Any]
 _SHARE, _FEWEST = 0.02, 10
@@ -42,7 +42,6 @@ _SHARE, _FEWEST = 0.02, 10
 @click.option("--count", type=click.IntRange(1), help="Suspects that are listed.  [default: 2 % of the records, 10 at least]")
 @click.option("--top", type=click.IntRange(0), default=10, show_default=True, help="Suspects that are printed.")
 @click.option("--html", is_flag=True, help="Also write a page of the suspects with their pictures.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--inject", is_flag=True, help="Measure instead: put errors into some records in memory, and see what finds them.")
 @click.option(
     "--share",
@@ -54,7 +53,8 @@ _SHARE, _FEWEST = 0.02, 10
 @click.option("--draws", type=click.IntRange(1), default=10, show_default=True, help="Draws of the records that get an error.")
 @click.option("--seed", type=click.IntRange(0, common.LARGEST_SEED), default=0, show_default=True, help="Of all that is drawn.")
 @options(*common.RUNNING, common.out_folder("out/audit"))
-def audit_command(run: Path, shards: str, out: Path, as_json: bool, seed: int, **others: Any) -> None:
+@output_options
+def audit_command(run: Path, shards: str, out: Path, seed: int, output: Output, **others: Any) -> None:
     """Find the records of an archive that are probably wrong, and in which field.
 
     RUN must have learned from metadata, and judges no record that it has trained on: use other shards, other splits of the shards
@@ -81,24 +81,21 @@ def audit_command(run: Path, shards: str, out: Path, as_json: bool, seed: int, *
 
         dataset = open_dataset(shards)
         fields = load(run, device=running.device).fields
-        judges, about = _judges(run, dataset, out, running, seed, **judging)
-        records = {entry.key: entry.metadata for judge in judges for entry in judge.entries}
-        quantities = quantities_of(fields)
-        pools = make_pools(quantities, records, seed)
-        about = {**about, "fields": list(fields), "quantities": [*pools.values], "judged": len(records)}
+        entries, judges, about = _judges(run, dataset, out, running, seed, **judging)
+        pools = make_pools(quantities_of(fields), {entry.key: entry.metadata for entry in entries}, seed)
+        judged = sum(len(judge.entries) for judge in judges)
+        about = {**about, "fields": list(fields), "quantities": [*pools.values], "judged": judged}
         if measuring.pop("inject"):
             seeds = range(seed, seed + measuring["draws"])
-            result, table = _measure(judges, quantities, pools, about, measuring["share"], seeds)
+            result, table = _measure(judges, pools, about, measuring["share"], seeds, output)
             paths = [_write(out / "injection.json", result)]
         else:
-            audit = judge_records(judges, quantities, pools)
-            result, table, paths = _list(audit, about, dataset, out, **listing)
-    if as_json:
-        click.echo(json.dumps(result, indent=1))
-        return
-    Console().print(tables.rich_table(table))
-    for path in paths:
-        click.echo(path)
+            result, table, paths = _list(judge_records(judges, pools), about, dataset, out, **listing)
+    output.document(result)
+    output.table(table.header, table.models, title=table.title)
+    for note in table.notes:
+        output.text(note)
+    output.result(*paths)
 
 
 def _judges(
@@ -110,8 +107,8 @@ def _judges(
     splits: Sequence[str],
     folds: int | None,
     **known: Any,
-) -> tuple[list["Judge"], Result]:
-    """Return who judges which samples, and what says so; `known` is what the user says of what the run has seen.
+) -> tuple[list["Entry"], list["Judge"], Result]:
+    """Return the samples, who judges which of them, and what says so; `known` is what the user says of what the run has seen.
 
     Raises:
         UsageError: nobody may judge them.
@@ -133,12 +130,12 @@ def _judges(
     if folds is not None:
         parts = provenance.folds(entries, folds, seed)
         how = f"Each of {folds} networks was trained on the places of the other folds and judges its own."
-        return _cross_fitted(run, dataset, parts, out, running), {**about, "how": how, "left_out": None}
+        return entries, _cross_fitted(run, dataset, parts, out, running), {**about, "how": how, "left_out": None}
     seen = provenance.seen_by(run, dataset, **known)
     division = provenance.divide(entries, seen)
     judges.check_any(division, run, names)
     judge = judges.make_judge(run, dataset, division.judged, _encode(run, running), running)
-    return [judge], {**about, "how": seen.how, "left_out": division.left_out}
+    return entries, [judge], {**about, "how": seen.how, "left_out": division.left_out}
 
 
 def _encode(run: Path, running: "Running") -> "Encode":
@@ -190,16 +187,16 @@ def _list(
 
 
 def _measure(
-    judges: Sequence["Judge"], quantities: Sequence["Quantity"], pools: "Pools", about: Result, share: float, seeds: Sequence[int]
+    judges: Sequence["Judge"], pools: "Pools", about: Result, share: float, seeds: Sequence[int], output: Output
 ) -> tuple[Result, tables.Table]:
     """Return how well errors are found, with the table that is printed."""
     from satmip_train.joint_space.measurement import measure, measurement_table
 
-    with common.show_progress(len(seeds), "draws of") as progress:
+    with common.show_progress(None if output.quiet else len(seeds), "draws of") as progress:
         try:
-            found = measure(judges, quantities, about["fields"], pools, share, seeds, progress)
+            found = measure(judges, about["fields"], pools, share, seeds, progress)
         except ValueError as error:
-            raise UsageError(f"{error} Use a larger archive, or other --split") from error
+            raise UsageError(f"{error} Use a larger archive, or another --split.") from error
     return {**about, **found}, measurement_table(found)
 
 

@@ -24,8 +24,8 @@ def audit_table(audit: Audit, provenance: Result) -> pa.Table:
     rank = {suspect.entry.key: number for number, suspect in enumerate(audit.suspects, start=1)}
     for row, entry in enumerate(audit.entries):
         refuted = "; ".join(why for _, why in contradictions(entry.metadata, entry.flags))
-        for column, name in enumerate(audit.names):
-            guess = audit.guesses[row][column]
+        for column, name in enumerate(audit.scores.names):
+            guess = audit.scores.guesses[row][column]
             rows.append(
                 {
                     "key": entry.key,
@@ -34,9 +34,8 @@ def audit_table(audit: Audit, provenance: Result) -> pa.Table:
                     "rank": rank[entry.key],
                     "quantity": name,
                     "field": "" if name == RECORD else QUANTITIES[name].field,
-                    "score": _number(audit.scores[row, column]),
-                    "log_ratio": _number(audit.gains[row, column]),
-                    "recorded": said(name, entry.metadata, audit.names),
+                    "score": _number(audit.scores.values[row, column]),
+                    "recorded": said(name, entry.metadata, audit.scores.names),
                     "suggested": None if guess is None else guess.text,
                     "reason": None if guess is None else guess.reason,
                     "contradiction": refuted or None,
@@ -52,7 +51,6 @@ _SCHEMA = pa.schema(
         ("rank", pa.int64()),
         *((name, pa.string()) for name in _TEXTS[3:5]),
         ("score", pa.float64()),
-        ("log_ratio", pa.float64()),
         *((name, pa.string()) for name in _TEXTS[5:]),
     ]
 )
@@ -94,17 +92,19 @@ def _better(suspect: Suspect) -> str:
 
 
 def suspects_table(suspects: Sequence[Suspect], title: str, notes: Sequence[str]) -> Table:
-    """Return the most suspect records as a table for the terminal; the first columns are the rank and the sample."""
+    """Return the most suspect records as a table for the terminal, a row each."""
     rows = tuple(
         (
-            str(number),
             suspect.entry.key,
-            f"{suspect.quantity}: {suspect.recorded}\n-> {suspect.suggested or '?'}\n{suspect.reason}",
+            suspect.quantity,
+            suspect.recorded,
+            suspect.suggested,
             "" if math.isnan(suspect.score) else f"{suspect.score:.1f}",
+            suspect.reason,
         )
-        for number, suspect in enumerate(suspects, start=1)
+        for suspect in suspects
     )
-    return Table(title, ("", "sample", "record says -> picture says", "score"), rows, (), tuple(notes))
+    return Table(title, ("sample", "wrong", "record says", "picture says", "# score", "why"), rows, (), tuple(notes))
 
 
 def write_outputs(audit: Audit, result: Result, suspects: Sequence[Suspect], out: Path) -> list[Path]:
@@ -117,13 +117,13 @@ def write_outputs(audit: Audit, result: Result, suspects: Sequence[Suspect], out
 
 
 def notes(audit: Audit, about: Result) -> list[str]:
-    """Return what stands below the printed table."""
+    """Return what is printed below the table."""
     refuted = sum(suspect.contradicts for suspect in audit.suspects)
     lines = [
         f"{len(audit.entries):,} records judged. {about['how']}",
         about["left_out"],
         f"{refuted:,} contradict themselves by a physical check; they come first, whatever their score." if refuted else None,
-        "Score: deviations above the median record. Most suspects of an archive without errors are right.",
+        "Score: natural logarithm of how much better an error explains the picture than the record as it is.",
     ]
     return [line for line in lines if line]
 

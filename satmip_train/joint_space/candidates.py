@@ -1,6 +1,5 @@
 """Candidates: for a record and one of its quantities, the same record with other plausible values of it. Pure."""
 
-import datetime as dt
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -42,25 +41,23 @@ def quantities_of(fields: Sequence[str]) -> tuple[Quantity, ...]:
     return tuple(quantity for quantity in QUANTITIES.values() if quantity.field in fields)
 
 
-def spoken(quantity: Quantity, value: Any) -> str:
-    """Return a value of a quantity in a few words."""
+def spoken(quantity: Quantity, record: Metadata) -> str:
+    """Return what a record says of a quantity in a few words; empty where it says nothing."""
+    value, time = quantity.read(record), record.datetime
+    if value is None:
+        return ""
     if quantity.name == "location":
         lon, lat = value
         return f"{abs(lat):.2f}° {'N' if lat >= 0 else 'S'}, {abs(lon):.2f}° {'E' if lon >= 0 else 'W'}"
-    if quantity.name == "day":
-        that = dt.date(2001, 1, 1) + dt.timedelta(days=min(int(value / YEAR_DAYS * 365), 364))
-        return f"{that.day} {that:%B}"
-    if quantity.name == "hour":
-        minutes = round(value * 60) % 1440
-        return f"{minutes // 60:02d}:{minutes % 60:02d} UTC"
-    if quantity.name == "year":
-        return str(int(value))
+    if quantity.field == "timestamp":
+        assert time is not None
+        return {"day": f"{time.day} {time:%B}", "hour": f"{time:%H:%M} UTC", "year": str(time.year)}[quantity.name]
     return value if isinstance(value, str) else f"{value:.3g} {quantity.unit}"
 
 
 def varies(quantity: Quantity, records: Sequence[Metadata]) -> bool:
     """Return whether a quantity has more than one value, in the words of `spoken`, among those records that know it."""
-    return len({spoken(quantity, value) for record in records if (value := quantity.read(record)) is not None}) > 1
+    return len({spoken(quantity, record) for record in records} - {""}) > 1
 
 
 def pool(quantity: Quantity, records: Mapping[str, Metadata], count: int, seed: int = 0) -> tuple[Any, ...]:

@@ -16,9 +16,6 @@ from satmip_train.joint_space.audit import Encode, Judge
 from satmip_train.joint_space.provenance import FOLDS, Division
 from satmip_train.runs.export import load_projections
 
-FEWEST = 10
-"""Samples that scores can be compared over."""
-
 
 def make_judge(run: Path, dataset: Dataset, entries: Sequence[Entry], encode: Encode, running: Running) -> Judge:
     """Return a network as the judge of some samples; features of their pictures are kept with the run.
@@ -46,19 +43,13 @@ def make_judge(run: Path, dataset: Dataset, entries: Sequence[Entry], encode: En
 
 
 def check_any(division: Division, run: Path, splits: Sequence[str]) -> None:
-    """Check that enough samples may be judged for their scores to be compared.
+    """Check that a network may judge something.
 
     Raises:
-        UsageError: there are too few; the message says why.
+        UsageError: it may not; the message says why.
     """
-    if len(division.judged) >= FEWEST:
-        return
-    left = len(division.trained) + len(division.places)
-    why = f"of {left + len(division.judged):,} samples of {', '.join(splits)}"
-    if left:
+    if not division.judged:
         raise UsageError(
-            f"{run} may judge {len(division.judged):,} {why}: it has trained on {len(division.trained):,} of them, and on others "
-            f"of the places of {len(division.places):,}, and no record is judged by a network that trained on it. "
-            f"Use a --split that it has not seen. {FOLDS}."
+            f"{run} may judge no record of {', '.join(splits)}: it has trained on {len(division.trained):,} of these samples, and "
+            f"on others of the places of {len(division.places):,}. Use a --split or shards that it has not seen. {FOLDS}."
         )
-    raise UsageError(f"Scores are compared over at least {FEWEST} samples, and {', '.join(splits)} has {left:,}.")

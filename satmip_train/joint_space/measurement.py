@@ -11,13 +11,12 @@ from satmip_data.metadata.fields import BY_NAME, FIELDS
 from satmip_data.metadata.tabular import read_column
 from satmip_data.records import Metadata
 from satmip_train.evaluation.tables import Result, Table
-from satmip_train.joint_space.audit import Judge, Numbers, Pools, Scores, overall, score, standardized
+from satmip_train.joint_space.audit import Judge, Numbers, Pools, Scores, overall, score
 from satmip_train.joint_space.contradictions import contradictions
 from satmip_train.joint_space.injection import Injected, inject, kinds_of
-from satmip_train.joint_space.quantities import Quantity
 
 METHODS = {
-    "pictures": "the network: the most doubtful quantity of a record",
+    "pictures": "the network: the score of a sample",
     "pictures, this quantity": "the same, where one knows which quantity to look at",
     "isolation forest": "on the tabular features of the fields that the network reads; sees no picture",
     "checks": "physical checks of every field that the records have; see no picture",
@@ -42,7 +41,6 @@ class Draw:
 
 def measure(
     judges: Sequence[Judge],
-    quantities: Sequence[Quantity],
     fields: Sequence[str],
     pools: Pools,
     share: float,
@@ -55,7 +53,6 @@ def measure(
 
     Args:
         judges: networks, with the samples that each may judge
-        quantities: that the networks read
         fields: that the networks read
         pools: see `make_pools`
         share: of the records that get an error, in 0..1
@@ -65,7 +62,7 @@ def measure(
     Raises:
         ValueError: no two records can have one of the errors.
     """
-    bench, seeds = Bench.of(judges, quantities, fields, pools), list(seeds)
+    bench, seeds = Bench.of(judges, fields, pools), list(seeds)
     kinds: Result = {}
     for kind in kinds_of(fields, list(bench.records.values())):
         draws = []
@@ -81,7 +78,6 @@ class Bench:
     """An archive that was judged once as it is; of each draw only the records with errors are judged anew."""
 
     judges: tuple[Judge, ...]
-    quantities: tuple[Quantity, ...]
     fields: tuple[str, ...]
     pools: Pools
     scores: tuple[Scores, ...]
@@ -90,16 +86,12 @@ class Bench:
     flags: dict[str, tuple[str, ...]]
 
     @classmethod
-    def of(cls, judges: Sequence[Judge], quantities: Sequence[Quantity], fields: Sequence[str], pools: Pools) -> "Bench":
+    def of(cls, judges: Sequence[Judge], fields: Sequence[str], pools: Pools) -> "Bench":
         """Judge the archive as it is."""
         entries = [entry for judge in judges for entry in judge.entries]
-        scores = [
-            score(judge, range(len(judge.entries)), [entry.metadata for entry in judge.entries], quantities, pools)
-            for judge in judges
-        ]
+        scores = [score(judge, range(len(judge.entries)), [entry.metadata for entry in judge.entries], pools) for judge in judges]
         return cls(
             tuple(judges),
-            tuple(quantities),
             tuple(fields),
             pools,
             tuple(scores),
@@ -136,13 +128,13 @@ class Bench:
         return Draw(int(wrong.sum()), {n: a for n, (a, _) in found.items()}, {n: p for n, (_, p) in found.items()}, named)
 
     def _scores(self, judge: Judge, scores: Scores, injected: Injected) -> Numbers:
-        """Return the standardized scores of a judge's samples, some of which have errors now."""
+        """Return the scores of a judge's samples, some of which have errors now."""
         rows = [row for row, entry in enumerate(judge.entries) if entry.key in injected.records]
-        gains = scores.gains.copy()
+        values = scores.values.copy()
         if rows:
             wrong = [injected.records[judge.entries[row].key] for row in rows]
-            gains[rows] = score(judge, rows, wrong, self.quantities, self.pools).gains
-        return standardized(gains)
+            values[rows] = score(judge, rows, wrong, self.pools).values
+        return values
 
 
 def _only(record: Metadata, fields: Sequence[str]) -> Metadata:
@@ -168,7 +160,7 @@ def forest_scores(records: Sequence[Metadata], fields: Sequence[str], seed: int)
 
     columns = [column for name in fields for column in BY_NAME[name].columns]
     numbers = np.stack([_numbers([read_column(record, column) for record in records], column.kind) for column in columns], axis=1)
-    forest = IsolationForest(TREES, random_state=seed).fit(numbers)
+    forest = IsolationForest(n_estimators=TREES, random_state=seed).fit(numbers)
     return -np.asarray(forest.score_samples(numbers), np.float64)
 
 
@@ -233,7 +225,7 @@ def measurement_table(result: Result) -> Table:
         f"Precision: the share of errors among as many most suspect records. Chance: AUROC 0.5, precision {result['share']:g}.",
         *(f"{name}: {text}." for name, text in result["methods"].items()),
     )
-    return Table("Errors found", ("error", "found by", "AUROC", "precision"), tuple(rows), (), notes)
+    return Table("Errors found", ("error", "found by", "# AUROC", "# precision"), tuple(rows), (), notes)
 
 
 def _spread(values: Mapping[str, float | None]) -> str:
