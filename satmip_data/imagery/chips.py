@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from satmip_data.errors import cause
 from satmip_data.imagery import decoders
 from satmip_data.imagery.jpeg import cut_below
-from satmip_data.imagery.png import lacks_rows
+from satmip_data.imagery.png import breaks_checksum, lacks_rows
 from satmip_data.names import FORMATS
 from satmip_data.records import Window
 from satmip_data.storage import limits
@@ -121,7 +121,7 @@ def _decode(
 
 
 def damage(data: bytes, image: Image.Image) -> str:
-    """Return what is damaged of a JPEG, or missing of a PNG, that Pillow decodes nevertheless; "" where nothing is.
+    """Return what is damaged of a JPEG, or damaged or missing of a PNG, that Pillow decodes nevertheless; "" where nothing is.
 
     Args:
         data: the whole file.
@@ -129,7 +129,11 @@ def damage(data: bytes, image: Image.Image) -> str:
     """
     if image.format in ("JPEG", "MPO"):
         return decoders.damage(data)
-    return "rows are missing at its end" if image.format == "PNG" and _ends_black(image) and lacks_rows(data) else ""
+    if image.format != "PNG":
+        return ""
+    if breaks_checksum(data):
+        return "its checksum does not fit"
+    return "rows are missing at its end" if _ends_black(image) and lacks_rows(data) else ""
 
 
 def _judge(found: str) -> None:

@@ -1,6 +1,10 @@
-"""Whether a PNG holds all its rows: a stream that ends early but whole is no error to Pillow, which leaves the rest black. Pure."""
+"""What Pillow does not ask a PNG: whether its checksums fit, and whether it holds all its rows. Pure.
+
+Pillow passes over the checksums of the coded pixels, and leaves black what a stream lacks that ends early but whole.
+"""
 
 import zlib
+from collections.abc import Iterator
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Type of colour -> numbers a pixel."""
@@ -10,23 +14,40 @@ _STEP = 1 << 20
 """Bytes that are unpacked at a time."""
 
 
+def breaks_checksum(data: bytes) -> bool:
+    """Tell whether a chunk of a PNG that its pixels need does not fit its checksum: header, palette or coded pixels."""
+    for start, end in _chunks(data):
+        # A capital letter says that it is needed.
+        if data[start : start + 1].isupper() and data[end : end + 4] != zlib.crc32(data[start:end]).to_bytes(4, "big"):
+            return True
+    return False
+
+
 def lacks_rows(data: bytes) -> bool:
     """Tell whether the stream of a PNG, which has a valid header, ends before its last row."""
     compressed, header = b"", b""
-    position = 8
-    while position + 8 <= len(data):
-        length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
-        content = data[position + 8 : position + 8 + length]
+    for start, end in _chunks(data):
+        kind, content = data[start : start + 4], data[start + 4 : end]
         if kind == b"IHDR":
             header = content
         elif kind == b"IDAT":
             compressed += content
-        position += length + 12
     missing, stream = _bytes_of_rows(header), zlib.decompressobj()
     while missing > 0 and not stream.eof and compressed:
         missing -= len(stream.decompress(compressed, min(missing, _STEP)))
         compressed = stream.unconsumed_tail
     return missing > 0
+
+
+def _chunks(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where the kind of each chunk begins and its content ends; behind that stands its checksum."""
+    position = 8
+    while position + 8 <= len(data):
+        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
+        yield position + 4, min(end, len(data))
+        if data[position + 4 : position + 8] == b"IEND":
+            return
+        position = end + 4
 
 
 def _bytes_of_rows(header: bytes) -> int:

@@ -72,7 +72,12 @@ def open_raster(store: Store, name: str) -> Iterator[Any]:
                 if any(key.upper() == "OVERVIEW_FILE" for key in dataset.tags(ns="OVERVIEWS")):
                     raise ImageError("image_unreadable", "The raster's tags lead to another file (OVERVIEW_FILE). Remove that tag.")
                 yield dataset
-    except (RasterioError, OSError) as error:
+    except ImageError:
+        raise
+    except Exception as error:
+        # On broken bytes GDAL's own errors come through, which are not of rasterio's kind.
+        if not isinstance(error, (RasterioError, OSError)) and not type(error).__module__.startswith("rasterio."):
+            raise
         raise ImageError("image_unreadable", f"Cannot read the raster: {error}") from error
 
 

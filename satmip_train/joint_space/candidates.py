@@ -6,6 +6,7 @@ from typing import Any
 
 from satmip_data.metadata.clock import DAY_HOURS, YEAR_DAYS
 from satmip_data.records import Metadata, Point
+from satmip_train.joint_space import words
 from satmip_train.joint_space.quantities import QUANTITIES, Quantity
 
 Slip = Callable[[Any], Any]
@@ -52,7 +53,7 @@ def spoken(quantity: Quantity, record: Metadata) -> str:
     if quantity.field == "timestamp":
         assert time is not None
         return {"day": f"{time.day} {time:%B}", "hour": f"{time:%H:%M} UTC", "year": str(time.year)}[quantity.name]
-    return value if isinstance(value, str) else f"{value:.3g} {quantity.unit}"
+    return words.value(quantity.name, value)
 
 
 def varies(quantity: Quantity, records: Sequence[Metadata]) -> bool:

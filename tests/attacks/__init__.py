@@ -1,0 +1,1 @@
+"""Attacks on inputs, shards and runs; `python -m attacks --help`."""
