@@ -145,7 +145,7 @@ def score(judge: Judge, rows: Sequence[int], records: Sequence[Metadata], pools:
     step = max(1, _AT_ONCE // (VALUES + 4))
     for start in range(0, len(rows), step):
         images, told = judge.images[list(rows[start : start + step])] * np.float32(judge.scale), records[start : start + step]
-        own = np.einsum("nd,nd->n", images, judge.encode(told)).astype(np.float64)
+        own = (images * judge.encode(told)).sum(axis=1).astype(np.float64)
         columns = [_of_quantity(judge, images, told, own, quantity, pools.values[quantity.name]) for quantity in quantities]
         columns.append(_of_records(images, own, others, pools))
         values.append(np.stack([found for found, _ in columns], axis=1))
