@@ -19,9 +19,10 @@ from satmip_train.errors import UsageError
 from satmip_train.evaluation import tables
 
 if TYPE_CHECKING:
+    from satmip_data.records import Metadata
     from satmip_train.evaluation.metadata_features import Running
     from satmip_train.joint_space.archive import Entry
-    from satmip_train.joint_space.audit import Audit, Encode, Judge, Pools
+    from satmip_train.joint_space.audit import Audit, Encode, Judge, Pools, Vectors
 
 Result = dict[str, Any]
 _SHARE, _FEWEST = 0.02, 10
@@ -139,10 +140,21 @@ def _judges(
 
 
 def _encode(run: Path, running: "Running") -> "Encode":
+    """Return what encodes records by a run; a caption that is longer than any it has learned from gives NaN."""
+    import numpy as np
+
     from satmip_train.encoder import load
 
     encoder = load(run, device=running.device, precision=running.precision, batch_size=running.batch_size)
-    return lambda records: encoder.encode_metadata(records, joint=True)
+
+    def encode(records: Sequence["Metadata"]) -> "Vectors":
+        read = np.array([encoder.reads(record) for record in records], bool)
+        known = encoder.encode_metadata([record for record, able in zip(records, read, strict=True) if able], joint=True)
+        vectors = np.full((len(records), known.shape[1]), np.nan, np.float32)
+        vectors[read] = known
+        return vectors
+
+    return encode
 
 
 def _cross_fitted(run: Path, dataset: Dataset, parts: Sequence[Sequence["Entry"]], out: Path, running: "Running") -> list["Judge"]:
@@ -195,6 +207,8 @@ def _measure(
     with common.show_progress(None if output.quiet else len(seeds), "draws of") as progress:
         try:
             found = measure(judges, about["fields"], pools, share, seeds, progress)
+        except UsageError:
+            raise
         except ValueError as error:
             raise UsageError(f"{error} Use a larger archive, or another --split.") from error
     return {**about, **found}, measurement_table(found)

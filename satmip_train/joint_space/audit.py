@@ -30,7 +30,7 @@ from satmip_train.joint_space.quantities import QUANTITIES, Quantity
 Vectors = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.float64]
 Encode = Callable[[Sequence[Metadata]], Vectors]
-"""Records -> vectors of length 1 in the space that they share with images, (N, D)."""
+"""Records -> vectors of length 1 in the space that they share with images, (N, D); NaN where the network cannot read one."""
 
 RECORD = "record"
 """What stands for the name of a quantity where a record is doubted as a whole."""
@@ -80,7 +80,7 @@ class Scores:
     names: tuple[str, ...]
     """Quantities, and `RECORD`."""
     values: Numbers
-    """(N, names), natural logarithms; NaN where the quantity is unknown."""
+    """(N, names), natural logarithms; NaN where the quantity is unknown, or the network cannot read the record."""
     guesses: tuple[tuple[Guess | None, ...], ...]
     """For each sample one of each name; None where the quantity is unknown."""
 
@@ -166,9 +166,9 @@ def _of_quantity(
     for row, usual in enumerate(slips):
         better = (vectors[start : start + len(tried[row])] @ images[row]).astype(np.float64) - own[row]
         start += len(tried[row])
-        if others[row]:
-            drawn, undone = better[: len(others[row])], better[len(others[row]) :]
-            values[row] = log_mean_exp(np.array([log_mean_exp(part) for part in (drawn, undone) if len(part)]))
+        drawn, undone = better[: len(others[row])], better[len(others[row]) :]
+        values[row] = log_mean_exp(np.array([log_mean_exp(part) for part in (drawn, undone)]))
+        if np.isfinite(values[row]):
             guesses.append(_guess(quantity, tried[row], drawn, undone, list(usual)))
         else:
             guesses.append(None)
@@ -177,6 +177,7 @@ def _of_quantity(
 
 def _guess(quantity: Quantity, tried: Sequence[Metadata], drawn: Numbers, undone: Numbers, slips: Sequence[str]) -> Guess:
     """Return the value that explains a picture best; a usual mistake undone is preferred where it brings half as much."""
+    drawn, undone = (np.nan_to_num(part, nan=-np.inf) for part in (drawn, undone))
     best, reason = int(drawn.argmax()), "other values explain the picture better"
     if slips and undone.max() > max(0.0, drawn[best] / 2):
         best, reason = len(drawn) + int(undone.argmax()), slips[int(undone.argmax())]
@@ -188,13 +189,14 @@ def _of_records(images: Vectors, own: Numbers, others: Vectors, pools: Pools) ->
     better, keys = (images @ others.T).astype(np.float64) - own[:, None], list(pools.records)
     guesses: list[Guess | None] = [
         Guess(key, said(RECORD, pools.records[key], [*pools.values]), f"the record of {key} explains the picture better")
-        for key in (keys[best] for best in better.argmax(axis=1))
+        for key in (keys[best] for best in np.nan_to_num(better, nan=-np.inf).argmax(axis=1))
     ]
     return np.array([log_mean_exp(row) for row in better]), guesses
 
 
 def log_mean_exp(values: Numbers) -> float:
-    """Return the logarithm of the mean of exponentials; NaN where there is a value that is NaN, or none."""
+    """Return the logarithm of the mean of exponentials of those values that are no NaN; NaN where there are none."""
+    values = values[~np.isnan(values)]
     if not len(values):
         return float("nan")
     highest = values.max()
@@ -203,7 +205,7 @@ def log_mean_exp(values: Numbers) -> float:
 
 def overall(values: Numbers) -> Numbers:
     """Return the scores of samples from those of their quantities; NaN where none is known. Shape: (N, names) -> (N,)."""
-    return np.array([log_mean_exp(row[np.isfinite(row)]) for row in values])
+    return np.array([log_mean_exp(row) for row in values])
 
 
 def judge_records(judges: Sequence[Judge], pools: Pools) -> Audit:
@@ -230,7 +232,7 @@ def _ranked(entries: Sequence[Entry], scores: Scores) -> Iterator[Suspect]:
         entry, values = entries[row], scores.values[row]
         column = 0 if np.isnan(totals[row]) else int(np.nanargmax(values))
         guess, name = scores.guesses[row][column], scores.names[column]
-        reason = "nothing of it is known" if guess is None else guess.reason
+        reason = "the network can say nothing of it" if guess is None else guess.reason
         if refuted[row]:
             reason = "; ".join(why for _, why in refuted[row])
         recorded = said(name, entry.metadata, scores.names)

@@ -65,7 +65,7 @@ def measure(
     bench, seeds = Bench.of(judges, fields, pools), list(seeds)
     kinds: Result = {}
     for kind in kinds_of(fields, list(bench.records.values())):
-        draws = []
+        draws = list[Draw]()
         for seed in seeds:
             progress(kind, len(draws))
             draws.append(bench.draw(inject(kind, bench.records, bench.places, share, seed), seed))

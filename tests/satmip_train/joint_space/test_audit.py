@@ -159,3 +159,22 @@ def test_records_contradict_themselves_by_sun_zone_and_pixel_size() -> None:
     assert [part for part, _ in contradictions(honest.replaced(sun_azimuth=180.0, sun_elevation=5.0))] == ["timestamp"]
     assert [part for part, _ in contradictions(honest, ("footprint_shape", "country_code"))] == ["record"]
     assert hour_of_day(honest.datetime) == 11
+
+
+def test_what_the_network_cannot_read_is_no_candidate_and_no_suspect() -> None:
+    """A network that reads no southern records: those have no score, and the north gets that of northern values."""
+    entries = world()
+
+    def northern(records: Sequence[Metadata]) -> Vectors:
+        south = np.array([record.location[1] < 0 for record in records])
+        return np.where(south[:, None], np.float32(np.nan), known_network(records))
+
+    images = known_network([entry.metadata for entry in entries])
+    pools = make_pools(quantities_of(FIELDS), {e.key: e.metadata for e in entries})
+    audit = judge_records([Judge(tuple(entries), images, northern, 12.0)], pools)
+    for entry, values, guesses in zip(audit.entries, audit.scores.values, audit.scores.guesses, strict=True):
+        readable = entry.metadata.location == NORTH
+        assert np.isfinite(values).all() == readable
+        assert np.isnan(values).all() == (not readable)
+        assert not readable or all(guess is not None for guess in guesses)
+    assert all(suspect.entry.metadata.location == NORTH for suspect in audit.suspects[:20])
