@@ -85,8 +85,8 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str, w
     natural = [max(map(len, column)) for column in cells]
     whole = [number == 0 or name.startswith("# ") for number, name in enumerate(columns)]
     least = [
-        size if kept else max(len(word) for cell in column for word in cell.split() or [""])
-        for column, size, kept in zip(cells, natural, whole, strict=True)
+        max(map(len, [*head.split(), *(word for cell in column for word in ([cell] if kept else cell.split())), ""]))
+        for (head, *column), kept in zip(cells, whole, strict=True)
     ]
     widths = _fitted(natural, least, width - len(GAP) * (len(columns) - 1))
     lines = [title] if title else []

@@ -157,7 +157,7 @@ def test_options_win_over_the_recipe(call):
 
 
 def test_options_that_nothing_reads_are_named_and_a_recipes_own_are_not(call, toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "_show_dry_run", lambda plan, console: None)
+    monkeypatch.setattr(train, "_show_dry_run", lambda plan, output: None)
     recipe = tmp_path / "mine.toml"
     arguments = ", ".join(f"{name} = {value}" for name, value in TINY["backbone_args"].items())
     lines = [f"{name} = {json.dumps(value)}" for name, value in TINY.items() if name != "backbone_args"]
@@ -169,11 +169,11 @@ def test_options_that_nothing_reads_are_named_and_a_recipes_own_are_not(call, to
 
     assert warned("--objective", "simclr", "--temperature", 0.2) == []
     assert warned("--tabular-width", 32, "--text-width", 32, "--no-coupled") == [
-        "Warning: nothing reads --tabular-width with objective satmips and metadata_encoder text. Leave it out, or pass another "
-        "--objective or --metadata-encoder."
+        "Warning: --tabular-width has no effect: nothing reads it with --objective satmips and --metadata-encoder text. Leave it "
+        "out, or use another objective or metadata encoder."
     ]
     (line,) = warned("--objective", "simclr", "--queue-length", 64, "--fields", "gsd", "--temperature", 0.2)
-    assert line.startswith("Warning: nothing reads --queue-length, --fields with objective simclr ")
+    assert line.startswith("Warning: --queue-length, --fields has no effect")
 
 
 def test_arguments_of_a_network_are_not_those_of_another(call, tmp_path):
@@ -205,12 +205,12 @@ def test_auto_takes_the_papers_recipe_with_a_gpu(call, monkeypatch):
     [
         (2, [], "Missing option --shards"),
         (2, ["--recipe", "satmipz"], '"satmipz". Did you mean "satmip'),
-        (2, ["--batch-size", "1"], "--batch-size: Input should be greater"),
-        (2, ["--accumulate", "4"], "Pass --micro-batch N"),
+        (2, ["--batch-size", "1"], "--batch-size is 1. Use 2 or more."),
+        (2, ["--accumulate", "4"], "Use --micro-batch N"),
         (2, ["--report-to", "nowhere"], "--report-to"),
-        (2, ["--backbone-args", "{x"], "must be JSON"),
-        (1, ["--shards", "nowhere"], "there is no nowhere. Pass the path of one"),
-        (1, ["--shards", "TOY"], "Pass --batch-size 16"),
+        (2, ["--backbone-args", "{x"], "no JSON"),
+        (1, ["--shards", "nowhere"], "There is no folder nowhere"),
+        (1, ["--shards", "TOY"], "Use --batch-size 16"),
         (
             2,
             ["--shards", "TOY", "--batch-size", "8", "--metadata-encoder", "tabular", "--fields", "height"],
