@@ -1,4 +1,4 @@
-"""What the commands print and draw of a shard directory."""
+"""Printing and drawing of shard directories for the commands."""
 
 import datetime as dt
 from collections import Counter

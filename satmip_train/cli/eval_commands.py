@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from satmip_data.execution.choices import split_option
 from satmip_data.execution.output import Output, output_options
 from satmip_data.names import without_secrets
 from satmip_train.cli import options as common
@@ -123,7 +124,7 @@ def segment_command(
 @click.command("retrieve")
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=common.RUN)
 @click.option("--shards", required=True, help="Shard directory: a local path or an fsspec URL.")
-@common.split_option("--split", default="val", show_default=True, help="Split to search in.")
+@split_option("--split", default="val", show_default=True, help="Split to search in.")
 @options(*common.RUNNING, common.out_folder(common.RESULTS))
 @output_options
 def retrieve_command(runs: tuple[Path, ...], shards: str, split: str, out: Path | None, output: Output, **others: Any) -> None:
@@ -156,8 +157,8 @@ def retrieve_command(runs: tuple[Path, ...], shards: str, split: str, out: Path 
 @click.command("read")
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=common.RUN)
 @click.option("--shards", required=True, help="Shard directory: a local path or an fsspec URL.")
-@common.split_option("--split", default="val", show_default=True, help="Split of the images.")
-@common.split_option("--records", default="train", show_default=True, help="Split of the metadata to choose from.")
+@split_option("--split", default="val", show_default=True, help="Split of the images.")
+@split_option("--records", default="train", show_default=True, help="Split of the metadata to choose from.")
 @options(*common.RUNNING, common.out_folder(common.RESULTS))
 @output_options
 def read_command(
@@ -193,7 +194,7 @@ def read_command(
 @click.argument("run", type=common.RUN)
 @click.option("--images", type=_FOLDER, help="Folder of images, with its subfolders. GeoTIFF keep their footprint.")
 @click.option("--shards", help="Shard directory: a local path or an fsspec URL.")
-@common.split_option("--split", default="val", show_default=True, help="Split of the shards.")
+@split_option("--split", default="val", show_default=True, help="Split of the shards.")
 @click.option("--bands", default="auto", show_default=True, help="Bands for red, green and blue, counted from 1, such as 4,3,2.")
 @click.option(
     "--stretch",

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from satmip_data.execution.choices import split_option
 from satmip_data.execution.output import Output, output_options
 from satmip_data.names import without_secrets
 from satmip_train.cli import options as common
@@ -187,7 +188,7 @@ def _cells(number: str, filled: Filled) -> dict[str, Any]:
 @click.argument("number", type=click.Choice(["3", "s1", "s2", "s3"], case_sensitive=False))
 @options(_RUNS, _DATASETS, _FULL, _K)
 @click.option("--shards", help="For s1, s2 and s3: shard directory whose index.parquet is drawn.")
-@common.split_option("--split", default="train", show_default=True, help="For s1, s2 and s3: split that is drawn.")
+@split_option("--split", default="train", show_default=True, help="For s1, s2 and s3: split that is drawn.")
 @options(common.out_folder("out/figures"))
 @output_options
 def figure(number: str, shards: str | None, split: str, out: Path, output: Output, **others: Any) -> None:
