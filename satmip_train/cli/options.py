@@ -215,7 +215,7 @@ def check_backbone(name: str) -> None:
     try:
         resolve(name, {})
     except ValueError as error:
-        raise UsageError(f"--backbone: {error}") from error
+        raise UsageError(f"--backbone: {error} Without a recipe: pixels.") from error
 
 
 @contextmanager

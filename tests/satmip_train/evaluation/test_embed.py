@@ -62,7 +62,7 @@ def test_a_folder_of_pictures_and_rasters(world: Path, tmp_path: Path) -> None:
     out = tmp_path / "vectors.parquet"
     got = call("embed", world / "run", "--images", world / "images", "--out", out, "--batch-size", "2", *COMMON)
     assert got.exit_code == 0, got.output
-    assert got.output.strip() == f"3 vectors of 48 numbers: {out}"
+    assert got.stdout.strip() == f"3 vectors of 48 numbers: {out}"
     table = geopandas.read_parquet(out)
     assert table["path"].tolist() == ["a.png", "b.tif", "sub/gray.jpg"]
     assert table["geometry"].isna().tolist() == [True, False, True]

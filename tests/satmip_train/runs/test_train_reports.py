@@ -398,7 +398,7 @@ def test_a_run_without_metadata_has_no_metadata_encoder(toy, tmp_path):
     plan = plan_run(settings_of(objective="simclr"), toy, CPU)
     save(plan, build_state(plan), tmp_path)
     assert [path.name for path in export_run(tmp_path)] == ["backbone.safetensors", "model.safetensors", "README.md"]
-    with pytest.raises(UsageError, match=r"no metadata.safetensors in"):
+    with pytest.raises(UsageError, match=r"no metadata\.safetensors"):
         load_metadata_encoder(tmp_path)
 
 
