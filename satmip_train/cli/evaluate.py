@@ -12,7 +12,7 @@ import click
 from satmip_data.execution.interrupt import Commands
 from satmip_data.execution.output import Output, output_options
 from satmip_train.choices import Modality
-from satmip_train.cli import ask, eval_commands, paper
+from satmip_train.cli import ask, audit, eval_commands, paper
 from satmip_train.cli import options as common
 from satmip_train.cli.options import options
 from satmip_train.data.dataset import open_dataset
@@ -35,7 +35,7 @@ def main() -> None:
 
 @main.command()
 @click.argument("runs", metavar="[RUN]...", nargs=-1, type=common.RUN)
-@options(*common.PROTOCOL, common.BACKBONES, *common.EXTERNAL, common.LARGER_IMAGES, *common.KNN)
+@options(*common.PROTOCOL, common.BACKBONES, *common.EXTERNAL, common.LARGER_IMAGES, common.LABEL_SHARE, *common.KNN)
 @options(common.PER_CLASS, common.out_folder(common.RESULTS))
 @output_options
 def knn(runs: tuple[Path, ...], ks: tuple[int, ...], fixed_k: int, temperature: float, **others: Any) -> None:
@@ -56,7 +56,7 @@ def knn(runs: tuple[Path, ...], ks: tuple[int, ...], fixed_k: int, temperature: 
 
 @main.command()
 @click.argument("runs", metavar="[RUN]...", nargs=-1, type=common.RUN)
-@options(*common.PROTOCOL, common.BACKBONES, *common.EXTERNAL, common.LARGER_IMAGES)
+@options(*common.PROTOCOL, common.BACKBONES, *common.EXTERNAL, common.LARGER_IMAGES, common.LABEL_SHARE)
 @click.option(
     "--modality",
     type=click.Choice(get_args(Modality)),
@@ -97,7 +97,8 @@ def _evaluate(runs: tuple[Path, ...], probe: "Probe", *, out: Path | None, per_c
     names, files, size = (others.pop(name) for name in ("externals", "weights", "external_size"))
     measured = runs
     with common.errors(), common.make_protocol(**others) as protocol:
-        out = result_folder(out, common.RESULTS, protocol.described, type(probe).__name__.lower(), protocol.modality)
+        kind, share = type(probe).__name__.lower(), protocol.label_share
+        out = result_folder(out, common.RESULTS, protocol.described, kind, protocol.modality, share=share)
         protocol = replace(protocol, folder=out)
         runs = (*runs, *common.install_externals(names, files, size, out))
         with common.show_progress(common.samples_of(protocol), hidden=output.quiet) as progress:
@@ -160,7 +161,7 @@ def report_command(
     output.next(common.opening(path))
 
 
-for command in (*eval_commands.COMMANDS, *ask.COMMANDS, *paper.COMMANDS):
+for command in (*eval_commands.COMMANDS, *ask.COMMANDS, *audit.COMMANDS, *paper.COMMANDS):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -139,6 +139,13 @@ LARGER_IMAGES = click.option(
     show_default=True,
     help="Resize images larger than a view, or keep their size, as in the paper, with a ViT's positions resampled.",
 )
+LABEL_SHARE = click.option(
+    "--label-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Share of the train labels to learn from: of each class, at least one, drawn with the seed of the run.",
+)
 PER_CLASS = click.option("--per-class", is_flag=True, help="Also print a table of the single classes.")
 
 

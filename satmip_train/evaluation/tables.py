@@ -16,7 +16,13 @@ METRICS = {
     "pixel_accuracy": "pixel accuracy",
 }
 """Names of the metrics as shown."""
-_PROBES = {"knn": "kNN", "linear": "Linear probe", "finetune": "Fine-tuning", "segment": "Segmentation, linear"}
+_PROBES = {
+    "knn": "kNN",
+    "linear": "Linear probe",
+    "finetune": "Fine-tuning",
+    "segment": "Segmentation, linear",
+    "location": "Location alone",
+}
 _PER_CLASS = {"f1_per_class": "F1", "ap_per_class": "Average precision", "iou_per_class": "IoU"}
 _MODALITIES = {"image": "", "metadata": " of metadata", "both": " of image and metadata"}
 _INTERVAL = "  95% interval"
@@ -102,6 +108,8 @@ def _notes(result: Result) -> tuple[str, ...]:
         f"Learned from {train['samples']:,} samples of {train['split']} ({train['shards']}), tested on {test['samples']:,} of "
         f"{test['split']} ({test['shards']}), {result['classes']} classes; in percent."
     ]
+    if "label_share" in settings:
+        notes.append(f"Learned from {100 * settings['label_share']:g} % of these labels, drawn by the seed of the model.")
     notes += _PROTOCOLS.get(result["probe"], _plain_notes)(settings)
     if settings.get("larger_images") == "keep" and result["modality"] != "metadata":
         notes.append("Images larger than a view keep their size, as in the paper, where all have one square size.")
@@ -141,11 +149,16 @@ def _segment_notes(settings: Result) -> list[str]:
     return [f"Our protocol, not the paper's: one linear layer on frozen patch features, AdamW, {settings['epochs']} epochs."]
 
 
+def _location_notes(settings: Result) -> list[str]:
+    return [f"Vote of the {settings['k']} nearest locations of the train split, by great-circle distance; no picture is seen."]
+
+
 _PROTOCOLS: dict[str, Callable[[Result], list[str]]] = {
     "knn": _knn_notes,
     "linear": _linear_notes,
     "finetune": _finetune_notes,
     "segment": _segment_notes,
+    "location": _location_notes,
 }
 
 
@@ -176,9 +189,10 @@ def retrieval_tables(result: Result) -> tuple[Table, Table]:
             "Median error of the first result",
             of_errors,
             tuple(errors(*row) for row in found),
-            (errors(*chance),),
+            (errors("best constant", "", {"errors": result["best_constant"]}), errors(*chance)),
             (
                 f"The error is 0 where the first result is the right one. {units}.",
+                "Best constant: the single answer to all that errs least.",
                 "Chance level: the expected result if a random sample were retrieved.",
             ),
         ),

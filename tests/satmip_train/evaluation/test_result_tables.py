@@ -176,6 +176,7 @@ def test_tables_of_retrieval() -> None:
         "settings": {"depths": [1, 10]}, "test": SPLITS["test"], "chance": found(-0.1),
         "models": [{"name": "a", "image_to_metadata": found(0.0), "metadata_to_image": found(0.2)}],
         "units": {"kilometres": "between locations", "gsd_ratio": "larger over smaller", "days": "between times"},
+        "best_constant": {"kilometres": 2000.0, "gsd_ratio": None, "days": 0.5},
     }  # fmt: skip
     ranks, errors = retrieval_tables(result)
     assert ranks == Table(
@@ -189,10 +190,11 @@ def test_tables_of_retrieval() -> None:
         "Median error of the first result",
         ("model", "direction", "km", "GSD ratio", "days"),
         (("a", "image -> metadata", "1235", "", "0.25"), ("a", "metadata -> image", "1235", "", "0.25")),
-        (("chance", "", "1234", "", "0.25"),),
+        (("best constant", "", "2000", "", "0.5"), ("chance", "", "1234", "", "0.25")),
         (
             "The error is 0 where the first result is the right one. km: between locations; GSD ratio: larger over smaller; days: "
             "between times.",
+            "Best constant: the single answer to all that errs least.",
             "Chance level: the expected result if a random sample were retrieved.",
         ),
     )
