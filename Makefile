@@ -1,5 +1,6 @@
 # make demo   the whole path on a small made-up world, under 10 minutes on two cores once it is installed; ends with a page
 # make test   every test
+# make docs   the site, out/site/index.html, without a network
 # make bench  the benchmarks that need no GPU, small, 5 to 15 minutes on two cores; what is larger is in docs/benchmarks.md
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +8,7 @@ OUT ?= out
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test docs bench lint clean
 
 # One environment in the project's own folder; torch and torchvision come together, from one index.
 $(VENV)/.train: pyproject.toml
@@ -33,6 +34,14 @@ demo: $(VENV)/.train
 # Two processes of one thread each: threads of several processes wait for one another by spinning, which takes twice as long.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+$(VENV)/.docs: $(VENV)/.train
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	touch $@
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --site-dir $(OUT)/site
+	@echo "Open $(OUT)/site/index.html"
 
 # With what is measured beside; real file sizes where SATMIP_REAL_DATA names the data.
 $(VENV)/.bench: $(STAMP)

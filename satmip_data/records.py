@@ -136,6 +136,24 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Scaling:
+    """What a raster, or its item, declares of the bands that are read: a value is scale * number + offset, in physical units."""
+
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+
+    @property
+    def pairs(self) -> tuple[tuple[float, float], ...]:
+        """Scale and offset of each band."""
+        return tuple(zip(self.scales, self.offsets, strict=True))
+
+    @property
+    def stated(self) -> bool:
+        """Whether a number is anything else than its value."""
+        return set(self.scales) != {1.0} or set(self.offsets) != {0.0}
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     """One raw image with its metadata. A source makes these; vendor oddities end there."""
 
@@ -155,6 +173,8 @@ class Scene:
     aois: tuple[Aoi, ...]
     flags: tuple[str, ...] = ()
     """Codes of `checks.FLAGS`: what is odd about the record."""
+    scaling: Scaling | None = None
+    """Of a raster whose values are not stretched each by its own; None of a picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,4 +253,6 @@ class Sample:
     labels: tuple[str, ...] = ()
     """Classes of a multi-label set; empty where a sample has one `category` or none."""
     flags: tuple[str, ...] = ()
+    """Of its scene."""
+    scaling: Scaling | None = None
     """Of its scene."""

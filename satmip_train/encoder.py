@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from satmip_data.imagery.scaling import SameUnits
 from satmip_data.metadata.captions import caption
 from satmip_data.metadata.fields import CATEGORICAL, NUMERIC
 from satmip_data.metadata.serialize import read_metadata
@@ -21,7 +22,7 @@ from satmip_data.metadata.tabular import read_column
 from satmip_data.records import Metadata
 from satmip_train.choices import Precision
 from satmip_train.data.captions import CaptionReader
-from satmip_train.data.image_files import Rendering, as_rgb, parse_rendering, read_picture
+from satmip_train.data.image_files import Rendering, add_units, as_rgb, parse_rendering, read_picture
 from satmip_train.errors import UsageError
 from satmip_train.evaluation.embed import Network, load_network, vectors_of
 from satmip_train.evaluation.features import resize, run_frozen
@@ -87,7 +88,13 @@ class Encoder:
         return () if self.metadata is None else self.metadata.fields
 
     def embed(
-        self, images: AnyImage | Iterable[AnyImage], *, joint: bool = False, bands: str = "auto", stretch: str = "none"
+        self,
+        images: AnyImage | Iterable[AnyImage],
+        *,
+        joint: bool = False,
+        bands: str = "auto",
+        stretch: str = "none",
+        apply_scale: bool = False,
     ) -> Vectors:
         """Return the vectors of images, any number of them: those of `satmip-eval embed`.
 
@@ -99,17 +106,19 @@ class Encoder:
             joint: give instead the vectors of the space that images share with metadata, of length 1
             bands: of rasters, as of `satmip-eval embed --bands`
             stretch: of rasters, as of `satmip-eval embed --stretch`
+            apply_scale: of rasters, as of `satmip-eval embed --apply-scale`
 
         Shape:
             returns: (N, width), or (N, embed_dim) where `joint`
 
         Raises:
-            UsageError: an image cannot be read or is of another kind, or the run has no joint space.
+            UsageError: an image cannot be read or is of another kind, rasters declare different scales, or the run has no joint
+                space.
         """
-        rendering = parse_rendering(bands, stretch)
+        rendering, same = parse_rendering(bands, stretch, apply_scale), SameUnits()
         projection = self._joint().image if joint else None
         pictures = _batches(_images(images), self.running.batch_size)
-        parts = (vectors_of(self.network, self._views(batch, rendering), self.running) for batch in pictures)
+        parts = (vectors_of(self.network, self._views(batch, rendering, same), self.running) for batch in pictures)
         return self._stacked(parts, projection, self.width)
 
     def encode_metadata(self, records: AnyRecord | Iterable[AnyRecord], *, joint: bool = False) -> Vectors:
@@ -151,8 +160,8 @@ class Encoder:
         cosines: Vectors = self.embed(images, joint=True) @ self.encode_metadata(records, joint=True).T
         return cosines
 
-    def _views(self, images: list[AnyImage], rendering: Rendering) -> Tensor:
-        pixels = (torch.from_numpy(_pixels(image, rendering)).permute(2, 0, 1)[None] for image in images)
+    def _views(self, images: list[AnyImage], rendering: Rendering, same: SameUnits) -> Tensor:
+        pixels = (torch.from_numpy(_pixels(image, rendering, same)).permute(2, 0, 1)[None] for image in images)
         return torch.cat([resize(image, self.network.view_size) for image in pixels])
 
     def _stacked(self, parts: Iterable[Tensor], projection: nn.Linear | None, width: int) -> Vectors:
@@ -218,14 +227,17 @@ def _records(records: AnyRecord | Iterable[AnyRecord]) -> Iterable[AnyRecord]:
     return [records] if isinstance(records, (Metadata, Mapping, HasMetadata)) else records
 
 
-def _pixels(image: AnyImage, rendering: Rendering) -> npt.NDArray[np.uint8]:
+def _pixels(image: AnyImage, rendering: Rendering, same: SameUnits) -> npt.NDArray[np.uint8]:
     """Return 8-bit RGB. Shape: (H, W, 3)."""
     if isinstance(image, (str, Path)):
         if not Path(image).exists():
             raise UsageError(f"There is no image {image}.")
         if Path(image).is_dir():
             raise UsageError(f"{image} is a folder. Pass the paths of its images.")
-        return read_picture(Path(image), rendering).pixels
+        picture = read_picture(Path(image), rendering)
+        if not rendering.apply_scale:
+            add_units(same, str(image), picture.scaling, picture.platform)
+        return picture.pixels
     if isinstance(image, Image.Image):
         return as_rgb(image, "the image")
     if isinstance(image, np.ndarray):
@@ -236,7 +248,7 @@ def _pixels(image: AnyImage, rendering: Rendering) -> npt.NDArray[np.uint8]:
             )
         return np.ascontiguousarray(image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2))
     if isinstance(image, HasImage):
-        return _pixels(image.image, rendering)
+        return _pixels(image.image, rendering, same)
     raise UsageError(f"A {type(image).__name__} is no image. Pass a path, a Pillow image or an array of bytes (height, width, 3).")
 
 

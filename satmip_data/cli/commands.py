@@ -270,11 +270,19 @@ def validate_command(shard_directory: str, workers: int) -> None:
     "--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Also draw a contact sheet of chips with captions, as PNG."
 )
 @click.option("--chips", type=click.IntRange(1), default=24, show_default=True, help="Chips on the sheet.")
-def inspect_command(shard_directory: str, split: str | None, samples: int, sheet: Path | None, chips: int) -> None:
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write a page to explore the samples: a map, charts that filter each other, chips. It opens without a network.",
+)
+def inspect_command(
+    shard_directory: str, split: str | None, samples: int, sheet: Path | None, chips: int, html: Path | None
+) -> None:
     """Print what SHARDS (default out/shards) hold: counts, ranges, missing fields, rejects, samples.
 
     \b
     Example:
+      satmip-data inspect out/shards --html out/explorer.html
       satmip-data inspect out/shards --sheet out/sheet.png
       satmip-data inspect out/shards --split train
     """
@@ -287,6 +295,11 @@ def inspect_command(shard_directory: str, split: str | None, samples: int, sheet
         if sheet is not None:
             display.write_sheet(shard_directory, dataset, sheet, chips, split)
             click.echo(f"Contact sheet: {sheet}")
+        if html is not None:
+            from satmip_data.explorer.page import write_page  # late: it needs the templates
+
+            write_page(shard_directory, html, split)
+            click.echo(f"Page: {html} ({html.stat().st_size / 1e6:.1f} MB). Open it in a browser.")
 
 
 @main.command("fields")

@@ -28,6 +28,12 @@ from satmip_data.validation.validate import Report
 if TYPE_CHECKING:
     import pandas as pd
 
+APPLIED = {
+    "offset": "Sentinel-2: the declared offset was applied, so limits of --stretch mean the same for all baselines",
+    "scale and offset": "Declared scale and offset were applied: limits of --stretch are physical units",
+}
+"""What was done with the values that rasters declare, as `dataset.json` calls it -> what is said of it."""
+
 _NOT_COUNTED = "their tokens are not counted: no CLIP tokenizer is installed"
 
 
@@ -50,6 +56,8 @@ def show_dataset(console: Console, out: str, dataset: dict[str, Any]) -> None:
     show_captions(console, dataset)
     show_dropped(console, dataset.get("dropped", {}))
     show_flags(console, dataset["flags"])
+    if (applied := dataset.get("scaling", {}).get("applied")) in APPLIED:
+        console.print(APPLIED[applied], markup=False, highlight=False)
     show_rejects(console, dataset["rejects"])
     if dataset["rejects"]:
         console.print(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,6 +34,16 @@ class Grid:
 def render(template: str, /, **values: Any) -> str:
     """Return a page (`.html`), whose values are escaped, or a card (`.md`), whose template escapes them by the filter `cell`."""
     return _environment().get_template(template).render(**values)
+
+
+def vendored(name: str) -> str:
+    """Return a file of another project that pages hold a copy of; see `vendor/NOTICE`."""
+    return files("satmip_data.pages").joinpath("vendor", name).read_text(encoding="utf-8")
+
+
+def script(name: str) -> str:
+    """Return a script of ours, to stand in a page."""
+    return files("satmip_data.pages").joinpath(name).read_text(encoding="utf-8")
 
 
 def data_uri(content: bytes, kind: str = "image/png") -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 
@@ -120,15 +120,15 @@ def read_listed(out: Store, dataset: Mapping[str, Any], name: str) -> bytes:
     return data
 
 
-def read_table(out: Store, dataset: Mapping[str, Any], name: str) -> pa.Table:
-    """Return the table of a Parquet file that stands beside the shards.
+def read_table(out: Store, dataset: Mapping[str, Any], name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the table of a Parquet file that stands beside the shards, or some of its columns.
 
     Raises:
         BuildError: it is missing or damaged.
     """
     data = read_listed(out, dataset, name)
     try:
-        table = read_parquet(data)
+        table = read_parquet(data, columns)
         table.validate(full=True)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _damaged(out, name, f"{type(error).__name__}: {error}") from error

@@ -14,10 +14,10 @@ from PIL import Image
 
 from satmip_data import geometry
 from satmip_data.errors import cause
-from satmip_data.imagery import chips, raster
+from satmip_data.imagery import chips, raster, scaling
 from satmip_data.imagery.raster_file import driver_of, is_raster
 from satmip_data.names import PICTURES, ends_with
-from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scene, Window, with_digest
+from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scaling, Scene, Window, with_digest
 from satmip_data.sources import splits
 from satmip_data.sources.base import Found, ImageFiles, InvalidError, Item, check_grid, reject
 from satmip_data.storage.locations import REMOTE, OutsideError, archive_url, locate
@@ -102,12 +102,19 @@ class Archive(DealtSplits, ImageFiles):
             "percentile:LOW,HIGH (of each band over the whole raster; 2,98 where not given)"
         },
     )
+    apply_scale: bool = field(
+        default=False,
+        metadata={
+            "help": "stretch physical units, number * scale + offset as the rasters declare them, and give LOW and HIGH in these",
+            "recorded": "if given",
+        },
+    )
 
     def __post_init__(self) -> None:
         """Refuse options no build can have."""
         super().__post_init__()
         raster.parse_bands(self.bands)
-        raster.parse_stretch(self.stretch)
+        scaling.check_stretch(self.apply_scale, raster.parse_stretch(self.stretch).kind)
 
     def locate(self, root: str, path: str) -> tuple[Store, str]:
         """Return where an image lies that a listing names. See `locations`."""
@@ -127,8 +134,10 @@ class Archive(DealtSplits, ImageFiles):
             width, height = chips.image_size(picture)
             return ImageHead(width, height)
         header = raster.read_header(store, name)
-        bands = raster.choose_bands(header, raster.parse_bands(self.bands), raster.parse_stretch(self.stretch))
-        return ImageHead(header.width, header.height, header.georeference, header.unplaced, header.tags, bands)
+        stretch = raster.parse_stretch(self.stretch)
+        bands = raster.choose_bands(header, raster.parse_bands(self.bands), stretch)
+        declared = raster.scaling(header, bands, stretch, self.apply_scale)
+        return ImageHead(header.width, header.height, header.georeference, header.unplaced, header.tags, bands, declared)
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
         """Read the window of a raster alone, and of any other image the whole. See `Source.read_chip`."""
@@ -140,7 +149,17 @@ class Archive(DealtSplits, ImageFiles):
             message = chips.too_large("window", window.width, window.height, max_pixels)
             raise chips.ImageError("image_too_large", message)
         bands, stretch = raster.parse_bands(self.bands), raster.parse_stretch(self.stretch)
-        return raster.compose(raster.read_layers(store, (name,), bands, stretch, window, expected), size)
+        lines = scaling.lines(sample.scaling, sample.scene_metadata.platform, self.apply_scale)
+        return raster.compose(raster.read_layers(store, (name,), bands, stretch, window, expected, lines), size)
+
+    def check_units(self, samples: Iterable[Sample]) -> None:
+        """Refuse rasters that one stretch cannot show alike.
+
+        Raises:
+            scaling.UnitsError: their numbers mean different things, and no physical units were asked for.
+        """
+        if not self.apply_scale:
+            scaling.check_units(samples)
 
 
 @dataclass(frozen=True)
@@ -177,6 +196,8 @@ class ImageHead:
     tags: Mapping[str, str] = field(default_factory=dict)
     bands: tuple[int, int, int] | None = None
     """Of a raster, those for red, green and blue."""
+    scaling: Scaling | None = None
+    """Of a raster, what is declared of these bands; see `raster.scaling`."""
 
 
 def _picture(store: Store, name: str) -> bytes | None:

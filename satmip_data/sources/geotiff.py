@@ -108,7 +108,7 @@ class GeoTiff(Archive):
             return [failure(item, error, key)]
 
     def _scenes(self, key: str, split: str, path: str, head: ImageHead) -> Iterator[Found]:
-        whole = Scene(key, split, key, path, head.width, head.height, Metadata(), head.georeference, ())
+        whole = Scene(key, split, key, path, head.width, head.height, Metadata(), head.georeference, (), scaling=head.scaling)
         return cut(whole, self.tile, partial(placed, self._known(path, head.tags), head.georeference))
 
     def _known(self, path: str, tags: Mapping[str, str]) -> dict[str, Any]:

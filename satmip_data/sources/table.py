@@ -252,7 +252,8 @@ def _scene(image: str, cells: Mapping[str, Any], head: ImageHead) -> Scene:
         metadata = Metadata(**known, gsd=gsd, location=centre)
     x, y, width, height = box or (0, 0, head.width, head.height)
     aoi = Aoi(x, y, width, height, cells.get("category"), labels=cells.get("labels", ()))
-    return Scene(cells["key"], cells["split"], cells["place"], image, head.width, head.height, metadata, georeference, (aoi,))
+    named, size = (cells["key"], cells["split"], cells["place"], image), (head.width, head.height)
+    return Scene(*named, *size, metadata, georeference, (aoi,), scaling=head.scaling)
 
 
 def _gsd(cells: Mapping[str, Any]) -> tuple[float, float] | None:

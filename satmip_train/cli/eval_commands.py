@@ -16,7 +16,6 @@ from satmip_train.cli.options import options
 from satmip_train.data.dataset import open_dataset
 from satmip_train.errors import UsageError
 from satmip_train.evaluation import tables
-from satmip_train.files import result_path
 
 Decorator = Callable[[Any], Any]
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -40,9 +39,9 @@ def _count(name: str, default: int, text: str) -> Decorator:
 @_count("--batch-size", 128, "Chips a batch.")
 @_positive("--lr", 1e-4, "Highest learning rate of the backbone; the classifier's is ten times that.")
 @click.option("--weight-decay", type=common.Positive(or_zero=True), default=0.05, show_default=True, help="Of AdamW.")
-@options(_SEED, common.PRECISION, common.WORKERS, common.DEVICE, common.PER_CLASS, common.out_folder("out/eval"))
+@options(_SEED, common.PRECISION, common.WORKERS, common.DEVICE, common.PER_CLASS, common.out_folder(common.RESULTS))
 def finetune_command(
-    runs: tuple[Path, ...], out: Path, per_class: bool, epochs: int, lr: float, weight_decay: float, seed: int, **others: Any
+    runs: tuple[Path, ...], out: Path | None, per_class: bool, epochs: int, lr: float, weight_decay: float, seed: int, **others: Any
 ) -> None:
     """Train the backbone of each RUN and a linear classifier end to end, and test them after the last epoch.
 
@@ -55,11 +54,12 @@ def finetune_command(
       satmip-eval finetune --shards out/eurosat --backbone tiny --random-seeds 0
     """
     from satmip_train.evaluation import finetune
-    from satmip_train.evaluation.evaluate import check_result, write_result
+    from satmip_train.evaluation.evaluate import result_folder, write_result
 
     recipe = finetune.FinetuneSettings(epochs, others["batch_size"], lr, weight_decay, seed=seed)
-    with common.errors(), common.make_protocol(**others, folder=out) as protocol:
-        check_result(result_path(out, "finetune"), **protocol.described)
+    with common.errors(), common.make_protocol(**others) as protocol:
+        out = result_folder(out, common.RESULTS, protocol.described, "finetune")
+        protocol = replace(protocol, folder=out)
         with common.show_progress(epochs * protocol.train.splits[protocol.train_split], "fine-tuning of") as progress:
             result = finetune.finetune(runs, protocol, recipe, out, progress)
         path = write_result(result, out)
@@ -73,13 +73,13 @@ def finetune_command(
 @options(common.random_seeds("0,1,2"))
 @_count("--epochs", 20, "Passes over the train folder.")
 @_positive("--lr", 1e-3, "First learning rate of the classifier.")
-@options(_SEED, *common.RUNNING, common.PER_CLASS, common.out_folder("out/eval"))
+@options(_SEED, *common.RUNNING, common.PER_CLASS, common.out_folder(common.RESULTS))
 def segment_command(
     runs: tuple[Path, ...],
     train: Path,
     test: Path,
     random_seeds: tuple[int, ...],
-    out: Path,
+    out: Path | None,
     per_class: bool,
     **others: Any,
 ) -> None:
@@ -93,12 +93,12 @@ def segment_command(
       satmip-eval segment out/runs/satmips-seed0 --train buildings/train --test buildings/val
     """
     from satmip_train.evaluation import segment
-    from satmip_train.evaluation.evaluate import check_result, write_result
+    from satmip_train.evaluation.evaluate import result_folder, write_result
 
     recipe = segment.SegmentSettings(others.pop("epochs"), lr=others.pop("lr"), seed=others.pop("seed"))
     with common.errors(), common.make_running(**others) as running:
         folders = segment.read_folders(train, test)
-        check_result(result_path(out, "segment"), **folders.described)
+        out = result_folder(out, common.RESULTS, folders.described, "segment", name=test.resolve().parent.name)
         with common.show_progress(None) as progress:
             result = segment.segment(runs, folders, recipe, running, random_seeds, progress)
         path = write_result(result, out)
@@ -109,8 +109,8 @@ def segment_command(
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=common.RUN)
 @click.option("--shards", required=True, help="Shard directory: a local path or an fsspec URL.")
 @click.option("--split", default="val", show_default=True, help="Split whose pairs are told apart.")
-@options(*common.RUNNING, common.out_folder("out/eval"))
-def retrieve_command(runs: tuple[Path, ...], shards: str, split: str, out: Path, **others: Any) -> None:
+@options(*common.RUNNING, common.out_folder(common.RESULTS))
+def retrieve_command(runs: tuple[Path, ...], shards: str, split: str, out: Path | None, **others: Any) -> None:
     """Find the metadata of an image, and the image of metadata, with the projections of each RUN of satmip or satmips.
 
     Prints R@1, R@5, R@10, the median rank, and how far off what is found first is: kilometres, days of the year, hours of the day,
@@ -121,12 +121,12 @@ def retrieve_command(runs: tuple[Path, ...], shards: str, split: str, out: Path,
       satmip-eval retrieve out/runs/satmip-seed0 --shards out/shards --split val
     """
     from satmip_train.evaluation import retrieval
-    from satmip_train.evaluation.evaluate import check_result, describe_split, write_result
+    from satmip_train.evaluation.evaluate import describe_split, result_folder, write_result
 
     with common.errors(), common.make_running(**others) as running:
         dataset = open_dataset(shards)
         dataset.split(split)
-        check_result(result_path(out, "retrieval"), test=describe_split(dataset, split))
+        out = result_folder(out, common.RESULTS, {"test": describe_split(dataset, split)}, "retrieval")
         with common.show_progress(2 * dataset.splits[split]) as progress:
             result = retrieval.retrieve(runs, dataset, split, running, progress)
         path = write_result(result, out)
@@ -140,8 +140,8 @@ def retrieve_command(runs: tuple[Path, ...], shards: str, split: str, out: Path,
 @click.option("--shards", required=True, help="Shard directory: a local path or an fsspec URL.")
 @click.option("--split", default="val", show_default=True, help="Split whose pictures are read.")
 @click.option("--records", default="train", show_default=True, help="Split whose records they are read by.")
-@options(*common.RUNNING, common.out_folder("out/eval"))
-def read_command(runs: tuple[Path, ...], shards: str, split: str, records: str, out: Path, **others: Any) -> None:
+@options(*common.RUNNING, common.out_folder(common.RESULTS))
+def read_command(runs: tuple[Path, ...], shards: str, split: str, records: str, out: Path | None, **others: Any) -> None:
     """Read GSD, latitude, day of the year and the sun's elevation off pictures, with the projections of each RUN.
 
     For each picture the nearest record of another split is found, so no picture can find its own. Prints the median errors beside
@@ -152,13 +152,13 @@ def read_command(runs: tuple[Path, ...], shards: str, split: str, records: str, 
       satmip-eval read out/runs/satmips-seed0 out/runs/shuffled --shards out/shards
     """
     from satmip_train.evaluation import reading
-    from satmip_train.evaluation.evaluate import check_result, describe_split, write_result
+    from satmip_train.evaluation.evaluate import describe_split, result_folder, write_result
 
     with common.errors(), common.make_running(**others) as running:
         dataset = open_dataset(shards)
         for name in (split, records):
             dataset.split(name)
-        check_result(result_path(out, "reading"), test=describe_split(dataset, split))
+        out = result_folder(out, common.RESULTS, {"test": describe_split(dataset, split)}, "reading")
         with common.show_progress(dataset.splits[split] + dataset.splits[records]) as progress:
             result = reading.read(runs, dataset, (split, records), running, progress)
         path = write_result(result, out)
@@ -175,6 +175,9 @@ def read_command(runs: tuple[Path, ...], shards: str, split: str, records: str, 
 @click.option(
     "--stretch", default="none", show_default=True, help='Of a raster to 8 bits: "minmax:0,3000", "percentile:2,98" or "none".'
 )
+@click.option(
+    "--apply-scale", is_flag=True, help="Stretch physical units, as rasters declare scale and offset; give limits in these."
+)
 @options(*common.RUNNING)
 @click.option(
     "--out",
@@ -184,7 +187,15 @@ def read_command(runs: tuple[Path, ...], shards: str, split: str, records: str, 
     help="File to write.",
 )
 def embed_command(
-    run: Path, images: Path | None, shards: str | None, split: str, bands: str, stretch: str, out: Path, **others: Any
+    run: Path,
+    images: Path | None,
+    shards: str | None,
+    split: str,
+    bands: str,
+    stretch: str,
+    apply_scale: bool,
+    out: Path,
+    **others: Any,
 ) -> None:
     """Write the vector of every image of a folder, or of a split of shards, that the backbone of RUN gives: a GeoParquet file.
 
@@ -207,7 +218,8 @@ def embed_command(
         with common.show_progress(None, "vectors of") as progress:
             running = replace(running, progress=lambda samples: progress(run.name, samples))
             if images is not None:
-                written, rejects = embedding.write_folder_vectors(network, images, parse_rendering(bands, stretch), out, running)
+                rendering = parse_rendering(bands, stretch, apply_scale)
+                written, rejects = embedding.write_folder_vectors(network, images, rendering, out, running)
             else:
                 written, rejects = embedding.write_shard_vectors(network, open_dataset(str(shards)), split, out, running)
     click.echo(f"{written:,} vectors of {network.width} numbers: {out}")

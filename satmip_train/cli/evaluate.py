@@ -3,6 +3,7 @@
 What needs torch is imported where it is used: help and errors come seconds earlier.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -10,11 +11,10 @@ import click
 
 from satmip_data.execution.interrupt import Commands
 from satmip_train.choices import Modality
-from satmip_train.cli import eval_commands, paper
+from satmip_train.cli import ask, eval_commands, paper
 from satmip_train.cli import options as common
 from satmip_train.cli.options import options
 from satmip_train.data.dataset import open_dataset
-from satmip_train.files import result_path
 
 if TYPE_CHECKING:
     from satmip_train.evaluation.classifiers import Probe
@@ -35,7 +35,7 @@ def main() -> None:
 @main.command()
 @click.argument("runs", metavar="[RUN]...", nargs=-1, type=common.RUN)
 @options(*common.PROTOCOL, common.BACKBONES, *common.EXTERNAL, common.LARGER_IMAGES, *common.KNN)
-@options(common.PER_CLASS, common.out_folder("out/eval"))
+@options(common.PER_CLASS, common.out_folder(common.RESULTS))
 def knn(runs: tuple[Path, ...], ks: tuple[int, ...], fixed_k: int, temperature: float, **others: Any) -> None:
     """Classify by the nearest neighbours: macro-F1 and top-1 (mAP in multi-label sets) of each RUN, a folder of satmip-train.
 
@@ -67,7 +67,7 @@ def knn(runs: tuple[Path, ...], ks: tuple[int, ...], fixed_k: int, temperature: 
     help="Bring features to zero mean and unit variance on the train split first.  [default: where metadata are among them]",
 )
 @click.option("--max-iterations", type=click.IntRange(1), default=200, show_default=True, help="Iterations of L-BFGS, at most.")
-@options(common.PER_CLASS, common.out_folder("out/eval"))
+@options(common.PER_CLASS, common.out_folder(common.RESULTS))
 def linear(runs: tuple[Path, ...], max_iterations: int, standardize: bool | None, modality: Modality, **others: Any) -> None:
     """Classify by logistic regression without regularisation: macro-F1 and top-1 (mAP in multi-label sets) of each RUN.
 
@@ -85,12 +85,13 @@ def linear(runs: tuple[Path, ...], max_iterations: int, standardize: bool | None
     _evaluate(runs, Linear(max_iterations, standardize=scaled), modality=modality, **others)
 
 
-def _evaluate(runs: tuple[Path, ...], probe: "Probe", *, out: Path, per_class: bool, **others: Any) -> None:
-    from satmip_train.evaluation.evaluate import check_result, evaluate, write_result
+def _evaluate(runs: tuple[Path, ...], probe: "Probe", *, out: Path | None, per_class: bool, **others: Any) -> None:
+    from satmip_train.evaluation.evaluate import evaluate, result_folder, write_result
 
     names, files, size = (others.pop(name) for name in ("externals", "weights", "external_size"))
-    with common.errors(), common.make_protocol(**others, folder=out) as protocol:
-        check_result(result_path(out, type(probe).__name__.lower(), protocol.modality), **protocol.described)
+    with common.errors(), common.make_protocol(**others) as protocol:
+        out = result_folder(out, common.RESULTS, protocol.described, type(probe).__name__.lower(), protocol.modality)
+        protocol = replace(protocol, folder=out)
         runs = (*runs, *common.install_externals(names, files, size, out))
         with common.show_progress(common.samples_of(protocol)) as progress:
             result = evaluate(runs, protocol, probe, progress)
@@ -101,11 +102,11 @@ def _evaluate(runs: tuple[Path, ...], probe: "Probe", *, out: Path, per_class: b
 @main.command("report")
 @click.argument("more_runs", metavar="[RUN]...", nargs=-1, type=common.RUN)
 @click.option("--runs", metavar="RUN...", multiple=True, type=common.RUN, help="Folders of satmip-train; none: the data only.")
-@options(*common.PROTOCOL, *common.KNN, common.out_folder("out/report"))
+@options(*common.PROTOCOL, *common.KNN, common.out_folder(common.REPORTS))
 def report_command(
     runs: tuple[Path, ...],
     more_runs: tuple[Path, ...],
-    out: Path,
+    out: Path | None,
     ks: tuple[int, ...],
     fixed_k: int,
     temperature: float,
@@ -119,7 +120,7 @@ def report_command(
     """
     from satmip_train.evaluation import report
     from satmip_train.evaluation.classifiers import Knn
-    from satmip_train.evaluation.evaluate import check_result, evaluate, write_result
+    from satmip_train.evaluation.evaluate import evaluate, result_folder, set_name, write_result
 
     # "--runs A B" gives A to the option and leaves B an argument.
     chosen = (*runs, *more_runs)
@@ -127,18 +128,19 @@ def report_command(
         dataset = open_dataset(others["shards"])
         if chosen and dataset.classes:
             with common.make_protocol(**others) as protocol:
-                check_result(result_path(out, "knn"), **protocol.described)
+                out = result_folder(out, common.REPORTS, protocol.described, "knn")
                 with common.show_progress(common.samples_of(protocol)) as progress:
                     result = evaluate(chosen, protocol, Knn(ks, fixed_k, temperature), progress)
                 write_result(result, out)
                 readings = report.readings(chosen, protocol)
                 path = report.write_report(dataset, report.Evaluated(protocol, result), chosen, out, readings)
         else:
+            out = out or Path(common.REPORTS, set_name(dataset.root))
             path = report.write_report(dataset, None, chosen, out)
     click.echo(path)
 
 
-for command in (*eval_commands.COMMANDS, *paper.COMMANDS):
+for command in (*eval_commands.COMMANDS, *ask.COMMANDS, *paper.COMMANDS):
     main.add_command(command)
 
 if __name__ == "__main__":

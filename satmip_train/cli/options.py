@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 RUN = click.Path(exists=True, path_type=Path)
+RESULTS, REPORTS = "out/eval", "out/report"
+"""Folders in which each set has one of its own, where --out is left out."""
 
 
 class Integers(click.ParamType[tuple[int, ...]]):
@@ -142,10 +144,9 @@ def options(*chosen: Callable[[Command], Command]) -> Callable[[Command], Comman
 
 
 def out_folder(default: str) -> Callable[[Command], Command]:
-    """Return the option --out of a command that writes a folder."""
-    return click.option(
-        "--out", type=click.Path(file_okay=False, path_type=Path), default=default, show_default=True, help="Folder to write to."
-    )
+    """Return the option --out of a command that writes a folder; `result_folder` makes of None the default, one a set."""
+    text = f"Folder to write to.  [default: {default}/SET, by the name of the shards]"
+    return click.option("--out", type=click.Path(file_okay=False, path_type=Path), help=text)
 
 
 @contextmanager

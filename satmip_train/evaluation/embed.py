@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as MapStyle
 
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.decoder import Batch
-from satmip_train.data.image_files import Picture, Rendering, find_images, read_picture
+from satmip_train.data.image_files import Picture, Rendering, check_units, find_images, read_picture
 from satmip_train.data.loader import loader, ordered_batches
 from satmip_train.data.tar import Readers
 from satmip_train.errors import UsageError
@@ -85,15 +85,17 @@ def load_network(run: Path) -> Network:
     return Network(backbone, config["view_size"], config["features"], *statistics, provenance)
 
 
-def _folder_rows(folder: Path, rendering: Rendering, view_size: int, running: Running) -> Iterator[Rows]:
+def folder_rows(folder: Path, rendering: Rendering, view_size: int, running: Running) -> Iterator[Rows]:
     """Read the images below a folder, whole, resized to the view; names are paths relative to the folder.
 
     What cannot be read is a reject: one damaged file must not end an hour's work.
 
     Raises:
-        UsageError: there is no image.
+        UsageError: there is no image, or there are rasters that one stretch cannot show alike.
     """
-    stream = _Files(folder, find_images(folder), rendering, view_size, running.batch_size)
+    paths = find_images(folder)
+    check_units(paths, rendering)
+    stream = _Files(folder, paths, rendering, view_size, running.batch_size)
     yield from (Rows(**batch) for batch in loader(stream, range(len(stream)), running.workers))
 
 
@@ -133,7 +135,7 @@ def _read(path: Path, name: str, rendering: Rendering) -> Picture:
         raise UsageError(f"Cannot read {path}: {type(error).__name__}: {error}. Remove or replace it.") from error
 
 
-def _shard_rows(dataset: Dataset, split: str, view_size: int, running: Running) -> Iterator[Rows]:
+def shard_rows(dataset: Dataset, split: str, view_size: int, running: Running) -> Iterator[Rows]:
     """Read the chips of a split in stored order, resized to the view; names are the samples' keys.
 
     Raises:
@@ -210,7 +212,7 @@ def write_folder_vectors(
     Raises:
         UsageError: there is no image, or none that can be read.
     """
-    rows = _folder_rows(folder, rendering, network.view_size, running)
+    rows = folder_rows(folder, rendering, network.view_size, running)
     return _write_vectors(network, rows, {"folder": str(folder), **asdict(rendering)}, out, running, "path")
 
 
@@ -221,7 +223,7 @@ def write_shard_vectors(network: Network, dataset: Dataset, split: str, out: Pat
         UsageError: there is no such split, or a chip cannot be read.
     """
     dataset.split(split)
-    rows = _shard_rows(dataset, split, network.view_size, running)
+    rows = shard_rows(dataset, split, network.view_size, running)
     return _write_vectors(network, rows, describe_split(dataset, split), out, running, "key")
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,39 @@ def check_result(path: Path, **parts: Result) -> None:
             f'{path} was measured on the split "{then["split"]}" of {then["shards"]}, and would be written over by one on '
             f'"{now["split"]}" of {now["shards"]}. Use another --out, such as {path.parent / name}'
         )
+
+
+def result_folder(
+    typed: Path | None, base: str, parts: dict[str, Result], probe: str, modality: str = "image", name: str = ""
+) -> Path:
+    """Return the folder that a result is written to, and check before anything is computed that it holds none on other samples.
+
+    Args:
+        typed: by the user; None for one below `base` that is the set's own
+        base: the folder of all sets
+        parts: "train" and "test" as the result will hold them, see `describe_split`
+        probe: whose result it is, see `files.result_path`
+        modality: of the features
+        name: of the set; "" for that of the folder of the shards that are tested
+
+    Raises:
+        UsageError: the folder that was typed holds a result on other samples.
+    """
+    if typed is not None:
+        check_result(result_path(typed, probe, modality), **parts)
+        return typed
+    name = name or set_name(parts["test"]["shards"])
+    for folder in (name, f"{name}-{parts['test']['split']}"):  # another split, or another set whose folder has the same name
+        with suppress(UsageError):
+            check_result(result_path(Path(base, folder), probe, modality), **parts)
+            return Path(base, folder)
+    samples = json.dumps({part: (known["split"], known["fingerprint"]) for part, known in sorted(parts.items())})
+    return Path(base, f"{name}-{hashlib.sha256(samples.encode()).hexdigest()[:8]}")
+
+
+def set_name(shards: str) -> str:
+    """Return what a set is called by the folder of its shards."""
+    return Path(shards).resolve().name or "shards"
 
 
 def _same_samples(one: Result, other: Result) -> bool:

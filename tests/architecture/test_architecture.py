@@ -24,7 +24,7 @@ MODULES = sorted(path for package in ("satmip_data", "satmip_train", "schemas") 
 FLOORS = {
     "satmip_data": (
         "names errors", "storage execution pages", "records", "geometry land imagery", "metadata", "sources shards demo",
-        "pipeline validation", "api", "cli",
+        "pipeline validation explorer", "api", "cli",
     ),
     "satmip_train": (
         "errors choices evaluation_sets objective_names policies", "files config distributed", "data", "views", "models",
@@ -38,7 +38,7 @@ PURE = {
     "satmip_data": (
         "records", "names", "geometry", "land", "imagery/jpeg", "imagery/png", "metadata/fields", "metadata/captions",
         "metadata/tabular", "metadata/serialize", "metadata/checks", "metadata/sun", "pages/charts", "pipeline/shard_plan",
-        "validation/samples",
+        "validation/samples", "explorer/arrays", "explorer/captions", "explorer/columns", "explorer/charts",
     ),
     "satmip_train": ("objectives/losses", "evaluation/probes", "training/optim", "models/heads", "models/weight_decay"),
 }  # fmt: skip

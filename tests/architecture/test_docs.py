@@ -17,7 +17,7 @@ from satmip_train.cli.evaluate import main as evaluate
 from satmip_train.cli.train import main as train
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def load(name: str) -> ModuleType:
@@ -61,6 +61,15 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?://)([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_page_stands_in_the_navigation_of_the_site() -> None:
+    listed = set(re.findall(r"^ +- ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M))
+    added = {"CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"} | {
+        f"notebooks/{path.stem}.md" for path in (ROOT / "docs/notebooks").glob("*.ipynb")
+    }
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")} | added
+    assert listed == pages, "put it under nav in mkdocs.yml"
 
 
 def test_pages_name_only_commands_there_are() -> None:

@@ -36,22 +36,44 @@ for (const width of WIDTHS) {
 """
 
 
+def _browse(address: str, folder: Path) -> str:
+    """Return the document as a browser has it once its scripts have run; fails where the console says anything."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    words = [chromium, *_FLAGS, f"--user-data-dir={folder / 'profile'}", address]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def dump(page: Path, folder: Path, part: str = "", script: str = "") -> str:
+    """Return the document that a browser makes of a page.
+
+    Args:
+        page: the file.
+        folder: for the browser's profile.
+        part: of the address, after the file's name, as "#month=6..8".
+        script: runs in the page besides its own.
+    """
+    shown = page
+    if script:
+        shown = folder / f"with_script_{page.name}"
+        text = page.read_text(encoding="utf-8")
+        shown.write_text(text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+    return _browse(shown.resolve().as_uri() + part, folder)
+
+
 def look_at(page: Path, folder: Path, widths: tuple[int, ...] = (390, 1280)) -> dict[int, dict[str, Any]]:
     """Return what a browser shows of a page at some widths: by how much it is too wide, lines and letters of its charts, pictures.
 
     Fails where the console of the browser says anything.
     """
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
     # Within a script element only `</` ends it.
     text = json.dumps(page.read_text(encoding="utf-8")).replace("</", "<\\/").replace("<!--", "<\\!--")
     script = _MEASURE.replace("WIDTHS", json.dumps(widths)).replace("PAGE", text)
     wrapper = folder / "wrapper.html"
     wrapper.write_text(f"<!doctype html><meta charset=utf-8><title></title><body><script>{script}</script>", encoding="utf-8")
-    words = [chromium, *_FLAGS, f"--user-data-dir={folder / 'profile'}", wrapper.resolve().as_uri()]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
-    assert "CONSOLE" not in done.stderr, done.stderr
-    title = re.search(r"<title>(.*?)</title>", done.stdout, re.S)
+    title = re.search(r"<title>(.*?)</title>", _browse(wrapper.resolve().as_uri(), folder), re.S)
     assert title is not None
     return {int(width): values for width, values in json.loads(unescape(title[1])).items()}

@@ -355,7 +355,7 @@ def test_a_stretch_may_be_any_that_rises() -> None:
     ],
 )
 def test_bands_are_those_said_or_those_a_raster_tells(count: int, colours: Any, bands: Any, chosen: Any) -> None:
-    header = raster.Header(8, 8, count, ("uint8",) * count, colours, False, None, "", {})
+    header = raster.Header(8, 8, count, ("uint8",) * count, colours, False, None, "", {}, (1.0,) * count, (0.0,) * count)
     if chosen is None:
         with pytest.raises(raster.ScaleError, match="--bands"):
             raster.choose_bands(header, bands, raster.Stretch("none"))

@@ -277,6 +277,17 @@ def test_the_policy_of_moco_v2_neither_flips_vertically_nor_rotates() -> None:
     assert params.hflip.any()
 
 
+def test_the_policy_north_up_keeps_where_shadows_fall_and_how_large_things_are() -> None:
+    policy = policies.policy("north-up", 32)
+    params = draws.draw(policy, 200, torch.Generator().manual_seed(0), (60, 60))
+    assert not params.vflip.any()
+    assert not params.rot90.any()
+    assert not params.gray.any()
+    assert (params.box[:, 2] * params.box[:, 3]).min() >= 0.5 * 3600 * 0.97
+    assert params.jitter.any()
+    assert params.blur.any()
+
+
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(ValueError, match=r'"simclr".*"simclr-sat"'):
         policies.policy("simclr", 224)
