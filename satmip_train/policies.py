@@ -74,7 +74,12 @@ def north_up(view_size: int, jitter: float) -> Policy:
     return replace(moco_v2(view_size, jitter), scale=(0.5, 1.0), gray_p=0.0)
 
 
-POLICIES: dict[str, Callable[[int, float], Policy]] = {"simclr-sat": simclr_sat, "crop": crop, "moco-v2": moco_v2, "north-up": north_up}
+POLICIES: dict[str, Callable[[int, float], Policy]] = {
+    "simclr-sat": simclr_sat,
+    "crop": crop,
+    "moco-v2": moco_v2,
+    "north-up": north_up,
+}
 """Policies by name, each from the side of a view in pixels and the strength of the jitter. One of your own is one more entry."""
 
 

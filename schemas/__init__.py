@@ -74,9 +74,9 @@ def read_sealed(content: bytes, where: str) -> dict[str, Any]:
         data: Any = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ContractError(f"{where} is damaged: it is no JSON: {error}") from error
-    if not isinstance(data, dict) or (OWN in data and not _is_sealed(content, data.pop(OWN))):
+    if not isinstance(data, dict) or (OWN in data and not _is_sealed(content, data[OWN])):
         _refuse(f"{where} is damaged or was edited: its own sha256 does not fit its bytes")
-    return data
+    return {name: value for name, value in data.items() if name != OWN}
 
 
 def read_dataset(content: bytes, where: str) -> dict[str, Any]:
