@@ -78,11 +78,9 @@ class Table(NamedImages):
     name: ClassVar[str] = "table"
     licence: ClassVar[str] = "as the images' own"
 
-    table: str = field(default="", metadata={"help": "the table's name, where SOURCE is its folder"})
-    columns: str = field(default="", metadata={"help": "columns that have other names, as image=filepath,category=label"})
-    extra_columns: Literal["error", "ignore"] = field(
-        default="error", metadata={"help": "what to do about columns that are none of the known ones"}
-    )
+    table: str = field(default="", metadata={"help": "name of the table, where SOURCE is its folder"})
+    columns: str = field(default="", metadata={"help": "columns with other names, such as image=filepath,category=label"})
+    extra_columns: Literal["error", "ignore"] = field(default="error", metadata={"help": "what to do about unknown columns"})
 
     def __post_init__(self) -> None:
         """Refuse options no build can have."""
@@ -148,8 +146,8 @@ class Table(NamedImages):
         extra = [column for column, ours in names.items() if ours not in COLUMNS]
         if extra and self.extra_columns == "error":
             raise LayoutError(
-                f"{unknown_name('column', extra[0], COLUMNS, name, SEE_COLUMNS)} Rename it, as --columns category={extra[0]}, or "
-                "leave such columns out: --extra-columns ignore"
+                f"{unknown_name('column', extra[0], COLUMNS, name)} Rename it, as --columns category={extra[0]}, or "
+                f"leave such columns out: --extra-columns ignore. All columns: {SEE_COLUMNS}"
             )
         ours = set(names.values())
         if "image" not in ours:
