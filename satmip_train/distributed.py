@@ -13,7 +13,6 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from satmip_data.errors import cause
 from satmip_train.errors import UsageError
 
 _alone = False
@@ -189,8 +188,8 @@ def _telling_of_lost_ranks() -> Iterator[None]:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):  # gloo's errors are of no kind of their own
             raise
         raise UsageError(
-            f"Rank {os.environ.get('RANK', '?')} cannot reach another rank, which has probably ended: {cause(error)}. Its own "
-            "last words tell why. The same command goes on from the last checkpoint."
+            f"Rank {os.environ.get('RANK', '?')} cannot reach another rank, which has probably ended. Its last words tell why. "
+            "The same command goes on from the last checkpoint."
         ) from error
 
 

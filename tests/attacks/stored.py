@@ -95,11 +95,13 @@ def _refused_or_same(changed: list[bytes], before: Any) -> str:
 
 def _attack(name: str, seed: int, tries: int, targets: dict[str, Target]) -> Tally:
     tally, names = Tally(name, LIMITS), list(targets)
-    before = {name: target.read() for name, target in targets.items()}
+    before: dict[str, Any] = {}
     for number in range(tries):
         what = names[number % len(names)]
         draw = random.Random(f"{seed}/{number}")
         change, target = draw.choice(CHANGES), targets[what]
+        if what not in before:
+            before[what] = target.read()
         tally.attempt(number, f"{what}, {change.__name__}", partial(_hold, target, before[what], change, draw))
     return tally
 
