@@ -227,7 +227,7 @@ def show_table(header: tuple[str, ...], rows: list[tuple[str, ...]], title: str 
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for number, name in enumerate(header):
         longest = max([len(name), *(len(row[number]) for row in rows)])
-        table.add_column(name, overflow="fold", min_width=min(longest, 24 if number == 0 else 6))
+        table.add_column(name, overflow="fold", min_width=min(longest, 20 if number == 0 else 5))
     for row in rows:
         table.add_row(*row)
     Console().print(table)
