@@ -21,7 +21,7 @@ from satmip_data.metadata.serialize import read_metadata
 from satmip_data.metadata.tabular import read_column
 from satmip_data.records import Metadata
 from satmip_train.choices import Precision
-from satmip_train.data.captions import CaptionReader
+from satmip_train.data.captions import CaptionReader, token_ids
 from satmip_train.data.image_files import Rendering, add_units, as_rgb, parse_rendering, read_picture
 from satmip_train.errors import UsageError
 from satmip_train.evaluation.embed import Network, load_network, vectors_of
@@ -148,6 +148,18 @@ class Encoder:
                 yield run_frozen(network, moved, device, self.running.precision).cpu()
 
         return self._stacked(encoded(), projection, network.width)
+
+    def reads(self, record: AnyRecord) -> bool:
+        """Return whether `encode_metadata` takes a record: a caption must be no longer than the longest that the run learned from.
+
+        Raises:
+            UsageError: the run learned from no metadata, or the record has an unknown field or a value that it cannot have.
+        """
+        model = self._model()
+        if not isinstance(model.encoder, CaptionEncoder):
+            return True
+        text = caption(_metadata(record), model.fields, model.caption_style or "key-value")
+        return len(token_ids(text, model.settings.text_model)) <= model.encoder.context
 
     def similarity(self, images: AnyImage | Iterable[AnyImage], records: AnyRecord | Iterable[AnyRecord]) -> Vectors:
         """Return how well metadata suit images: cosines in their common space, 1 at most. Shape: (images, records).

@@ -11,7 +11,7 @@ import click
 
 from satmip_data.execution.interrupt import Commands
 from satmip_train.choices import Modality
-from satmip_train.cli import ask, eval_commands, paper
+from satmip_train.cli import ask, audit, eval_commands, paper
 from satmip_train.cli import options as common
 from satmip_train.cli.options import options
 from satmip_train.data.dataset import open_dataset
@@ -141,7 +141,7 @@ def report_command(
     click.echo(path)
 
 
-for command in (*eval_commands.COMMANDS, *ask.COMMANDS, *paper.COMMANDS):
+for command in (*eval_commands.COMMANDS, *ask.COMMANDS, *audit.COMMANDS, *paper.COMMANDS):
     main.add_command(command)
 
 if __name__ == "__main__":

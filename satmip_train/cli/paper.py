@@ -224,6 +224,7 @@ def figure(number: str, shards: str | None, split: str, out: Path, **others: Any
 @click.pass_context
 def reproduce(
     context: click.Context,
+    /,
     target: str,
     execute: bool,
     launcher: tuple[str, ...],

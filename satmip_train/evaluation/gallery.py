@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from satmip_data.names import FORMATS
+from satmip_data.pages import data_uri
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.order import positions
 from satmip_train.data.tar import Readers
@@ -31,6 +32,13 @@ class Chip:
     caption: str
     label: str | None
     """Its class; of a multi-label set the classes with commas between them; None where there is none."""
+
+    @property
+    def address(self) -> str:
+        """The picture as an address that holds it, for a page."""
+        png = io.BytesIO()
+        self.image.save(png, "PNG", optimize=True)
+        return data_uri(png.getvalue())
 
 
 @dataclass(frozen=True)
