@@ -34,7 +34,7 @@ class Speeds:
 
 def describe(progress: Progress, rate: float) -> str:
     """Return samples, rate, bytes, rejects in one line."""
-    parts = [f"{progress.samples:,} samples"]
+    parts = [f"{progress.samples:,} sample{'' if progress.samples == 1 else 's'}"]
     if rate:
         parts.append(f"{rate:,.0f}/s")
     if progress.bytes:

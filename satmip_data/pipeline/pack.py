@@ -39,7 +39,7 @@ class PackTask:
     decoder: str = "auto"
     """One of `decoders.DECODERS`."""
     limits: Limits = DEFAULT
-    """What one file may take."""
+    """Limits for one file."""
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class EncodedSample:
-    """What is written of a sample: its members, its caption, and the chip before it became a JPEG."""
+    """A packed sample: its members, its caption, and the chip before it became a JPEG."""
 
     members: Members
     text: str

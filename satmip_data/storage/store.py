@@ -121,7 +121,7 @@ class Store:
 
     @property
     def protocol(self) -> str:
-        """What the files are reached by, as "file", "s3" or "https"."""
+        """Protocol of the files, such as "file", "s3" or "https"."""
         return "file" if self.local else str(get_protocol(self.url))
 
     @property

@@ -1,4 +1,4 @@
-"""Which samples of a split show the same place, and where on Earth they lie."""
+"""Places of a split: samples that show the same spot, and their locations on Earth."""
 
 import json
 import math

@@ -25,7 +25,7 @@ _INK, _PAPER, _SAME, _OTHER = "#1c1c1c", "#ffffff", "#2a8a4a", "#c0453a"
 
 @dataclass(frozen=True)
 class Chip:
-    """What of a sample is shown."""
+    """Parts of a sample that are shown."""
 
     key: str
     image: Image.Image
@@ -43,7 +43,7 @@ class Chip:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What is searched, what is searched for, and where the chips of both lie."""
+    """The searched samples, the queries, and the shards with the chips of both."""
 
     found: Features
     queries: Features

@@ -1,4 +1,4 @@
-"""What a training run cost: time, memory and, where the device tells it, energy, as its `summary.json` says."""
+"""Cost of a training run: time, memory and, where the device reports it, energy. Kept in `summary.json`."""
 
 import json
 from dataclasses import dataclass
