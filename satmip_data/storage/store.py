@@ -345,7 +345,7 @@ def _advice_on_a_full_disk(name: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise OSError(
             f"Cannot write {name} into {folder}: {error.strerror}. "

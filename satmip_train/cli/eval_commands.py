@@ -220,17 +220,7 @@ def read_command(
 @click.option("--images", type=_FOLDER, help="Folder of images, with its subfolders. GeoTIFF keep their footprint.")
 @click.option("--shards", help="Shard directory: a local path or an fsspec URL.")
 @split_option("--split", default="val", show_default=True, help="Split of the shards.")
-@click.option("--bands", default="auto", show_default=True, help="Bands for red, green and blue, counted from 1, such as 4,3,2.")
-@click.option(
-    "--stretch",
-    default="none",
-    show_default=True,
-    help="How a raster's values become 8 bits: none, minmax:0,3000 or percentile:2,98.",
-)
-@click.option(
-    "--apply-scale", is_flag=True, help="Stretch physical units, as rasters declare scale and offset; give limits in these."
-)
-@options(*common.RUNNING)
+@options(*common.RASTERS, *common.RUNNING)
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -79,6 +79,21 @@ BATCH_SIZE = click.option("--batch-size", type=click.IntRange(1), default=256, s
 WORKERS = click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that decode chips.")
 DEVICE = click.option("--device", default="auto", show_default=True, help="Device to run on: auto, cpu, cuda or cuda:1.")
 RUNNING = [PRECISION, BATCH_SIZE, WORKERS, DEVICE]
+RASTERS = [
+    click.option(
+        "--bands", default="auto", show_default=True, help="Bands for red, green and blue, counted from 1, such as 4,3,2."
+    ),
+    click.option(
+        "--stretch",
+        default="none",
+        show_default=True,
+        help="How a raster's values become 8 bits: none, minmax:0,3000 or percentile:2,98.",
+    ),
+    click.option(
+        "--apply-scale", is_flag=True, help="Stretch physical units, as rasters declare scale and offset; give limits in these."
+    ),
+]
+"""How an image file that is a raster becomes red, green and blue of 8 bits."""
 SPLITS = [
     click.option("--shards", required=True, help="Shard directory to learn from: a local path or an fsspec URL."),
     click.option("--test-shards", help="Shard directory to test on.  [default: that of --shards]"),

@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from satmip_train.config import Settings
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.decoder import Batch
 from satmip_train.data.loader import loader_errors
+from satmip_train.data.places import ONE_SPOT, read_places
 from satmip_train.distributed import Job
 from satmip_train.files import RUN_CONFIG, write_atomically
 from satmip_train.runs import checkpoint
@@ -145,8 +146,23 @@ def _warn(plan: RunPlan, state: State, console: Console) -> None:
         console.print(f"Warning: {doubt}.", style="yellow", soft_wrap=True)
     if plan.empty_captions and "tokens" in state.objective.batch_keys:
         console.print(f"Warning: {plan.empty_captions} captions are empty: their samples know none of the fields.", style="yellow")
+    if (odd := temporal_doubt(plan, state.objective.view_sources)) is not None:
+        console.print(f"Warning: {odd}", style="yellow", soft_wrap=True)
     if state.step:
         console.print(f"Going on after step {state.step}.")
+
+
+def temporal_doubt(plan: RunPlan, view_sources: Sequence[str]) -> str | None:
+    """Return what is odd about temporal positives on these shards: that a place of theirs is not one spot on Earth."""
+    if "partner" not in view_sources:
+        return None
+    spread = read_places(plan.dataset, plan.settings.split).spread()
+    if not spread > ONE_SPOT:  # NaN: nothing is known
+        return None
+    return (
+        f"the samples of a place lie {spread:,.3g} km from its middle (median), so temporal positives show other ground. Use an "
+        "objective without tp, or shards whose places are single spots."
+    )
 
 
 class Loop:
