@@ -20,7 +20,7 @@ Ring = tuple[Point, ...]
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What is known of an image, under STAC common names where there is one. Every attribute may be missing (None).
+    """Metadata of an image, under STAC common names where there is one. Every attribute may be missing (None).
 
     Raises:
         ValueError: a number is NaN or infinite, or `datetime` has no time zone.
@@ -71,7 +71,7 @@ class Metadata:
 
 
 _HELD = {field.name: get_args(field.type)[0] for field in fields(Metadata)}
-"""What each attribute holds where it is known."""
+"""Type of each attribute where it is known."""
 _VALUES = attrgetter(*_HELD)
 _NUMBERS = attrgetter(*(name for name, held in _HELD.items() if held is float))
 _TUPLES = attrgetter(*(name for name, held in _HELD.items() if get_origin(held) is tuple))
@@ -89,7 +89,7 @@ def _not_finite(metadata: Metadata) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Georeference:
-    """Where the pixels of an image lie: an affine from pixel corners to the coordinates of `crs`.
+    """Position of an image's pixels: an affine from pixel corners to the coordinates of `crs`.
 
     With `(a, b, c, d, e, f) = affine`, the point at column `col` and row `row` (0, 0 is the outer corner of the first pixel)
     lies at `(a col + b row + c, d col + e row + f)`. Longitudes may pass 180 so that an image across the antimeridian stays whole.
@@ -136,6 +136,24 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Scaling:
+    """Scale and offset that a raster, or its item, declares for the bands that are read: a value is scale * number + offset."""
+
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+
+    @property
+    def pairs(self) -> tuple[tuple[float, float], ...]:
+        """Scale and offset of each band."""
+        return tuple(zip(self.scales, self.offsets, strict=True))
+
+    @property
+    def stated(self) -> bool:
+        """Whether a number is anything else than its value."""
+        return set(self.scales) != {1.0} or set(self.offsets) != {0.0}
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     """One raw image with its metadata. A source makes these; vendor oddities end there."""
 
@@ -155,6 +173,8 @@ class Scene:
     aois: tuple[Aoi, ...]
     flags: tuple[str, ...] = ()
     """Codes of `checks.FLAGS`: what is odd about the record."""
+    scaling: Scaling | None = None
+    """Declared by a raster whose values are stretched alike; None for a picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,4 +253,6 @@ class Sample:
     labels: tuple[str, ...] = ()
     """Classes of a multi-label set; empty where a sample has one `category` or none."""
     flags: tuple[str, ...] = ()
+    """Of its scene."""
+    scaling: Scaling | None = None
     """Of its scene."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
@@ -14,19 +15,24 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from satmip_data.imagery.scaling import SameUnits
 from satmip_data.metadata.captions import caption
 from satmip_data.metadata.fields import CATEGORICAL, NUMERIC
 from satmip_data.metadata.serialize import read_metadata
 from satmip_data.metadata.tabular import read_column
 from satmip_data.records import Metadata
 from satmip_train.choices import Precision
-from satmip_train.data.captions import CaptionReader
-from satmip_train.data.image_files import Rendering, as_rgb, parse_rendering, read_picture
+from satmip_train.data.captions import CaptionReader, token_ids
+from satmip_train.data.dataset import Dataset, open_dataset
+from satmip_train.data.image_files import Rendering, add_units, as_rgb, parse_rendering, read_picture
 from satmip_train.errors import UsageError
 from satmip_train.evaluation.embed import Network, load_network, vectors_of
 from satmip_train.evaluation.features import resize, run_frozen
 from satmip_train.evaluation.metadata_features import MetadataModel, Running, load_metadata_model
 from satmip_train.files import METADATA_WEIGHTS
+from satmip_train.joint_space.ask import Answer, Asker, open_asker
+from satmip_train.joint_space.description import parse as parse_description
+from satmip_train.joint_space.references import Collection
 from satmip_train.models.metadata_encoders import CaptionEncoder
 from satmip_train.runs.export import Projections, load_projections
 from satmip_train.runs.hub import PREFIX, fetch
@@ -87,7 +93,13 @@ class Encoder:
         return () if self.metadata is None else self.metadata.fields
 
     def embed(
-        self, images: AnyImage | Iterable[AnyImage], *, joint: bool = False, bands: str = "auto", stretch: str = "none"
+        self,
+        images: AnyImage | Iterable[AnyImage],
+        *,
+        joint: bool = False,
+        bands: str = "auto",
+        stretch: str = "none",
+        apply_scale: bool = False,
     ) -> Vectors:
         """Return the vectors of images, any number of them: those of `satmip-eval embed`.
 
@@ -99,17 +111,19 @@ class Encoder:
             joint: give instead the vectors of the space that images share with metadata, of length 1
             bands: of rasters, as of `satmip-eval embed --bands`
             stretch: of rasters, as of `satmip-eval embed --stretch`
+            apply_scale: of rasters, as of `satmip-eval embed --apply-scale`
 
         Shape:
             returns: (N, width), or (N, embed_dim) where `joint`
 
         Raises:
-            UsageError: an image cannot be read or is of another kind, or the run has no joint space.
+            UsageError: an image cannot be read or is of another kind, rasters declare different scales, or the run has no joint
+                space.
         """
-        rendering = parse_rendering(bands, stretch)
+        rendering, same = parse_rendering(bands, stretch, apply_scale), SameUnits()
         projection = self._joint().image if joint else None
         pictures = _batches(_images(images), self.running.batch_size)
-        parts = (vectors_of(self.network, self._views(batch, rendering), self.running) for batch in pictures)
+        parts = (vectors_of(self.network, self._views(batch, rendering, same), self.running) for batch in pictures)
         return self._stacked(parts, projection, self.width)
 
     def encode_metadata(self, records: AnyRecord | Iterable[AnyRecord], *, joint: bool = False) -> Vectors:
@@ -140,6 +154,18 @@ class Encoder:
 
         return self._stacked(encoded(), projection, network.width)
 
+    def reads(self, record: AnyRecord) -> bool:
+        """Return whether `encode_metadata` takes a record: a caption must be no longer than the longest that the run learned from.
+
+        Raises:
+            UsageError: the run learned from no metadata, or the record has an unknown field or a value that it cannot have.
+        """
+        model = self._model()
+        if not isinstance(model.encoder, CaptionEncoder):
+            return True
+        text = caption(_metadata(record), model.fields, model.caption_style or "key-value")
+        return len(token_ids(text, model.settings.text_model)) <= model.encoder.context
+
     def similarity(self, images: AnyImage | Iterable[AnyImage], records: AnyRecord | Iterable[AnyRecord]) -> Vectors:
         """Return how well metadata suit images: cosines in their common space, 1 at most. Shape: (images, records).
 
@@ -151,8 +177,50 @@ class Encoder:
         cosines: Vectors = self.embed(images, joint=True) @ self.encode_metadata(records, joint=True).T
         return cosines
 
-    def _views(self, images: list[AnyImage], rendering: Rendering) -> Tensor:
-        pixels = (torch.from_numpy(_pixels(image, rendering)).permute(2, 0, 1)[None] for image in images)
+    def ask(
+        self,
+        images: AnyImage | Iterable[AnyImage],
+        *,
+        given: str | None = None,
+        shards: str | Path | None = None,
+        bands: str = "auto",
+        stretch: str = "none",
+        apply_scale: bool = False,
+    ) -> list[Answer]:
+        """Return where, when and how images were taken, as `satmip-eval ask` says, an answer for each.
+
+        References and calibration are those kept in the run's folder, or made of the shards that it learned from.
+
+        Args:
+            images: one, or an iterable; of any sizes
+            given: what is known of all of them, as "datetime=2016-07-01,gsd=0.5"
+            shards: directory whose records are the references instead
+            bands: of rasters, as of `satmip-eval embed --bands`
+            stretch: of rasters, as of `satmip-eval embed --stretch`
+            apply_scale: of rasters, as of `satmip-eval embed --apply-scale`
+
+        Raises:
+            UsageError: the run learned nothing from metadata, there are no references, or an image cannot be read.
+        """
+        items = list(_images(images))
+        names = tuple(str(item) if isinstance(item, (str, Path)) else f"image {number}" for number, item in enumerate(items))
+        known = tuple(item.metadata if isinstance(item, HasMetadata) else Metadata() for item in items)
+        asker = self._asker if shards is None else self._asked_of(open_dataset(shards))
+        if given is not None:
+            asker = asker.told(parse_description(given))
+        vectors = self.embed(items, joint=True, bands=bands, stretch=stretch, apply_scale=apply_scale)
+        return list(asker.ask(Collection(names, names, known, vectors, {})))
+
+    @cached_property
+    def _asker(self) -> Asker:
+        return self._asked_of(None)
+
+    def _asked_of(self, dataset: Dataset | None) -> Asker:
+        self._joint()
+        return open_asker(self, Path(self.network.provenance["run"]), dataset, self.running)
+
+    def _views(self, images: list[AnyImage], rendering: Rendering, same: SameUnits) -> Tensor:
+        pixels = (torch.from_numpy(_pixels(image, rendering, same)).permute(2, 0, 1)[None] for image in images)
         return torch.cat([resize(image, self.network.view_size) for image in pixels])
 
     def _stacked(self, parts: Iterable[Tensor], projection: nn.Linear | None, width: int) -> Vectors:
@@ -218,14 +286,17 @@ def _records(records: AnyRecord | Iterable[AnyRecord]) -> Iterable[AnyRecord]:
     return [records] if isinstance(records, (Metadata, Mapping, HasMetadata)) else records
 
 
-def _pixels(image: AnyImage, rendering: Rendering) -> npt.NDArray[np.uint8]:
+def _pixels(image: AnyImage, rendering: Rendering, same: SameUnits) -> npt.NDArray[np.uint8]:
     """Return 8-bit RGB. Shape: (H, W, 3)."""
     if isinstance(image, (str, Path)):
         if not Path(image).exists():
             raise UsageError(f"There is no image {image}.")
         if Path(image).is_dir():
             raise UsageError(f"{image} is a folder. Pass the paths of its images.")
-        return read_picture(Path(image), rendering).pixels
+        picture = read_picture(Path(image), rendering)
+        if not rendering.apply_scale:
+            add_units(same, str(image), picture.scaling, picture.platform)
+        return picture.pixels
     if isinstance(image, Image.Image):
         return as_rgb(image, "the image")
     if isinstance(image, np.ndarray):
@@ -236,7 +307,7 @@ def _pixels(image: AnyImage, rendering: Rendering) -> npt.NDArray[np.uint8]:
             )
         return np.ascontiguousarray(image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2))
     if isinstance(image, HasImage):
-        return _pixels(image.image, rendering)
+        return _pixels(image.image, rendering, same)
     raise UsageError(f"A {type(image).__name__} is no image. Pass a path, a Pillow image or an array of bytes (height, width, 3).")
 
 

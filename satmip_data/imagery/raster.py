@@ -11,7 +11,8 @@ from PIL import Image
 
 from satmip_data.imagery.chips import ImageError, other_size
 from satmip_data.imagery.raster_file import open_raster
-from satmip_data.records import Georeference, Window
+from satmip_data.imagery.scaling import Line, ScalingError, declared
+from satmip_data.records import Georeference, Scaling, Window
 from satmip_data.storage.store import Store
 
 SENTINEL2_COUNTS = (12, 13)
@@ -80,7 +81,7 @@ def parse_bands(text: str) -> tuple[int, ...] | None:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the head of a raster tells."""
+    """Facts from the header of a raster."""
 
     width: int
     height: int
@@ -95,6 +96,19 @@ class Header:
     unplaced: str
     """Why its control points give no georeference; "" where they do, or it has none."""
     tags: dict[str, str]
+    scales: tuple[float, ...]
+    """Of each band: physical units a number; 1 where none is declared."""
+    offsets: tuple[float, ...]
+    """Of each band, physical units; 0 where none is declared."""
+
+    @property
+    def platform(self) -> str | None:
+        """Sensor, from GDAL's IMAGERY domain."""
+        return self.tags.get("SATELLITEID") or None
+
+
+class WarpedError(ValueError):
+    """Control points place no plane grid."""
 
 
 class ScaleError(ValueError):
@@ -122,6 +136,20 @@ def choose_bands(header: Header, bands: tuple[int, ...] | None, stretch: Stretch
         )
     red, green, blue = bands if len(bands) == 3 else bands * 3
     return red, green, blue
+
+
+def scaling(header: Header, bands: Sequence[int], stretch: Stretch, apply_scale: bool) -> Scaling | None:
+    """Return what is declared of the bands that are read; None where nothing follows from it: percentiles are the raster's own.
+
+    Raises:
+        ScaleError: a scale or an offset is no number that a raster can have.
+    """
+    if stretch.kind == "percentile" and not apply_scale:
+        return None
+    try:
+        return declared([header.scales[number - 1] for number in bands], [header.offsets[number - 1] for number in bands])
+    except ScalingError as error:
+        raise ScaleError(str(error)) from error
 
 
 def _natural_bands(header: Header) -> tuple[int, ...]:
@@ -161,6 +189,8 @@ def _header(dataset: Any) -> Header:
         dataset.colorinterp[0].name == "palette" and not _white_is_zero(dataset),
         *_georeference(dataset),
         {**dataset.tags(), **dataset.tags(ns="IMAGERY")},
+        tuple(dataset.scales),
+        tuple(dataset.offsets),
     )
 
 
@@ -179,17 +209,29 @@ def _georeference(dataset: Any) -> tuple[Georeference | None, str]:
     elif not crs:
         return None, "The raster's control points have no CRS."
     else:
-        affine, residual = fit_affine([(point.col, point.row, point.x, point.y) for point in points])
-        if residual == np.inf:
-            return None, f"The raster's {len(points)} control points determine no grid. Give it 4 or more that lie on no line."
-        if residual > MOST_RESIDUAL:
-            return (
-                None,
-                f"The raster's {len(points)} control points miss a plane grid by up to {residual:.3g} pixels. Warp it first.",
-            )
+        try:
+            affine = fit_control_points([(point.col, point.row, point.x, point.y) for point in points])
+        except WarpedError as error:
+            return None, str(error)
     epsg = crs.to_epsg(confidence_threshold=100)
     a, b, c, d, e, f = affine
     return Georeference((a, b, c, d, e, f), crs.to_wkt() if epsg is None else f"EPSG:{epsg}"), ""
+
+
+def fit_control_points(points: Sequence[tuple[float, float, float, float]]) -> tuple[float, ...]:
+    """Return the affine of control points (column, row, x, y).
+
+    Raises:
+        WarpedError: they determine none, or lie too far from it.
+    """
+    affine, residual = fit_affine(points)
+    if residual == np.inf:
+        raise WarpedError(f"The image's {len(points)} control points determine no grid. Give it 4 or more that lie on no line.")
+    if not residual <= MOST_RESIDUAL:
+        raise WarpedError(
+            f"The image's {len(points)} control points miss a plane grid by up to {residual:.3g} pixels. Warp it first."
+        )
+    return affine
 
 
 def fit_affine(points: Sequence[tuple[float, float, float, float]]) -> tuple[tuple[float, ...], float]:
@@ -228,6 +270,7 @@ def read_layers(
     stretch: Stretch,
     window: Window,
     expected_size: tuple[int, int],
+    lines: Sequence[Line] = (),
 ) -> Layers:
     """Return red, green and blue of a window at its full resolution, stretched to 8 bits.
 
@@ -241,6 +284,8 @@ def read_layers(
         stretch: values to 8 bits.
         window: what is read, inside the raster.
         expected_size: width and height of the raster as the index says.
+        lines: of each band, what makes of its numbers the values that `stretch` speaks of, see `scaling.lines`; empty for the
+            numbers themselves. What is missing is told by the numbers.
 
     Raises:
         ImageError: `image_unreadable` (also where bands or a stretch must be given), or `size_mismatch`.
@@ -256,7 +301,16 @@ def read_layers(
     values, known = np.concatenate([part[0] for part in parts]), _known(parts)
     if stretch.kind == "none":
         return Layers(np.where(known, values, 0).astype(np.uint8), known)
-    return Layers(to_8_bits(values, known, limits), known)
+    return Layers(to_8_bits(values, known, _in_numbers(limits, lines, stretch)), known)
+
+
+def _in_numbers(limits: list[tuple[float, float]], lines: Sequence[Line], stretch: Stretch) -> list[tuple[float, float]]:
+    """Return limits as numbers of each band, falling where its scale is negative; percentiles were taken of numbers."""
+    if not lines:
+        return limits
+    if stretch.kind == "percentile":
+        return [(high, low) if scale < 0.0 else (low, high) for (low, high), (scale, _) in zip(limits, lines, strict=True)]
+    return [((low - added) / scale, (high - added) / scale) for (low, high), (scale, added) in zip(limits, lines, strict=True)]
 
 
 def _checked(

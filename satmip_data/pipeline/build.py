@@ -12,7 +12,7 @@ import satmip_schemas
 
 from satmip_data.errors import BuildError
 from satmip_data.execution.progress import Progress, Show, no_show
-from satmip_data.imagery import decoders
+from satmip_data.imagery import decoders, scaling
 from satmip_data.metadata import tabular
 from satmip_data.metadata.serialize import sample_to_json
 from satmip_data.names import without_secrets
@@ -29,6 +29,7 @@ from satmip_data.shards.dataset import CAPTION_JOURNAL, JOURNAL, TRAIN, read_dat
 from satmip_data.shards.index_table import index_table, rejects_table
 from satmip_data.shards.members import dump_json
 from satmip_data.shards.record import CaptionCount, ChannelSums, ShardRecord
+from satmip_data.sources.archive import Archive
 from satmip_data.sources.base import Source
 from satmip_data.storage.locations import same_place
 from satmip_data.storage.parquet import parquet_bytes
@@ -64,6 +65,7 @@ def plan_build(request: BuildRequest, show: Show = no_show) -> BuildPlan:
     Raises:
         BuildError: the source holds nothing, or nothing of it is selected.
         SelectionError: the selection cannot be made.
+        UnitsError: rasters of it declare different scales.
     """
     index = build_index(request.source, request.root, request.settings, request.engine, request.limit, show, request.limits)
     if not index.samples:
@@ -72,6 +74,8 @@ def plan_build(request: BuildRequest, show: Show = no_show) -> BuildPlan:
     if not samples:
         counts = ", ".join(f"--{option} drops {count:,}" for option, count in dropped.items())
         raise BuildError(f"No sample is left of {len(index.samples):,}: {counts}. Relax one of these options.")
+    if isinstance(request.source, Archive):
+        request.source.check_units(samples)
     index = replace(index, samples=samples)
     classes = tuple(sorted({name for s in samples for name in (s.category, *s.labels) if name is not None}))
     shards = plan_shards(samples, request.settings.seed, request.settings.samples_per_shard)
@@ -244,7 +248,7 @@ def _spelled_as(before: dict[str, Any] | None, intent: dict[str, Any]) -> dict[s
     source, old = dict(intent["source"]), before["source"]
     if same_place(source["root"], old["root"]):
         source["root"] = old["root"]
-    places = {name: old["options"][name] for name in ("metadata", "split_file") if old["options"].get(name)}
+    places = {name: old["options"][name] for name in ("metadata", "split_file", "images") if old["options"].get(name)}
     same = {name: place for name, place in places.items() if same_place(place, source["options"].get(name, ""))}
     return {**intent, "source": {**source, "options": {**source["options"], **same}}}
 
@@ -259,6 +263,9 @@ def _fingerprint(shards: tuple[ShardPlan, ...]) -> str:
     for shard in shards:
         for sample in shard.samples:
             digest.update(shard.name.encode() + dump_json(sample_to_json(sample)))
+            added = scaling.lines(sample.scaling, sample.scene_metadata.platform, apply_scale=False)
+            if any(offset for _, offset in added):
+                digest.update(repr(added).encode())
     return digest.hexdigest()
 
 
@@ -346,6 +353,7 @@ def _describe(request: BuildRequest, plan: BuildPlan, records: list[ShardRecord]
         **_intent(request),
         "decoder": decoders.decoder_info(request.decoder),
         "image": satmip_schemas.RGB,
+        **scaling.record((s for shard in plan.shards for s in shard.samples), getattr(request.source, "apply_scale", False)),
         "size": _chip_size(settings, plan),
         "splits": {
             split: {

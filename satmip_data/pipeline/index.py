@@ -194,6 +194,7 @@ def _sample(scene: Scene, aoi: Aoi, key: str, window: Window, settings: BuildSet
         footprint=None if georeference is None else geometry.footprint(georeference, window),
         labels=aoi.labels,
         flags=scene.flags,
+        scaling=scene.scaling,
     )
 
 

@@ -1,4 +1,4 @@
-"""What every source of images in the user's own layout shares: the reading of any image, and the dealing of splits."""
+"""Shared parts of the sources for a user's own layout: reading any image, and assigning splits."""
 
 import json
 import logging
@@ -14,10 +14,10 @@ from PIL import Image
 
 from satmip_data import geometry
 from satmip_data.errors import cause
-from satmip_data.imagery import chips, raster
+from satmip_data.imagery import chips, raster, scaling
 from satmip_data.imagery.raster_file import driver_of, is_raster
 from satmip_data.names import PICTURES, ends_with
-from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scene, Window, with_digest
+from satmip_data.records import Aoi, Georeference, Metadata, Reject, Sample, Scaling, Scene, Window, with_digest
 from satmip_data.sources import splits
 from satmip_data.sources.base import Found, ImageFiles, InvalidError, Item, check_grid, reject
 from satmip_data.storage.locations import REMOTE, OutsideError, archive_url, locate
@@ -39,12 +39,15 @@ class DealtSplits:
 
     shares: str = field(
         default="",
-        metadata={"help": "shares of the splits where nothing names them, dealt from --split-seed, as train=60,val=20,test=20"},
+        metadata={"help": "shares of the splits, such as train=60,val=20,test=20, where neither folders nor lists name them"},
     )
     split_file: str = field(
-        default="", metadata={"help": "lists of the splits: JSON, CSV, text, or a folder of lists named train, val, test"}
+        default="",
+        metadata={
+            "help": "file that names the samples of each split (JSON, CSV or text), or a folder of lists named train, val, test"
+        },
     )
-    split_seed: int = field(default=0, metadata={"help": "of the dealing of splits"})
+    split_seed: int = field(default=0, metadata={"help": "seed that deals samples to the splits of --shares"})
 
     def __post_init__(self) -> None:
         """Refuse options no build can have."""
@@ -91,15 +94,22 @@ class Archive(DealtSplits, ImageFiles):
     bands: str = field(
         default="auto",
         metadata={
-            "help": "bands of a raster for red, green and blue, from 1, as 4,3,2; auto takes those that it names, all of three, "
-            "and 4,3,2 of the 12 or 13 of Sentinel-2"
+            "help": "bands for red, green and blue, counted from 1, such as 4,3,2. auto takes the bands that the raster names so, "
+            "or all of three, or 4,3,2 of Sentinel-2's 12 or 13"
         },
     )
     stretch: str = field(
         default="none",
         metadata={
-            "help": "how a raster's values become 8-bit: none (they are), minmax:LOW,HIGH (the same for all), percentile or "
-            "percentile:LOW,HIGH (of each band over the whole raster; 2,98 where not given)"
+            "help": "how a raster's values become 8 bits: none (they already are), minmax:LOW,HIGH (the same for all rasters), or "
+            "percentile:LOW,HIGH (of each band over the whole raster; percentile alone is 2,98)"
+        },
+    )
+    apply_scale: bool = field(
+        default=False,
+        metadata={
+            "help": "stretch physical units, number * scale + offset as the rasters declare them, and give LOW and HIGH in these",
+            "recorded": "if given",
         },
     )
 
@@ -107,7 +117,7 @@ class Archive(DealtSplits, ImageFiles):
         """Refuse options no build can have."""
         super().__post_init__()
         raster.parse_bands(self.bands)
-        raster.parse_stretch(self.stretch)
+        scaling.check_stretch(self.apply_scale, raster.parse_stretch(self.stretch).kind)
 
     def locate(self, root: str, path: str) -> tuple[Store, str]:
         """Return where an image lies that a listing names. See `locations`."""
@@ -127,8 +137,10 @@ class Archive(DealtSplits, ImageFiles):
             width, height = chips.image_size(picture)
             return ImageHead(width, height)
         header = raster.read_header(store, name)
-        bands = raster.choose_bands(header, raster.parse_bands(self.bands), raster.parse_stretch(self.stretch))
-        return ImageHead(header.width, header.height, header.georeference, header.unplaced, header.tags, bands)
+        stretch = raster.parse_stretch(self.stretch)
+        bands = raster.choose_bands(header, raster.parse_bands(self.bands), stretch)
+        declared = raster.scaling(header, bands, stretch, self.apply_scale)
+        return ImageHead(header.width, header.height, header.georeference, header.unplaced, header.tags, bands, declared)
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
         """Read the window of a raster alone, and of any other image the whole. See `Source.read_chip`."""
@@ -140,7 +152,17 @@ class Archive(DealtSplits, ImageFiles):
             message = chips.too_large("window", window.width, window.height, max_pixels)
             raise chips.ImageError("image_too_large", message)
         bands, stretch = raster.parse_bands(self.bands), raster.parse_stretch(self.stretch)
-        return raster.compose(raster.read_layers(store, (name,), bands, stretch, window, expected), size)
+        lines = scaling.lines(sample.scaling, sample.scene_metadata.platform, self.apply_scale)
+        return raster.compose(raster.read_layers(store, (name,), bands, stretch, window, expected, lines), size)
+
+    def check_units(self, samples: Iterable[Sample]) -> None:
+        """Refuse rasters that one stretch cannot show alike.
+
+        Raises:
+            scaling.UnitsError: their numbers mean different things, and no physical units were asked for.
+        """
+        if not self.apply_scale:
+            scaling.check_units(samples)
 
 
 @dataclass(frozen=True)
@@ -150,8 +172,8 @@ class NamedImages(Archive):
     allow_outside: bool = field(
         default=False,
         metadata={
-            "help": "read images at absolute paths, .. and file:// that lead out of SOURCE; without it, what data name lies below "
-            f"SOURCE or at a URL of {', '.join(REMOTE)}",
+            "help": "also read images outside SOURCE: at absolute paths, .. and file://. Without it, images lie below SOURCE or "
+            f"at a URL of {', '.join(REMOTE)}",
             "recorded": "if given",
         },
     )
@@ -167,7 +189,7 @@ class NamedImages(Archive):
 
 @dataclass(frozen=True, slots=True)
 class ImageHead:
-    """What the head of an image tells; of a picture, its size in pixels alone."""
+    """Facts from the header of an image; for a picture, its size in pixels only."""
 
     width: int
     height: int
@@ -176,7 +198,9 @@ class ImageHead:
     """Why control points give no georeference; see `raster.Header`."""
     tags: Mapping[str, str] = field(default_factory=dict)
     bands: tuple[int, int, int] | None = None
-    """Of a raster, those for red, green and blue."""
+    """Bands of a raster for red, green and blue."""
+    scaling: Scaling | None = None
+    """Scale and offset that a raster declares for these bands; see `raster.scaling`."""
 
 
 def _picture(store: Store, name: str) -> bytes | None:

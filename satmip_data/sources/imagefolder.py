@@ -88,7 +88,8 @@ class ImageFolder(Archive):
         except (ImageError, OSError, ValueError) as error:
             return [failure(item, error, key)]
         aoi = Aoi(0, 0, head.width, head.height, category)
-        return [Scene(key, split, key, item.image, head.width, head.height, metadata, head.georeference, (aoi,))]
+        placing = head.georeference
+        return [Scene(key, split, key, item.image, head.width, head.height, metadata, placing, (aoi,), scaling=head.scaling)]
 
 
 def _is_image(path: str) -> bool:

@@ -5,7 +5,6 @@ asset's own georeference; an asset without one is placed by `proj:transform`, el
 """
 
 import json
-import math
 import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,10 +13,6 @@ from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 from PIL import Image
-from pyproj import CRS
-from pyproj.exceptions import CRSError
-from shapely import GEOSException, to_wkt
-from shapely.geometry import shape
 
 from satmip_data.errors import cause
 from satmip_data.imagery.chips import ImageError
@@ -42,8 +37,9 @@ from satmip_data.sources.base import (
     read_json,
     reject,
 )
-from satmip_data.sources.columns import COLUMNS, from_bounds
+from satmip_data.sources.columns import COLUMNS
 from satmip_data.sources.splits import folder_split
+from satmip_data.sources.stac_asset import UnplacedError, bounds, declared_values, projected
 from satmip_data.storage.locations import OutsideError, list_files
 
 PROPERTIES = {
@@ -76,10 +72,8 @@ class Stac(NamedImages):
     name: ClassVar[str] = "stac"
     licence: ClassVar[str] = "as the items' own (their license property)"
 
-    asset: str = field(default="", metadata={"help": "key of the asset that is read, where an item has several images"})
-    tile: int = field(
-        default=256, metadata={"help": "side of the boxes of the grid in pixels; the last ones are moved back inside"}
-    )
+    asset: str = field(default="", metadata={"help": "key of the asset to read, where an item has several images"})
+    tile: int = field(default=256, metadata={"help": "side of the grid's tiles in pixels; the last ones are moved back inside"})
 
     def __post_init__(self) -> None:
         """Refuse options no build can have."""
@@ -135,6 +129,8 @@ class Stac(NamedImages):
             if head.unplaced:
                 return [reject(item, "no_georeference", head.unplaced, key)]
             return list(self._scenes(key, split, path, head, feature, asset))
+        except UnplacedError as error:
+            return [reject(item, "no_georeference", str(error), key)]
         except (ImageError, ScaleError, OSError, InvalidError, OutsideError) as error:
             return [failure(item, error, key)]
         except (ValueError, ArithmeticError, KeyError, TypeError, AttributeError) as error:
@@ -189,13 +185,14 @@ class Stac(NamedImages):
     ) -> Iterator[Found]:
         common = feature.get("properties") or {}
         properties = {**common, **{name: value for name, value in asset.items() if value is not None}}
-        stated = head.georeference or _projected(asset, common, head)
-        georeference, exact = stated or _bounds(feature, head), stated is not None
+        stated = head.georeference or projected(asset, common, head)
+        georeference, exact = stated or bounds(feature, head), stated is not None
         gsd = None if properties.get("gsd") is None else COLUMNS["gsd"]("gsd", properties["gsd"])
         if georeference is None:
             raise InvalidError("The item has neither a geometry nor a bbox")
         known = {**_known(properties), "wavelengths": _wavelengths(asset, head)}
-        whole = Scene(key, split, key, path, head.width, head.height, Metadata(), georeference, ())
+        values = declared_values(asset, common, head)
+        whole = Scene(key, split, key, path, head.width, head.height, Metadata(), georeference, (), scaling=values)
         return cut(whole, self.tile, lambda window: _measured(known, gsd, georeference, window, exact))
 
 
@@ -279,66 +276,6 @@ def _wavelengths(asset: Mapping[str, Any], head: ImageHead) -> tuple[int, ...] |
     return tuple(round(1000.0 * centre) for centre in centres) if len(centres) == 3 and None not in centres else None
 
 
-def _projected(asset: Mapping[str, Any], common: Mapping[str, Any], head: ImageHead) -> Georeference | None:
-    """Return the affine that an item states for an asset that has none in itself.
-
-    It is that of an image of `proj:shape` pixels, as whoever states the transform says: the asset in hand may have more or fewer.
-
-    Args:
-        asset: its own fields go before those of the item.
-        common: the item's properties.
-        head: of the asset.
-
-    Raises:
-        InvalidError: the CRS is missing or cannot be read, or the asset is neither a scaled copy of an image of `proj:shape` nor
-            one whose pixels were made square.
-    """
-    levels = (asset, common)
-    stating = next((level for level in levels if level.get("proj:transform") is not None), None)
-    if stating is None:
-        return None
-    a, b, c, d, e, f = (float(value) for value in stating["proj:transform"][:6])
-    if (crs := next((crs for level in levels if (crs := _crs(level)) is not None), None)) is None:
-        if (a, b, c, d, e, f) == (1.0, 0.0, 0.0, 0.0, 1.0, 0.0):  # of pixels, as some write who have no other
-            return None
-        raise InvalidError("The item states proj:transform and no CRS. Add proj:code, proj:wkt2 or proj:projjson to it.")
-    rows, columns = stating.get("proj:shape") or asset.get("proj:shape") or common.get("proj:shape") or (head.height, head.width)
-    across, down = columns / head.width, rows / head.height
-    before, after = math.hypot(a, d) / math.hypot(b, e), math.hypot(a, d) * across / (math.hypot(b, e) * down)
-    if not _scaled(columns, head.width, rows, head.height) and abs(math.log(after)) >= abs(math.log(before)):
-        raise InvalidError(
-            f"proj:shape says {rows} rows and {columns} columns, and the image, no scaled copy of that, has {head.height} and "
-            f"{head.width}. Write proj:shape as rows, columns."
-        )
-    return Georeference((a * across, b * down, c, d * across, e * down, f), crs)
-
-
-def _scaled(columns: int, width: int, rows: int, height: int) -> bool:
-    """Tell whether an image of width x height may be one of columns x rows at another resolution, its sides rounded either way."""
-    return columns * (height - 1) < rows * (width + 1) and rows * (width - 1) < columns * (height + 1)
-
-
-def _crs(level: Mapping[str, Any]) -> str | None:
-    """Return the CRS that the fields of an item or an asset state: a code, WKT2 or PROJJSON; None where they state none.
-
-    Raises:
-        InvalidError: it cannot be read.
-    """
-    for name in ("proj:code", "proj:epsg", "proj:wkt2", "proj:projjson"):
-        if not (value := level.get(name)):
-            continue
-        text = f"EPSG:{value}" if isinstance(value, int) else json.dumps(value) if isinstance(value, dict) else str(value)
-        try:
-            crs = CRS.from_user_input(text)
-        except CRSError as error:
-            raise InvalidError(f"{name} names no CRS that PROJ knows: {text[:100]}") from error
-        if name in ("proj:code", "proj:epsg"):
-            return text
-        epsg = crs.to_epsg(100)
-        return crs.to_wkt() if epsg is None else f"EPSG:{epsg}"
-    return None
-
-
 def _says_image(asset: Mapping[str, Any]) -> bool | None:
     """Tell whether an asset is an image by its media type, else by its name's ending; None where neither tells."""
     kind = str(asset.get("type") or "").partition(";")[0].strip().lower()
@@ -347,15 +284,3 @@ def _says_image(asset: Mapping[str, Any]) -> bool | None:
     if ends_with(asset["href"], IMAGES):
         return True
     return False if PurePosixPath(urlsplit(asset["href"]).path).suffix else None
-
-
-def _bounds(feature: Mapping[str, Any], head: ImageHead) -> Georeference | None:
-    cells: dict[str, Any] = {}
-    if feature.get("bbox") is not None:
-        cells["bbox"] = COLUMNS["bbox"]("bbox", feature["bbox"])
-    elif feature.get("geometry") is not None:
-        try:
-            cells["geometry"] = COLUMNS["geometry"]("geometry", to_wkt(shape(feature["geometry"]), rounding_precision=-1))
-        except GEOSException as error:
-            raise InvalidError(f"geometry is no polygon: {written(feature['geometry'])}") from error
-    return from_bounds(cells, head.width, head.height)

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +13,11 @@ from shapely import Polygon
 
 from satmip_data.errors import cause
 from satmip_data.geometry import OffEarthError, footprint, is_invertible
-from satmip_data.imagery import raster
+from satmip_data.imagery import raster, scaling
 from satmip_data.imagery.chips import MAX_PIXELS, ImageError, check_scans, damage
 from satmip_data.imagery.raster_file import is_raster
 from satmip_data.names import FORMATS, RASTERS
-from satmip_data.records import Window
+from satmip_data.records import Scaling, Window
 from satmip_data.storage.locations import list_files
 from satmip_data.storage.store import Store
 from satmip_train.errors import UsageError
@@ -32,6 +33,8 @@ class Rendering:
     bands: tuple[int, ...] | None = None
     """Their numbers from 1, three or one; None takes those that the file tells."""
     stretch: raster.Stretch = field(default_factory=lambda: raster.Stretch("none"))
+    apply_scale: bool = False
+    """Whether the limits of the stretch are physical units, as the rasters declare them."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +45,24 @@ class Picture:
     """(H, W, 3)."""
     footprint: Polygon | None
     """Its outline, EPSG:4326, longitudes continuous (they may pass 180); None where the file tells none on Earth."""
+    scaling: Scaling | None = None
+    """What a raster declares of its values; see `raster.scaling`."""
+    platform: str | None = None
+    """What took it, where a raster tells."""
 
 
-def parse_rendering(bands: str, stretch: str) -> Rendering:
+def parse_rendering(bands: str, stretch: str, apply_scale: bool = False) -> Rendering:
     """Return what "4,3,2" and "minmax:0,3000" stand for; "auto" and "none" are the defaults.
+
+    With `apply_scale` the limits are physical units.
 
     Raises:
         UsageError: they stand for nothing.
     """
     try:
-        return Rendering(raster.parse_bands(bands), raster.parse_stretch(stretch))
+        parsed = raster.parse_stretch(stretch)
+        scaling.check_stretch(apply_scale, parsed.kind)
+        return Rendering(raster.parse_bands(bands), parsed, apply_scale)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -123,8 +134,50 @@ def _read_raster(store: Store, name: str, rendering: Rendering) -> Picture:
         message = f"It has more than {MAX_PIXELS:,} pixels: {header.width} x {header.height}. Cut it into tiles."
         raise ImageError("image_too_large", message)
     whole, size = Window(0, 0, header.width, header.height), (header.width, header.height)
-    layers = raster.read_layers(store, (name,), rendering.bands, rendering.stretch, whole, size)
-    return Picture(np.ascontiguousarray(layers.values.transpose(1, 2, 0)), _footprint(header))
+    try:
+        declared = _declared(header, rendering)
+    except raster.ScaleError as error:
+        raise ImageError("unscaled", str(error)) from error
+    lines = scaling.lines(declared, header.platform, rendering.apply_scale)
+    layers = raster.read_layers(store, (name,), rendering.bands, rendering.stretch, whole, size, lines)
+    return Picture(np.ascontiguousarray(layers.values.transpose(1, 2, 0)), _footprint(header), declared, header.platform)
+
+
+def _declared(header: raster.Header, rendering: Rendering) -> Scaling | None:
+    bands = raster.choose_bands(header, rendering.bands, rendering.stretch)
+    return raster.scaling(header, bands, rendering.stretch, rendering.apply_scale)
+
+
+def check_units(paths: Iterable[Path], rendering: Rendering) -> None:
+    """Refuse rasters that one stretch cannot show alike; what cannot be read is passed over here.
+
+    Raises:
+        UsageError: their numbers mean different things, and no physical units were asked for.
+    """
+    if rendering.apply_scale or rendering.stretch.kind == "percentile":
+        return
+    same = scaling.SameUnits()
+    for path in paths:
+        store, name = Store(str(path.parent.absolute())), path.name
+        try:
+            header = raster.read_header(store, name) if is_raster(store, name) else None
+            declared = None if header is None else _declared(header, rendering)
+        except (ImageError, raster.ScaleError):
+            continue
+        if header is not None:
+            add_units(same, str(path), declared, header.platform)
+
+
+def add_units(same: scaling.SameUnits, name: str, declared: Scaling | None, platform: str | None) -> None:
+    """Compare what a raster declares with what others did.
+
+    Raises:
+        UsageError: one stretch cannot show them alike.
+    """
+    try:
+        same.add(name, declared, platform)
+    except scaling.UnitsError as error:
+        raise UsageError(str(error)) from error
 
 
 def _footprint(header: raster.Header) -> Polygon | None:

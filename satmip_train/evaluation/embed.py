@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as MapStyle
 
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.decoder import Batch
-from satmip_train.data.image_files import Picture, Rendering, find_images, read_picture
+from satmip_train.data.image_files import Picture, Rendering, check_units, find_images, read_picture
 from satmip_train.data.loader import loader, ordered_batches
 from satmip_train.data.tar import Readers
 from satmip_train.errors import UsageError
@@ -91,9 +91,11 @@ def folder_rows(folder: Path, rendering: Rendering, view_size: int, running: Run
     What cannot be read is a reject: one damaged file must not end an hour's work.
 
     Raises:
-        UsageError: there is no image.
+        UsageError: there is no image, or there are rasters that one stretch cannot show alike.
     """
-    stream = _Files(folder, find_images(folder), rendering, view_size, running.batch_size)
+    paths = find_images(folder)
+    check_units(paths, rendering)
+    stream = _Files(folder, paths, rendering, view_size, running.batch_size)
     yield from (Rows(**batch) for batch in loader(stream, range(len(stream)), running.workers))
 
 

@@ -5,11 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table as RichTable
-
 Result = dict[str, Any]
-"""What an evaluation found and all that it depends on, as it is written."""
+"""Result of an evaluation with everything it depends on, as written to its file."""
 
 METRICS = {
     "macro_f1": "macro-F1",
@@ -19,13 +16,19 @@ METRICS = {
     "miou": "mIoU",
     "pixel_accuracy": "pixel accuracy",
 }
-"""How they are called where they are shown."""
-_PROBES = {"knn": "kNN", "linear": "Linear probe", "finetune": "Fine-tuning", "segment": "Segmentation, linear"}
+"""Names of the metrics as shown."""
+_PROBES = {
+    "knn": "kNN",
+    "linear": "Linear probe",
+    "finetune": "Fine-tuning",
+    "segment": "Segmentation, linear",
+    "location": "Location alone",
+}
 _PER_CLASS = {"f1_per_class": "F1", "ap_per_class": "Average precision", "iou_per_class": "IoU"}
 _MODALITIES = {"image": "", "metadata": " of metadata", "both": " of image and metadata"}
 _INTERVAL = "  95% interval"
 _ERROR_HEADS = {"kilometres": "km", "gsd_ratio": "GSD ratio"}
-"""What stands above the errors of `retrieve`, and explains them below, where it is not their name."""
+"""Headings of the errors of `retrieve` that are not their names."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ def _notes(result: Result) -> tuple[str, ...]:
         f"Learned from {train['samples']:,} samples of {train['split']} ({train['shards']}), tested on {test['samples']:,} of "
         f"{test['split']} ({test['shards']}), {result['classes']} classes; in percent."
     ]
+    if "label_share" in settings:
+        notes.append(f"Learned from {100 * settings['label_share']:g} % of these labels, drawn by the seed of the model.")
     notes += _PROTOCOLS.get(result["probe"], _plain_notes)(settings)
     if settings.get("larger_images") == "keep" and result["modality"] != "metadata":
         notes.append("Images larger than a view keep their size, as in the paper, where all have one square size.")
@@ -152,11 +157,16 @@ def _segment_notes(settings: Result) -> list[str]:
     return [f"Our protocol, not the paper's: one linear layer on frozen patch features, AdamW, {settings['epochs']} epochs."]
 
 
+def _location_notes(settings: Result) -> list[str]:
+    return [f"Vote of the {settings['k']} nearest locations of the train split, by great-circle distance; no picture is seen."]
+
+
 _PROTOCOLS: dict[str, Callable[[Result], list[str]]] = {
     "knn": _knn_notes,
     "linear": _linear_notes,
     "finetune": _finetune_notes,
     "segment": _segment_notes,
+    "location": _location_notes,
 }
 
 
@@ -184,11 +194,15 @@ def retrieval_tables(result: Result) -> tuple[Table, Table]:
     return (
         Table("Retrieval", of_ranks, tuple(ranks(*row) for row in found), (ranks(*chance),), (f"{where} R@k in percent.",)),
         Table(
-            "Median error of what is found first",
+            "Median error of the first result",
             of_errors,
             tuple(errors(*row) for row in found),
-            (errors(*chance),),
-            (f"0 where it is the right one. {units}.", "Chance: a random sample is found."),
+            (errors("best constant", "", {"errors": result["best_constant"]}), errors(*chance)),
+            (
+                f"The error is 0 where the first result is the right one. {units}.",
+                "Best constant: the single answer to all that errs least.",
+                "Chance level: the expected result if a random sample were retrieved.",
+            ),
         ),
     )
 
@@ -200,29 +214,15 @@ def reading_table(result: Result) -> Table:
     def row(name: str, errors: Result) -> tuple[str, ...]:
         return name, *("" if value is None else f"{value:.3g} ({value / best[of]:.2f})" for of, value in errors.items())
 
-    where = f"Over {result['test']['samples']:,} pictures of {result['test']['split']} ({result['test']['shards']})."
+    where = f"Over {result['test']['samples']:,} images of {result['test']['split']} ({result['test']['shards']})."
     units = "; ".join(f"{name.replace('_', ' ')}: {text}" for name, text in result["units"].items())
     return Table(
-        f"Median error of the record of {result['settings']['records']} that is nearest",
+        f"Median error of the nearest record of {result['settings']['records']}",
         ("model", *(name.replace("_", " ") for name in result["units"])),
         tuple(row(model["name"], model["errors"]) for model in result["models"]),
         (row("best constant", best), row("random record", result["random_record"])),
         (
             f"{where} {units}.",
-            "In brackets: divided by the error of the best constant, the one answer to all pictures that errs least.",
+            "In brackets: the error divided by that of the best constant, the single answer to all images that errs least.",
         ),
     )
-
-
-def rich_table(table: Table) -> RichTable:
-    """Return the table for a terminal."""
-    shown = RichTable(title=table.title, title_justify="left", caption="\n".join(map(escape, table.notes)), caption_justify="left")
-    for number, name in enumerate(table.header):
-        # Folded, as a name that is cut off may be that of several runs.
-        shown.add_column(escape(name), justify="right" if number else "left", overflow="fold")
-    for row in table.models:
-        shown.add_row(*map(escape, row))
-    shown.add_section()
-    for row in table.summaries:
-        shown.add_row(*map(escape, row), style="" if row[0] == _INTERVAL else "bold")
-    return shown

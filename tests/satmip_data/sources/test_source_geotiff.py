@@ -262,7 +262,7 @@ def test_a_raster_that_changed_since_the_scan_is_a_reject(root: Path) -> None:
     with pytest.raises(ImageError, match=r"16 x 16 .*100 x 70") as caught:
         source.read_chip(str(root), sample, (8, 8), 10**9)
     assert caught.value.reason == "size_mismatch"
-    with pytest.raises(ImageError, match="at most 10 pixels"):
+    with pytest.raises(ImageError, match="allows 10"):
         source.read_chip(str(root), sample, (8, 8), 10)
 
 
@@ -328,7 +328,7 @@ def test_a_tags_time_that_is_none_is_a_reject(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_options_that_no_build_can_have(options: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"directive|time pattern|pattern"):
+    with pytest.raises(ValueError, match=r"--tile|bands|stretch|--time-pattern"):
         GeoTiff(**options)  # type: ignore[arg-type]
 
 
@@ -355,7 +355,7 @@ def test_a_stretch_may_be_any_that_rises() -> None:
     ],
 )
 def test_bands_are_those_said_or_those_a_raster_tells(count: int, colours: Any, bands: Any, chosen: Any) -> None:
-    header = raster.Header(8, 8, count, ("uint8",) * count, colours, False, None, "", {})
+    header = raster.Header(8, 8, count, ("uint8",) * count, colours, False, None, "", {}, (1.0,) * count, (0.0,) * count)
     if chosen is None:
         with pytest.raises(raster.ScaleError, match="--bands"):
             raster.choose_bands(header, bands, raster.Stretch("none"))

@@ -167,6 +167,54 @@ def test_an_asset_whose_control_points_fit_no_grid_is_a_reject_and_not_laid_into
     assert reject.reason == "no_georeference"
 
 
+def control_points(form: str, bent: float = 0.0) -> Any:
+    """Return the points of an image of 60 x 40 pixels of 20 m as programs print them."""
+    places = [(0, 0), (0, 60), (40, 0), (40, 60), (20, 30)]
+    points = [{"row": row, "col": col, "x": 500_000 + 20 * col, "y": 5_000_000 - 20 * row, "z": 0} for row, col in places]
+    points[-1]["x"] += 20 * bent
+    if form == "gdal":
+        listed = [{"pixel": point["col"], "line": point["row"], "x": point["x"], "y": point["y"]} for point in points]
+        return {"coordinateSystem": {"wkt": UTM.to_wkt()}, "gcpList": listed}
+    return {"points": points, "crs": "EPSG:32632"} if form == "rasterio" else points
+
+
+@pytest.mark.parametrize("level", ["asset", "item"])
+@pytest.mark.parametrize("form", ["gdal", "rasterio", "plain"])
+def test_control_points_of_an_item_place_its_image_where_they_fit_a_grid(root: Path, form: str, level: str) -> None:
+    def found(bent: float, **stated: Any) -> Index:
+        fields = {"proj:gcps": control_points(form, bent), **({"proj:code": "EPSG:32632"} if form == "plain" else {}), **stated}
+        item = stac_item(1, {"href": "images/scene.png", **(fields if level == "asset" else {})})
+        item["properties"] |= fields if level == "item" else {}
+        return read(root, item)
+
+    sample = only(found(0.0))
+    grid = {"proj:code": "EPSG:32632", **GRID}
+    assert sample.footprint == only(read(root, stac_item(1, {"href": "images/scene.png", **grid}))).footprint
+    assert sample.metadata.gsd == pytest.approx((20, 20), rel=1e-3)
+    smaller = only(found(0.0, **{"proj:shape": [80, 120]}))  # the points are those of an image of twice the size
+    assert smaller.metadata.gsd == pytest.approx((40, 40), rel=1e-3)
+    (reject,) = found(10.0).rejects
+    assert (reject.reason, "pixels" in reject.message) == ("no_georeference", True)
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"proj:gcps": control_points("plain")},  # no CRS
+        {"proj:gcps": control_points("rasterio")["points"][:3], "proj:code": "EPSG:32632"},
+        {"proj:gcps": [{"row": 0, "x": 1, "y": 2}] * 4, "proj:code": "EPSG:32632"},
+        {"proj:gcps": [{"row": 0, "col": "a", "x": 1, "y": 2}] * 4, "proj:code": "EPSG:32632"},
+        {"proj:gcps": [{"row": float("inf"), "col": 1, "x": 1, "y": 2}] * 4, "proj:code": "EPSG:32632"},
+        {"proj:gcps": "many", "proj:code": "EPSG:32632"},
+        {"proj:gcps": {"points": 5, "crs": "EPSG:32632"}},
+        {"gcps": {"points": control_points("plain"), "crs": "EPSG:nowhere"}},
+    ],
+)
+def test_control_points_that_tell_nothing_make_the_item_a_reject(root: Path, stated: dict[str, Any]) -> None:
+    (reject,) = read(root, stac_item(1, {"href": "images/scene.png", **stated})).rejects
+    assert reject.reason in ("metadata_invalid", "no_georeference")
+
+
 def test_items_of_two_collections_may_share_an_id_and_none_is_lost(root: Path) -> None:
     items = [{**stac_item(1, ASSET), "collection": name} for name in ("L1", "l2", "l2")]
     index = read(root, *items, {**stac_item(1, ASSET)}, shares="train=1")

@@ -59,6 +59,44 @@ def test_a_result_on_one_set_is_not_written_over_that_on_another(world: Path, tm
     assert written == {path: path.read_bytes() for path in written}
 
 
+@pytest.mark.parametrize("command", list(OWN))
+def test_each_set_has_a_folder_of_its_own_where_none_is_named(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Once the default refused the second set that was evaluated."""
+    monkeypatch.chdir(tmp_path)
+    eurosat = write_toy_shards(tmp_path / "eurosat", {"train": 20, "val": 8, "test": 8}, seed=5)
+    namesake = write_toy_shards(tmp_path / "other/eurosat", {"train": 20, "val": 9, "test": 7}, seed=6)
+    split = "--split" if command == "retrieve" else "--test-split"
+    own = [str(world / "run") if word == "RUN" else word for word in OWN[command]]
+    base = Path("out/report" if command == "report" else "out/eval")
+    found = []
+    for asked in (
+        ["--shards", eurosat],
+        ["--shards", eurosat, split, "test"],
+        ["--shards", namesake],
+        ["--shards", namesake, split, "test"],
+    ):
+        for _ in range(2):  # the second time into the same folder
+            got = call(command, *own, *COMMON, *asked)
+            assert got.exit_code == 0, got.output
+        found.append(Path(got.output.split()[-1]).parent)
+        assert {folder.name for folder in base.iterdir()} == {folder.name for folder in found}
+    assert found[:2] == [base / "eurosat", base / "eurosat-test"]
+    assert all(folder.name.startswith("eurosat-") for folder in found[2:])
+    assert len(set(found)) == 4
+
+
+def test_a_result_of_before_stays_where_it_is(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = ["knn", world / "run", "--random-seeds", "", "--shards", world / "shards", *COMMON]
+    assert call(*asked, "--out", "out/eval").exit_code == 0
+    before = Path("out/eval/knn.json").read_bytes()
+    assert call(*asked).exit_code == 0
+    assert Path("out/eval/knn.json").read_bytes() == before
+    assert Path("out/eval/shards/knn.json").exists()
+
+
 def test_another_folder_is_named_for_shards_that_are_the_current_one(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,7 +118,9 @@ def test_a_set_that_was_moved_or_built_again_is_the_same_set(world: Path, tmp_pa
     assert call(*asked, moved).exit_code == 0
 
 
-def test_segmentation_of_one_set_is_not_written_over_that_of_another(world: Path, tmp_path: Path) -> None:
+def test_segmentation_of_one_set_is_not_written_over_that_of_another(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folders = [
         paint(tmp_path / name / part, 2, seed) for seed, (name, part) in enumerate([("a", "val"), ("a", "train"), ("b", "val")])
     ]
@@ -89,6 +129,10 @@ def test_segmentation_of_one_set_is_not_written_over_that_of_another(world: Path
     got = call(*asked, "--test", folders[2])
     assert got.exit_code == 1
     assert re.search(rf'split "val" of {folders[0]}, .* "val" of {folders[2]}', " ".join(got.output.split()))
+    monkeypatch.chdir(tmp_path)
+    for folder in (folders[0], folders[2]):
+        assert call(*asked[: -len(COMMON) - 2], *COMMON, "--test", folder).exit_code == 0
+    assert {path.parent.name for path in Path("out/eval").rglob("segment.json")} == {"a", "b"}
 
 
 def test_a_damaged_result_is_written_anew(world: Path, tmp_path: Path) -> None:

@@ -19,8 +19,13 @@ from PIL import Image
 from pyproj import Transformer
 from rasterio.transform import Affine
 
+from satmip_data.execution.engines import Local
+from satmip_data.pipeline.index import build_index
+from satmip_data.pipeline.settings import BuildSettings
+from satmip_data.sources.geotiff import GeoTiff
 from satmip_train.data.dataset import open_dataset
 from satmip_train.data.image_files import Rendering, find_images, parse_rendering, read_picture
+from satmip_train.encoder import load
 from satmip_train.errors import UsageError
 from satmip_train.evaluation import features
 from satmip_train.runs.export import load_backbone
@@ -57,7 +62,7 @@ def test_a_folder_of_pictures_and_rasters(world: Path, tmp_path: Path) -> None:
     out = tmp_path / "vectors.parquet"
     got = call("embed", world / "run", "--images", world / "images", "--out", out, "--batch-size", "2", *COMMON)
     assert got.exit_code == 0, got.output
-    assert got.output.strip() == f"3 vectors of 48 numbers: {out}"
+    assert got.stdout.strip() == f"3 vectors of 48 numbers: {out}"
     table = geopandas.read_parquet(out)
     assert table["path"].tolist() == ["a.png", "b.tif", "sub/gray.jpg"]
     assert table["geometry"].isna().tolist() == [True, False, True]
@@ -128,6 +133,46 @@ def test_deep_rasters_need_a_stretch_and_bands(world: Path) -> None:
     np.testing.assert_array_equal(stretched, np.round(((values[..., 0] - low) / (high - low)).clip(0, 1) * 255).astype(np.uint8))
 
 
+def test_rasters_are_drawn_as_a_build_draws_them_by_what_they_declare(world: Path, tmp_path: Path) -> None:
+    ground = np.random.default_rng(0).integers(100, 3000, (3, 30, 50))
+    profile = {
+        "driver": "GTiff",
+        "width": 50,
+        "height": 30,
+        "transform": TURNED,
+        "crs": "EPSG:32632",
+        "count": 3,
+        "dtype": "uint16",
+    }
+    (tmp_path / "in").mkdir()
+    for name, scale, offset, added in (("a", 1e-4, 0.0, 0), ("b", 1e-4, -0.1, 1000)):
+        with rasterio.open(tmp_path / f"in/{name}.tif", "w", **profile) as file:
+            file.write((ground + added).astype(np.uint16))
+            file.scales, file.offsets = (scale,) * 3, (offset,) * 3
+    expected = np.rint(np.clip(ground / 3558, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+    for rendering in (parse_rendering("auto", "minmax:0,3558"), parse_rendering("auto", "minmax:0,0.3558", apply_scale=True)):
+        for name in "ab":
+            assert np.array_equal(read_picture(tmp_path / f"in/{name}.tif", rendering).pixels, expected)
+    index = build_index(GeoTiff(stretch="minmax:0,3558"), str(tmp_path / "in"), BuildSettings(size=None), Local())
+    chip = GeoTiff(stretch="minmax:0,3558").read_chip(str(tmp_path / "in"), index.samples[1], (50, 30), 10**6)
+    assert np.array_equal(np.asarray(chip), expected)
+
+    with rasterio.open(tmp_path / "in/c.tif", "w", **profile) as file:
+        file.write(ground.astype(np.uint16))
+        file.scales = (0.5,) * 3
+    command = ("embed", world / "run", "--images", tmp_path / "in", "--out", tmp_path / "vectors.parquet", *COMMON)
+    mixed = call(*command, "--stretch", "minmax:0,3558")
+    assert (mixed.exit_code, "c.tif" in mixed.output, "--apply-scale" in mixed.output) == (1, True, True)
+    assert not (tmp_path / "vectors.parquet").exists()
+    assert call(*command, "--stretch", "minmax:0,0.3558", "--apply-scale").exit_code == 0
+    assert call(*command, "--stretch", "percentile").exit_code == 0
+    assert "--stretch" in call(*command, "--apply-scale").output
+    encoder, paths = load(world / "run"), [tmp_path / f"in/{name}.tif" for name in "abc"]
+    with pytest.raises(UsageError, match="--apply-scale"):
+        encoder.embed(paths, stretch="minmax:0,3558")
+    assert len(encoder.embed(paths, stretch="minmax:0,0.3558", apply_scale=True)) == 3
+
+
 def test_numbers_of_colours_are_no_brightness(tmp_path: Path) -> None:
     path = tmp_path / "classes.tif"
     with rasterio.open(
@@ -166,9 +211,8 @@ def test_images_that_cannot_be_read_are_counted_and_listed_and_the_others_embedd
     assert got.exit_code == 0, got.output
     first, second = got.output.splitlines()
     assert first == f"3 vectors of 48 numbers: {out}"
-    assert second.startswith(
-        f"4 of 7 images gave no vector: {tmp_path}/vectors.rejects.parquet. First: an image must be readable, "
-    )
+    assert second.startswith("Warning: 4 of 7 images gave no vector")
+    assert f"{tmp_path}/vectors.rejects.parquet" in second
     assert pq.read_table(out)["path"].to_pylist() == ["a.png", "b.tif", "sub/gray.jpg"]
     rejects = {row["path"]: row["message"] for row in pq.read_table(tmp_path / "vectors.rejects.parquet").to_pylist()}
     assert list(rejects) == ["a0.png", "b0.tif", "deep.tif", r"\udcff.png"]
