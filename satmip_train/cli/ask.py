@@ -15,6 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from satmip_data.execution.choices import split_option
 from satmip_train.cli import options as common
 from satmip_train.cli.options import options
 from satmip_train.data.dataset import Dataset, open_dataset
@@ -35,8 +36,8 @@ _SHOWN, MOST_OF_A_PAGE = 20, 24
 @click.argument("run", type=common.RUN)
 @click.argument("images", metavar="[IMAGE]...", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--shards", help="Shard directory whose records are the references.  [default: what RUN learned from]")
-@click.option("--references", "reference_split", help="Split of the references.  [default: that which RUN learned from]")
-@click.option("--split", help="Split to ask about, where an IMAGE is a shard directory.  [default: val, or test]")
+@split_option("--references", "reference_split", help="Split of the references.  [default: that which RUN learned from]")
+@split_option("--split", help="Split to ask about, where an IMAGE is a shard directory.  [default: val, or test]")
 @click.option("--given", metavar="DESCRIPTION", help='What is known of the images already, as "datetime=2016-07-01,gsd=0.5".')
 @click.option("--find", metavar="DESCRIPTION", help='List the chips that fit best, as "lat=45..47,month=7,gsd<1"; IMAGE: shards.')
 @click.option("--count", type=click.IntRange(1), default=12, show_default=True, help="Chips that --find lists.")
@@ -226,7 +227,7 @@ def show_table(header: tuple[str, ...], rows: list[tuple[str, ...]], title: str 
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for number, name in enumerate(header):
         longest = max([len(name), *(len(row[number]) for row in rows)])
-        table.add_column(name, overflow="fold", min_width=min(longest, 24 if number == 0 else 6))
+        table.add_column(name, overflow="fold", min_width=min(longest, 20 if number == 0 else 5))
     for row in rows:
         table.add_row(*row)
     Console().print(table)

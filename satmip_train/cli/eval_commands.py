@@ -125,7 +125,8 @@ def segment_command(
 @options(*common.SPLITS)
 @_count("--k", 5, "Nearest locations that vote.")
 @options(common.PER_CLASS, common.out_folder(common.RESULTS))
-def location_command(k: int, per_class: bool, out: Path | None, **others: Any) -> None:
+@output_options
+def location_command(k: int, per_class: bool, out: Path | None, output: Output, **others: Any) -> None:
     """Classify by the nearest locations, without a picture: what the place alone tells.
 
     A model that only recognises places can reach this much. Where it is high, split by place: satmip-data build --block-degrees.
@@ -142,7 +143,7 @@ def location_command(k: int, per_class: bool, out: Path | None, **others: Any) -
         out = result_folder(out, common.RESULTS, protocol.described, "location")
         result = location.locate(protocol, location.Settings(k))
         path = write_result(result, out)
-    common.show(result, per_class, path)
+    common.show(output, result, per_class, path)
 
 
 @click.command("retrieve")

@@ -158,7 +158,7 @@ def about_regions(calibration: Calibration, names: Iterable[str], given: bool) -
         first = next(iter(measured.values()))
         lines.append(
             f"Regions are calibrated on {max(calibration.places.values()):,} held-out places. On {first.pictures:,} pictures of "
-            f"{first.places:,} other places they held the truth in (stated, ± one "
+            f"{first.places:,} other places they held the truth in (places count alike; stated, ± one "
             "standard deviation of such a measurement):"
         )
         for name, found in measured.items():
