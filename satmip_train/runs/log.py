@@ -35,6 +35,7 @@ class _Line(_Logged):
     data_wait: float
     chance: dict[str, float]
     knn: dict[str, float] | None = None
+    embeddings: dict[str, float] | None = None
 
 
 def measured(line: Line) -> list[str]:
