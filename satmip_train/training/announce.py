@@ -31,6 +31,8 @@ def show_outline(console: Console, settings: Settings, description: dict[str, An
         "Device": facts["Device"],
         "Recipe": (recipe or "none") + (f", with {', '.join(changed)}" if changed else ""),
     }
+    if settings.knn_every:
+        lines["kNN"] = facts["Online kNN"]
     for heading, text in lines.items():
         for number, line in enumerate(wrap(text, max(console.width - _INDENT, 40), break_long_words=False, break_on_hyphens=False)):
             console.print(f"{heading if not number else '':<{_INDENT}}{line}", soft_wrap=True)
