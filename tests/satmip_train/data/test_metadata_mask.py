@@ -218,7 +218,7 @@ def test_wrong_sentence_encoders_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
     with pytest.raises(ValueError, match="--metadata-encoder pretrained needs a sentence encoder"):
         tiny_settings(metadata_encoder="pretrained")
-    with pytest.raises(ValueError, match="belong together"):
+    with pytest.raises(ValueError, match="--text-model bert"):
         tiny_settings(text_model="bert")
     for content in ({}, {"model_type": "gpt2"}):
         (tmp_path / "config.json").write_text(json.dumps(content))
