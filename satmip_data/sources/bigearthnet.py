@@ -134,8 +134,8 @@ class BigEarthNet(DealtSplits):
             message = f"The record needs labels, coordinates, projection and acquisition_date: {cause(error)}"
             return [reject(item, "metadata_invalid", message, key)]
         if not labels:
-            labels = ", ".join(map(str, record["labels"]))
-            message = f'The patch has no class of the nomenclature of {self.nomenclature} classes; its labels are "{labels}"'
+            found = ", ".join(map(str, record["labels"]))
+            message = f'The patch has no class of the nomenclature of {self.nomenclature} classes; its labels are "{found}"'
             return [reject(item, "no_aoi", message, key)]
         aoi = Aoi(0, 0, SIDE, SIDE, labels=labels)
         return [Scene(key, split, key, item.image, SIDE, SIDE, metadata, georeference, (aoi,))]
