@@ -1,5 +1,6 @@
 """Hooks of the site's build: pages from elsewhere in the repository, and a check that nothing comes from other servers."""
 
+import ast
 import json
 import re
 import sys
@@ -43,7 +44,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Point links that leave docs/ at the site's own pages, and print the departures where the method's page asks for them."""
     names = "|".join(re.escape(name) for name in PROJECT_PAGES)
     markdown = re.sub(rf"\]\(\.\./((?:\.\./)*(?:{names}))", r"](\1", markdown)
-    return markdown.replace("<!-- departures -->", make_departures.table())
+    return markdown.replace("<!-- departures -->", make_departures.table()).replace("<!-- build options -->", build_options())
+
+
+def build_options() -> str:
+    """Return the options of `satmip_data.build` with their types, as one line of Markdown."""
+    tree = ast.parse((ROOT / "satmip_data/api.py").read_text(encoding="utf-8"))
+    (options,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "BuildOptions")
+    typed = [node for node in options.body if isinstance(node, ast.AnnAssign)]
+    return ", ".join(f"`{ast.unparse(node.target)}: {ast.unparse(node.annotation)}`" for node in typed) + "."
 
 
 class _Loads(HTMLParser):

@@ -63,6 +63,15 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_every_page_stands_in_the_navigation_of_the_site() -> None:
+    listed = set(re.findall(r"^ +- ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M))
+    added = {"CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"} | {
+        f"notebooks/{path.stem}.md" for path in (ROOT / "docs/notebooks").glob("*.ipynb")
+    }
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")} | added
+    assert listed == pages, "put it under nav in mkdocs.yml"
+
+
 def test_pages_name_only_commands_there_are() -> None:
     known = set(ALL)
     for page in PAGES:

@@ -55,5 +55,13 @@ def test_a_notebook_becomes_a_page() -> None:
     assert "satmip_train.load(" in page
 
 
+def test_options_of_a_build_are_printed() -> None:
+    hooks = pytest.importorskip("hooks", reason="the site's build needs: pip install -e '.[docs]'")
+    from satmip_data.api import BuildOptions
+
+    printed = hooks.build_options()
+    assert all(f"`{name}: " in printed for name in BuildOptions.__annotations__)
+
+
 def test_pictures_are_small() -> None:
     assert sum(path.stat().st_size for path in (ROOT / "docs/images").iterdir()) < 300_000

@@ -14,6 +14,7 @@ from satmip_train.cli.train import main as train
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {"satmip-data": data, "satmip-train": train, "satmip-eval": evaluate}
+OURS = r"(?:satmip-(?:data|train|eval)|(?:srun )?torchrun .*-m satmip_train) .*"
 # A page marks a block that cannot run in the tests, and says why.
 BLOCK = re.compile(r"(?:<!-- not run: (?P<reason>[^>]+) -->\n)?^```(?P<language>bash|python)\n(?P<code>.*?)^```", re.S | re.M)
 
@@ -33,10 +34,14 @@ def blocks(page: Path) -> list[Block]:
     return [Block(match["language"], match["code"], match["reason"] or "") for match in found]
 
 
+def joined(code: str) -> str:
+    """Return code with lines that a backslash continues on one line."""
+    return re.sub(r"\\\n\s*", " ", code)
+
+
 def command_lines(text: str) -> Iterator[list[str]]:
     """Return the words of every line of a page's code that runs one of our commands."""
-    joined = re.sub(r"\\\n\s*", " ", text)
-    for line in re.findall(r"^(?:    +)?((?:satmip-(?:data|train|eval)|(?:srun )?torchrun .*-m satmip_train) .*)$", joined, re.M):
+    for line in re.findall(rf"^(?:    +)?({OURS})$", joined(text), re.M):
         words = shlex.split(line, comments=True)
         yield ["satmip-train", *words[words.index("satmip_train") + 1 :]] if "satmip_train" in words else words
 
@@ -54,7 +59,7 @@ def run_blocks(page: Path, smaller: Mapping[str, str]) -> None:
         if block.language == "python":
             exec(block.code, names)
             continue
-        for words in (shlex.split(line, comments=True) for line in block.code.splitlines()):
+        for words in (shlex.split(line, comments=True) for line in joined(block.code).splitlines()):
             if words:
                 run(words, smaller)
 
