@@ -133,8 +133,8 @@ class Settings(BaseModel):
     view_size: int = Field(224, ge=16, description="side of a view in pixels")
     policy: str = Field(
         "simclr-sat",
-        description="augmentation policy: simclr-sat or crop (supplement B); moco-v2: simclr-sat without vertical flips and rotations; "
-        "north-up: moco-v2 with crops of at least half the area and no grey, for images with north at the top",
+        description="augmentation policy: simclr-sat or crop (supplement B); moco-v2: simclr-sat without vertical flips and "
+        "rotations; north-up: moco-v2 with crops of at least half the area and no grey, for images with north at the top",
     )
     jitter: float = Field(1.0, ge=0, le=5, description="strength of the colour jitter, times SLIP's 0.4, 0.4, 0.4 and 0.1 (hue)")
 

@@ -68,13 +68,18 @@ def crop(view_size: int, jitter: float) -> Policy:
 def north_up(view_size: int, jitter: float) -> Policy:
     """MoCo-v2's policy for images with north at the top, whose shadows and sizes of things are to be read: larger crops, no turns.
 
-    NOTE[DIFF] The paper's policy turns views, so that the side on which shadows fall, which tells the hemisphere, is lost; and crops of
-    a fifth of the area hide the GSD.
+    NOTE[DIFF] The paper's policy turns views, so that the side on which shadows fall, which tells the hemisphere, is lost; and
+    crops of a fifth of the area hide the GSD.
     """
     return replace(moco_v2(view_size, jitter), scale=(0.5, 1.0), gray_p=0.0)
 
 
-POLICIES: dict[str, Callable[[int, float], Policy]] = {"simclr-sat": simclr_sat, "crop": crop, "moco-v2": moco_v2, "north-up": north_up}
+POLICIES: dict[str, Callable[[int, float], Policy]] = {
+    "simclr-sat": simclr_sat,
+    "crop": crop,
+    "moco-v2": moco_v2,
+    "north-up": north_up,
+}
 """Policies by name, each from the side of a view in pixels and the strength of the jitter. One of your own is one more entry."""
 
 

@@ -31,7 +31,7 @@ from satmip_data.execution.interrupt import Commands, kept
 from satmip_data.geometry import Context, FmowContext
 from satmip_data.imagery import decoders
 from satmip_data.imagery.decoders import DECODERS
-from satmip_data.names import without_secrets
+from satmip_data.names import counted, without_secrets
 from satmip_data.pipeline import build, estimate, recaption
 from satmip_data.pipeline import request as request_module
 from satmip_data.pipeline.equal_chips import EQUAL_CHIPS, read_equal_chips
@@ -161,7 +161,7 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
     display.show_dataset(console, without_secrets(out), dataset)
     if equal := read_equal_chips(Store(out)):
         place = f"{without_secrets(out).rstrip('/')}/{EQUAL_CHIPS}"
-        told = f"{len(equal):,} chips stand in two splits, pixel for pixel: they are listed in {place}, as"
+        told = f"Equal chips of two splits, pixel for pixel: {len(equal):,}, listed in {place} as"
         click.secho(f"{told} --exclude takes it", fg="yellow")
     click.echo(f"Next: {_next(root, folder, source_name, dataset)}")
 
@@ -337,5 +337,5 @@ def demo_command(out: Path, seed: int, places: int, workers: int) -> None:
     except (ValueError, OSError, DataError) as error:
         raise click.ClickException(str(error)) from error
     counts = ", ".join(f"{count:,} {split}" for split, count in summary.images.items())
-    click.echo(f"{out}: {counts} images of {summary.places} places, {len(summary.classes)} classes")
+    click.echo(f"{out}: {counts} images of {counted(summary.places, 'place')}, {counted(len(summary.classes), 'class')}")
     click.echo(f"Next: satmip-data build {quote(str(out))} out/shards")

@@ -17,6 +17,7 @@ from satmip_data.cli.sheet import contact_sheet
 from satmip_data.errors import BuildError
 from satmip_data.metadata.checks import FLAGS
 from satmip_data.metadata.fields import ALIASES, FIELDS
+from satmip_data.names import counted
 from satmip_data.pipeline.build import BuildPlan, count_flags
 from satmip_data.pipeline.estimate import Estimate
 from satmip_data.records import REASONS, Sample
@@ -50,7 +51,9 @@ def show_dataset(console: Console, out: str, dataset: dict[str, Any]) -> None:
     for split, entry in dataset["splits"].items():
         size = sum(shard["bytes"] for shard in dataset["shards"] if shard["split"] == split)
         table.add_row(split, f"{entry['samples']:,}", f"{entry['shards']:,}", f"{size / 1e6:,.1f}")
-    console.print(f"[bold]{escape(out)}[/bold]: {dataset['source']['name']}, {len(dataset['classes'])} classes", highlight=False)
+    console.print(
+        f"[bold]{escape(out)}[/bold]: {dataset['source']['name']}, {counted(len(dataset['classes']), 'class')}", highlight=False
+    )
     console.print(table)
     show_no_train(console, dataset["splits"])
     show_captions(console, dataset)
@@ -83,7 +86,7 @@ def show_captions(console: Console, dataset: dict[str, Any]) -> None:
     if unknown := _unknown_fields(dataset):
         console.print(f"[yellow]no sample of {TRAIN} knows {', '.join(unknown)}[/yellow]", highlight=False)
     if caption["empty"]:
-        console.print(f"[yellow]{caption['empty']:,} captions are empty: their samples know none of these fields[/yellow]")
+        console.print(f"[yellow]Empty captions, of samples that know none of these fields: {caption['empty']:,}[/yellow]")
 
 
 def _unknown_fields(dataset: dict[str, Any]) -> list[str]:
@@ -110,7 +113,7 @@ def show_plan(console: Console, plan: BuildPlan, expected: Estimate) -> None:
     for split in sorted({shard.split for shard in plan.shards}):
         chosen = [shard for shard in plan.shards if shard.split == split]
         table.add_row(split, f"{sum(len(shard.samples) for shard in chosen):,}", f"{len(chosen):,}")
-    console.print(f"Would build, with {len(plan.classes)} classes:")
+    console.print(f"Would build, with {counted(len(plan.classes), 'class')}:")
     console.print(table)
     show_no_train(console, {shard.split for shard in plan.shards})
     show_dropped(console, plan.dropped)
@@ -123,7 +126,7 @@ def show_plan(console: Console, plan: BuildPlan, expected: Estimate) -> None:
             f"First {reason}: {firsts[reason].path}: {firsts[reason].message}", style="yellow", markup=False, highlight=False
         )
     size, time = f"{expected.bytes / 1e6:,.1f} MB", dt.timedelta(seconds=round(expected.seconds))
-    console.print(f"About {size} of shards in {time} (measured on {expected.tried} samples)", highlight=False)
+    console.print(f"About {size} of shards in {time} (measured on {counted(expected.tried, 'sample')})", highlight=False)
     for problem in expected.problems:
         console.print(f"[yellow]{escape(problem.path)}: {problem.reason}: {escape(problem.message)}[/yellow]", highlight=False)
 
@@ -138,7 +141,7 @@ def show_named_times(console: Console, samples: Sequence[Sample], most: int = 3)
 def show_dropped(console: Console, dropped: dict[str, int]) -> None:
     """Print how many samples the selection leaves out."""
     for option, count in dropped.items():
-        console.print(f"Left out by --{option}: {count:,} samples", highlight=False)
+        console.print(f"Left out by --{option}: {counted(count, 'sample')}", highlight=False)
 
 
 def show_flags(console: Console, flags: dict[str, int]) -> None:
@@ -157,8 +160,8 @@ def show_report(console: Console, report: Report) -> None:
         for problem in report.problems:
             table.add_row(escape(_printable(problem.where)), problem.check, escape(_printable(problem.message)))
         console.print(table)
-    verdict = f"[red]{len(report.problems)} problems[/red]" if report.problems else "[green]no problem[/green]"
-    console.print(f"{report.samples:,} samples in {report.shards:,} shards checked: {verdict}", highlight=False)
+    verdict = f"[red]{counted(len(report.problems), 'problem')}[/red]" if report.problems else "[green]no problem[/green]"
+    console.print(f"{counted(report.samples, 'sample')} in {counted(report.shards, 'shard')} checked: {verdict}", highlight=False)
 
 
 def _printable(text: str) -> str:

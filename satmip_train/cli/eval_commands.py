@@ -11,6 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from satmip_data.names import counted
 from satmip_train.cli import options as common
 from satmip_train.cli.options import options
 from satmip_train.data.dataset import open_dataset
@@ -222,9 +223,9 @@ def embed_command(
                 written, rejects = embedding.write_folder_vectors(network, images, rendering, out, running)
             else:
                 written, rejects = embedding.write_shard_vectors(network, open_dataset(str(shards)), split, out, running)
-    click.echo(f"{written:,} vectors of {network.width} numbers: {out}")
+    click.echo(f"{counted(written, 'vector')} of {counted(network.width, 'number')}: {out}")
     if rejects:
-        found = f"{len(rejects):,} of {written + len(rejects):,} images gave no vector"
+        found = f"{len(rejects):,} of {counted(written + len(rejects), 'image')} gave no vector"
         click.echo(f"{found}: {embedding.rejects_path(out)}. First: {rejects[0].message}")
 
 

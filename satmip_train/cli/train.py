@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from satmip_data.execution.interrupt import Commands
+from satmip_data.names import counted
 from satmip_train.config import RETIRED, Settings, grouped_settings, recipe_names, resolve
 from satmip_train.data.dataset import open_dataset
 from satmip_train.errors import UsageError, wrong_settings
@@ -241,7 +242,8 @@ def _show_dry_run(plan: "RunPlan", console: Console) -> None:
         f"A step takes {estimate.step_seconds:.3f} s; making its batch {estimate.load_seconds:.3f} s in one process, of {workers}."
     )
     total, rate = plan.last_step * seconds / 3600, batch / seconds
-    console.print(f"Estimate: {rate:.{0 if rate > 10 else 2}f} samples/s, {plan.last_step} steps in {total:.2f} h.", soft_wrap=True)
+    steps = counted(plan.last_step, "step")
+    console.print(f"Estimate: {rate:.{0 if rate > 10 else 2}f} samples/s, {steps} in {total:.2f} h.", soft_wrap=True)
 
 
 @main.command()

@@ -7,6 +7,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from satmip_data.names import counted
+
 Result = dict[str, Any]
 """What an evaluation found and all that it depends on, as it is written."""
 
@@ -95,15 +97,15 @@ def _summary_rows(summary: Result, columns: dict[str, str], blanks: int) -> list
     mean, std, half = summary["mean"], summary["std"], summary["interval"]
     cells = [f"{100 * mean[metric]:.1f} ± {100 * std[metric]:.1f}" for metric in columns]
     limits = [f"{100 * (mean[metric] - half[metric]):.1f} to {100 * (mean[metric] + half[metric]):.1f}" for metric in columns]
-    name = f"{summary['name']}, {len(summary['seeds'])} seeds"
+    name = f"{summary['name']}, {counted(len(summary['seeds']), 'seed')}"
     return [(name, *cells, *[""] * blanks), (_INTERVAL, *limits, *[""] * blanks)]
 
 
 def _notes(result: Result) -> tuple[str, ...]:
     train, test, settings = result["train"], result["test"], result["settings"]
     notes = [
-        f"Learned from {train['samples']:,} samples of {train['split']} ({train['shards']}), tested on {test['samples']:,} of "
-        f"{test['split']} ({test['shards']}), {result['classes']} classes; in percent."
+        f"Learned from {counted(train['samples'], 'sample')} of {train['split']} ({train['shards']}), tested on "
+        f"{test['samples']:,} of {test['split']} ({test['shards']}), {result['classes']} classes; in percent."
     ]
     notes += _PROTOCOLS.get(result["probe"], _plain_notes)(settings)
     if settings.get("larger_images") == "keep" and result["modality"] != "metadata":
@@ -135,13 +137,14 @@ def _linear_notes(settings: Result) -> list[str]:
 
 def _finetune_notes(settings: Result) -> list[str]:
     return [
-        f"Our recipe, not the paper's: AdamW, {settings['epochs']} epochs, batches of {settings['batch_size']}, rate "
+        f"Our recipe, not the paper's: AdamW, {counted(settings['epochs'], 'epoch')}, batches of {settings['batch_size']}, rate "
         f"{settings['lr']:g}, crops, flips and rotations; the last epoch is tested."
     ]
 
 
 def _segment_notes(settings: Result) -> list[str]:
-    return [f"Our protocol, not the paper's: one linear layer on frozen patch features, AdamW, {settings['epochs']} epochs."]
+    epochs = counted(settings["epochs"], "epoch")
+    return [f"Our protocol, not the paper's: one linear layer on frozen patch features, AdamW, {epochs}."]
 
 
 _PROTOCOLS: dict[str, Callable[[Result], list[str]]] = {
@@ -169,7 +172,7 @@ def retrieval_tables(result: Result) -> tuple[Table, Table]:
     def errors(name: str, direction: str, of: Result) -> tuple[str, ...]:
         return name, direction, *("" if value is None else f"{value:.4g}" for value in of["errors"].values())
 
-    where = f"Over {result['test']['samples']:,} pairs of {result['test']['split']} ({result['test']['shards']})."
+    where = f"Over {counted(result['test']['samples'], 'pair')} of {result['test']['split']} ({result['test']['shards']})."
     units = "; ".join(f"{_ERROR_HEADS.get(name, name)}: {text}" for name, text in result["units"].items())
     of_ranks = ("model", "direction", *(f"R@{k}" for k in depths), "median rank")
     of_errors = ("model", "direction", *(_ERROR_HEADS.get(name, name) for name in result["units"]))
@@ -192,7 +195,7 @@ def reading_table(result: Result) -> Table:
     def row(name: str, errors: Result) -> tuple[str, ...]:
         return name, *("" if value is None else f"{value:.3g} ({value / best[of]:.2f})" for of, value in errors.items())
 
-    where = f"Over {result['test']['samples']:,} pictures of {result['test']['split']} ({result['test']['shards']})."
+    where = f"Over {counted(result['test']['samples'], 'picture')} of {result['test']['split']} ({result['test']['shards']})."
     units = "; ".join(f"{name.replace('_', ' ')}: {text}" for name, text in result["units"].items())
     return Table(
         f"Median error of the record of {result['settings']['records']} that is nearest",

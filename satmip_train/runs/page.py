@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from satmip_data.names import counted
 from satmip_data.pages import Grid, render
 from satmip_train.config import Settings, load_recipe, recipe_names
 from satmip_train.files import RUN_CONFIG, write_atomically
@@ -74,7 +75,7 @@ def _cost(lines: list[Line], summary: dict[str, Any]) -> list[tuple[str, Any]]:
     device, energy = summary["device_seconds"], summary["energy_joules"]
     return [
         *rows,
-        ("sessions", f"{len(summary['sessions'])}, of {accounted_steps(summary):,} of {summary['step']:,} steps"),
+        ("sessions", f"{len(summary['sessions'])}, of {accounted_steps(summary):,} of {counted(summary['step'], 'step')}"),
         ("time", f"{summary['wall_seconds'] / 60:,.1f} min"),
         ("time of the GPU", "-" if device is None else f"{device / 60:,.1f} min"),
         ("peak memory a rank", f"{summary['peak_memory_bytes'] / 2**30:,.2f} GiB"),
@@ -89,7 +90,7 @@ def _environment(config: dict[str, Any]) -> list[tuple[str, Any]]:
         ("ranks", config["ranks"]),
         ("precision", config["precision"]),
         ("data", config["data"]),
-        ("shards", f"{data['root']}, {data['fingerprint'][:12]}, {data['samples']:,} samples of {data['split']}"),
+        ("shards", f"{data['root']}, {data['fingerprint'][:12]}, {counted(data['samples'], 'sample')} of {data['split']}"),
         ("parameters", f"{config['parameters']:,}"),
         *config["versions"].items(),
     ]
