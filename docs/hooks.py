@@ -44,7 +44,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Point links that leave docs/ at the site's own pages, and print the departures where the method's page asks for them."""
     names = "|".join(re.escape(name) for name in PROJECT_PAGES)
     markdown = re.sub(rf"\]\(\.\./((?:\.\./)*(?:{names}))", r"](\1", markdown)
-    return markdown.replace("<!-- departures -->", make_departures.table()).replace("<!-- build options -->", build_options())
+    return markdown.replace("<!-- departures -->", make_departures.listing()).replace("<!-- build options -->", build_options())
 
 
 def build_options() -> str:

@@ -8,7 +8,31 @@ from satmip_train.cli.train import main as train
 
 HEAD = """# Commands
 
-The help of every command, printed by `docs/make_cli.py`.
+Every command has `--help` with an example. What it prints goes to standard output; progress, warnings, errors and the line
+"Next:" go to standard error. In a pipe nothing is wrapped or cut.
+
+* `--json` prints one JSON document instead of tables, for programs: `satmip-data rejects out/shards --json | jq .reasons`.
+* `-q`, `--quiet` prints the result alone, without progress and notes.
+
+The exit code is 0 for success, 1 for an error or problems found, 2 for a wrong command line, and 130 after Ctrl-C.
+
+## Completion
+
+Names of fields, recipes, sources, splits and policies are completed by your shell. In bash, add to `~/.bashrc`:
+
+```bash
+eval "$(_SATMIP_DATA_COMPLETE=bash_source satmip-data)"
+eval "$(_SATMIP_TRAIN_COMPLETE=bash_source satmip-train)"
+eval "$(_SATMIP_EVAL_COMPLETE=bash_source satmip-eval)"
+```
+
+For zsh write `zsh_source`. For fish, once for each command:
+
+```fish
+_SATMIP_DATA_COMPLETE=fish_source satmip-data > ~/.config/fish/completions/satmip-data.fish
+```
+
+The help of every command follows, printed by `docs/make_cli.py`.
 """
 
 

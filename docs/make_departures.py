@@ -8,6 +8,7 @@ import re
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -64,11 +65,11 @@ def _comments(path: Path) -> Iterator[tuple[int, str]]:
             block = []
 
 
-def table() -> str:
-    """Return the departures as a table of Markdown, one row a mark."""
-    rows = [f"| {d.text.replace('|', chr(92) + '|')} | `{d.path}` |" for d in departures()]
-    return "\n".join(["| what differs, or what we chose where the paper is silent | where |", "| --- | --- |", *rows])
+def listing() -> str:
+    """Return the departures as Markdown: the name of each file, and a list of what it marks."""
+    by_file = groupby(departures(), key=lambda departure: departure.path)
+    return "\n\n".join(f"`{path}`\n\n" + "\n".join(f"* {departure.text}" for departure in marks) for path, marks in by_file)
 
 
 if __name__ == "__main__":
-    print(table())
+    print(listing())

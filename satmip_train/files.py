@@ -19,9 +19,13 @@ PROJECTIONS = "projections.safetensors"
 """What brings features of images and of metadata into their common space."""
 
 
-def result_path(folder: Path, probe: str, modality: str = "image") -> Path:
-    """Return where a result is written in a folder, as `knn.json`, `linear.json` or `linear-metadata.json`."""
-    return folder / f"{probe}{'' if modality == 'image' else f'-{modality}'}.json"
+def result_path(folder: Path, probe: str, modality: str = "image", share: float = 1.0) -> Path:
+    """Return where a result is written, as `knn.json`, `linear-metadata.json` or, of few labels, `labels-0.01-knn.json`.
+
+    The latter begins otherwise, so that nothing which reads scores takes one of few labels for one of all.
+    """
+    few = "" if share == 1.0 else f"labels-{share:g}-"
+    return folder / f"{few}{probe}{'' if modality == 'image' else f'-{modality}'}.json"
 
 
 def check_zip(path: Path) -> None:

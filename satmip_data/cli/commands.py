@@ -1,4 +1,4 @@
-"""The commands of `satmip-data`. Thin: each reads its options, calls one function and says what came out."""
+"""The commands of `satmip-data`. Each one is thin: it reads its options, calls one function and prints the result."""
 
 import dataclasses
 from pathlib import Path
@@ -6,13 +6,13 @@ from shlex import quote
 from typing import Any, cast, get_args
 
 import click
-from rich.console import Console
 
 from satmip_data import __version__
 from satmip_data.cli import display
 from satmip_data.cli.options import (
     DEFAULT_SHARDS,
     DecoderChoice,
+    SourceCommand,
     caption_options,
     engine_options,
     failures,
@@ -21,23 +21,29 @@ from satmip_data.cli.options import (
     selection_options,
     shards_argument,
     source_options,
+    split_option,
     workers_option,
 )
 from satmip_data.demo import write_demo
 from satmip_data.demo.world import CLASSES, PLACES
 from satmip_data.errors import DataError
 from satmip_data.execution import tracking
+from satmip_data.execution.choices import Choice
 from satmip_data.execution.interrupt import Commands, kept
+from satmip_data.execution.output import Output, output_options
 from satmip_data.geometry import Context, FmowContext
 from satmip_data.imagery import decoders
 from satmip_data.imagery.decoders import DECODERS
-from satmip_data.names import counted, without_secrets
+from satmip_data.names import did_you_mean, without_secrets
 from satmip_data.pipeline import build, estimate, recaption
 from satmip_data.pipeline import request as request_module
 from satmip_data.pipeline.equal_chips import EQUAL_CHIPS, read_equal_chips
 from satmip_data.pipeline.recaption import CaptionRewrite
 from satmip_data.pipeline.selection import Selection, read_exclusions
 from satmip_data.pipeline.settings import BuildSettings
+from satmip_data.pipeline.where import WhereError
+from satmip_data.pipeline.where import parse as parse_where
+from satmip_data.records import REASONS
 from satmip_data.shards import dataset as dataset_module
 from satmip_data.shards.dataset import TRAIN
 from satmip_data.sources import SOURCES
@@ -50,7 +56,7 @@ from satmip_data.validation import validate
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, "-V", "--version")
 def main() -> None:
-    """Turn raw satellite imagery and its metadata into WebDataset shards.
+    """Build WebDataset shards from satellite imagery and its metadata.
 
     \b
     Example:
@@ -60,71 +66,74 @@ def main() -> None:
     """
 
 
-@main.command("build")
+@main.command("build", cls=SourceCommand)
 @click.argument("root", metavar="SOURCE")
 @click.argument("out", metavar="[SHARDS]", default=DEFAULT_SHARDS)
 @click.option(
-    "--source", "source_name", type=click.Choice(list(SOURCES)), default="fmow", show_default=True, help="Kind of archive."
-)
+    "--source", "source_name", type=Choice(SOURCES, "source", metavar="NAME"), default="fmow", show_default=True,
+    help=f"Kind of archive: {', '.join(SOURCES)}.",
+)  # fmt: skip
 @source_options
 @click.option(
     "--size",
     metavar="PIXELS|keep",
-    help="Side of a chip; keep leaves windows as they are. Default: 224, and keep for sets of small labelled images.",
+    help="Side of a chip in pixels, or keep for the size of each window.  [default: 224; keep for sets of small images]",
 )
 @click.option(
     "--context",
     metavar="SHARE|fmow|fmow-as-run",
     default="0",
     show_default=True,
-    help="Share of the box's side added on each of its sides; fmow: the rule of the challenge's baseline, more for small boxes; "
-    "fmow-as-run: that rule as its code ran, which compares widths with heights.",
+    help="Margin around each box, as a share of its side. fmow: the rule of the challenge's baseline, wider for small boxes. "
+    "fmow-as-run: the same rule as its code ran, which compares widths with heights.",
 )
 @click.option(
     "--fit",
     type=click.Choice(["stretch", "square"]),
     default="stretch",
     show_default=True,
-    help="stretch scales x and y apart, as the paper; square widens the window to a square.",
+    help="How a window becomes square: stretch scales x and y separately, as in the paper; square widens the window.",
 )
 @click.option(
     "--gsd",
     type=click.Choice(["nominal", "ground"]),
     default="nominal",
     show_default=True,
-    help="The sensor's nominal GSD, as the paper, or the true size on the ground.",
+    help="GSD to record: the sensor's nominal value, as in the paper, or the size measured on the ground.",
 )
 @caption_options
-@click.option("--min-side", type=int, default=3, show_default=True, help="Reject boxes with a shorter side, in pixels.")
-@click.option("--samples-per-shard", type=int, default=1000, show_default=True, help="Samples a shard, at most.")
+@click.option("--min-side", type=int, default=3, show_default=True, help="Reject boxes with a side shorter than this, in pixels.")
+@click.option("--samples-per-shard", type=int, default=1000, show_default=True, help="Largest number of samples in a shard.")
 @click.option("--quality", type=int, default=95, show_default=True, help="JPEG quality of the chips.")
 @click.option(
-    "--subsampling", type=click.Choice(["4:4:4", "4:2:2", "4:2:0"]), default="4:4:4", show_default=True, help="Of the chroma."
-)
-@click.option("--max-pixels", type=int, default=400_000_000, show_default=True, help="Reject images with more pixels.")
+    "--subsampling", type=click.Choice(["4:4:4", "4:2:2", "4:2:0"]), default="4:4:4", show_default=True,
+    help="Chroma subsampling of the chips.",
+)  # fmt: skip
+@click.option("--max-pixels", type=int, default=400_000_000, show_default=True, help="Reject images with more pixels than this.")
 @limit_options
 @click.option(
     "--decoder",
     type=DecoderChoice(DECODERS),
     default="auto",
     show_default=True,
-    help="JPEG decoder. All give the same pixels; auto picks the fastest one installed.",
+    help="JPEG decoder. All give identical pixels; auto picks the fastest one installed.",
 )
-@click.option("--keep-damaged", is_flag=True, help="Keep images with damaged data, and flag them; without it they are rejects.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the global shuffle.")
-@click.option("--limit", type=click.IntRange(1), help="Take the first so many items only.")
+@click.option("--keep-damaged", is_flag=True, help="Keep and flag images with damaged data instead of rejecting them.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the shuffle.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Read only the first N items of the archive.")
 @selection_options
-@click.option("--max-rejects", type=click.IntRange(0), help="Fail when more scenes or boxes than this give no sample.")
-@click.option("--retry-rejects", is_flag=True, help="Read again the images that gave no chip; writes only their shards.")
-@click.option("--dry-run", is_flag=True, help="Say what would be built, how large and how long; write nothing.")
-@click.option("--wandb", "wandb_project", metavar="PROJECT", help="Log the progress to this Weights & Biases project.")
+@click.option("--max-rejects", type=click.IntRange(0), metavar="N", help="Fail if more than N scenes or boxes give no sample.")
+@click.option("--retry-rejects", is_flag=True, help="Read the rejected images again; only their shards are rewritten.")
+@click.option("--dry-run", is_flag=True, help="Show what would be built, its size and the time it takes; write nothing.")
+@click.option("--wandb", "wandb_project", metavar="PROJECT", help="Log progress to this Weights & Biases project.")
 @engine_options
 @workers_option
-def build_command(root: str, out: str, source_name: str, **options: Any) -> None:
+@output_options
+def build_command(root: str, out: str, source_name: str, output: Output, **options: Any) -> None:
     """Build SHARDS (default out/shards) from the archive SOURCE, a folder or any fsspec URL.
 
-    Stopped anywhere and run again, it finishes what is missing. A scene that gives no sample never stops it: it becomes a row of
-    rejects.parquet with its reason.
+    If it is interrupted, the same command goes on where it stopped. A scene that gives no sample does not stop it: it is listed
+    in rejects.parquet with the reason.
 
     \b
     Example:
@@ -133,21 +142,17 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
       satmip-data build --source xbd xbd/ out/xbd --tile 256
       satmip-data build s3://bucket/fmow-rgb s3://bucket/shards --workers 16
     """
-    console = Console()
+    shown = without_secrets(out)
     with failures():
         request = _build_request(root, out, source_name, options)
         decoders.check(request.decoder)
         if options["dry_run"]:
-            with tracking.progress_bar() as show:
-                plan = build.plan_build(request, show)
-            display.show_plan(console, plan, estimate.estimate(request, plan))
-            if getattr(request.source, "time_pattern", ""):
-                display.show_named_times(console, plan.index.samples)
+            _show_dry_run(request, output)
             return
         dataset = build.standing(request)
         if dataset is not None:
             told = f"{out} was already built, and {root} was not read again. To read it again, name another folder."
-            click.echo(without_secrets(told))
+            output.text(without_secrets(told))
         else:
             config = {
                 "root": without_secrets(root),
@@ -155,26 +160,47 @@ def build_command(root: str, out: str, source_name: str, **options: Any) -> None
                 "source": source_name,
                 **request.settings.to_json(),
             }
-            with tracking.progress_bar() as bar, tracking.wandb_run(options["wandb_project"], config, bar) as show, kept():
+            bars = tracking.progress_bar(output.quiet)
+            with bars as bar, tracking.wandb_run(options["wandb_project"], config, bar) as show, kept():
                 dataset = build.build(request, show)
-    folder = quote(without_secrets(out))
-    display.show_dataset(console, without_secrets(out), dataset)
+        display.show_dataset(output, shown, dataset)
+        display.show_first_rejects(output, out, dataset)
+    output.document(display.summary(shown, dataset))
     if equal := read_equal_chips(Store(out)):
-        place = f"{without_secrets(out).rstrip('/')}/{EQUAL_CHIPS}"
-        told = f"Equal chips of two splits, pixel for pixel: {len(equal):,}, listed in {place} as"
-        click.secho(f"{told} --exclude takes it", fg="yellow")
-    click.echo(f"Next: {_next(root, folder, source_name, dataset)}")
+        place = f"{shown.rstrip('/')}/{EQUAL_CHIPS}"
+        told = f"{len(equal):,} chips stand in two splits, pixel for pixel. They are listed in {place}"
+        output.warn(f"{told}; to leave them out, build with --exclude {place}")
+    output.next(*_next(root, quote(shown), source_name, dataset))
+    if output.quiet:
+        output.result(shown)
 
 
-def _next(root: str, folder: str, source_name: str, dataset: dict[str, Any]) -> str:
+def _show_dry_run(request: request_module.BuildRequest, output: Output) -> None:
+    with tracking.progress_bar(output.quiet) as show:
+        plan = build.plan_build(request, show)
+    expected = estimate.estimate(request, plan)
+    display.show_plan(output, plan, expected)
+    output.document(display.plan_summary(plan, expected))
+    if getattr(request.source, "time_pattern", ""):
+        display.show_named_times(output, plan.index.samples)
+
+
+def _next(root: str, folder: str, source_name: str, dataset: dict[str, Any]) -> list[str]:
     """Return commands that can follow a build: training needs a split of its own, and chips of one size."""
     caption = f"satmip-data caption {folder} --fields gsd,time,loc"
     if TRAIN not in dataset["splits"]:
-        return caption
-    if dataset["size"] is None:
-        again = f"satmip-data build {quote(without_secrets(root))} {folder}-224 --source {source_name} --size 224"
-        return f"{caption}   or, for chips of one size to train on,   {again}"
-    return f"{caption}   or   satmip-train --shards {folder}"
+        return [caption]
+    if dataset["size"] is None:  # chips of several sizes cannot be trained on
+        return [caption, f"satmip-data build {quote(without_secrets(root))} {folder}-224 --source {source_name} --size 224"]
+    return [caption, f"satmip-train --shards {folder}"]
+
+
+def _next_of(shards: str, dataset: dict[str, Any]) -> list[str]:
+    """Return commands that can follow one that looked at shards."""
+    folder = quote(without_secrets(shards))
+    if TRAIN in dataset["splits"] and dataset["size"] is not None:
+        return [f"satmip-train --shards {folder}"]
+    return [f"satmip-data inspect {folder}"]
 
 
 def _build_request(root: str, out: str, source_name: str, options: dict[str, Any]) -> request_module.BuildRequest:
@@ -200,6 +226,11 @@ def _build_request(root: str, out: str, source_name: str, options: dict[str, Any
 
 
 def _selection(options: dict[str, Any]) -> Selection:
+    if options["where"].strip():
+        try:
+            parse_where(options["where"])  # before an archive is read, which may take an hour
+        except WhereError as error:
+            raise click.UsageError(str(error)) from error
     exclude = read_exclusions(options["exclude"]) if options["exclude"] else frozenset[str]()
     return Selection(options["splits"], options["categories"], options["where"], exclude, options["sample"])
 
@@ -218,56 +249,87 @@ def _context(text: str) -> Context:
     try:
         return float(text)
     except ValueError as error:
-        raise click.BadParameter(
-            f"{text} is no share. Use a number such as 0.1, fmow or fmow-as-run.", param_hint="--context"
-        ) from error
+        message = f'"{text}" is no share.{did_you_mean(text, get_args(FmowContext))} Use a number such as 0.1, fmow or fmow-as-run.'
+        raise click.BadParameter(message, param_hint="--context") from error
 
 
 @main.command("caption")
 @shards_argument
 @caption_options
 @workers_option
-def caption_command(shard_directory: str, caption_fields: tuple[str, ...], style: str, workers: int) -> None:
-    """Write other captions into SHARDS (default out/shards), in place.
+@output_options
+def caption_command(shard_directory: str, caption_fields: tuple[str, ...], style: str, workers: int, output: Output) -> None:
+    """Rewrite the captions of SHARDS (default out/shards) in place.
 
-    Needs nothing but the shards. Stopped anywhere and run again, it finishes; until then the trainer refuses the shards.
+    Only the shards are needed. If it is interrupted, the same command goes on where it stopped; until then the trainer refuses
+    the shards.
 
     \b
     Example:
       satmip-data caption --fields gsd,time,loc
       satmip-data caption out/shards --fields all --style sentence
     """
-    with failures(), tracking.progress_bar() as show, kept():
+    with failures(), tracking.progress_bar(output.quiet) as show, kept():
         dataset = recaption.recaption(shard_directory, CaptionRewrite(caption_fields, style), workers, show)
-    display.show_captions(Console(), dataset)
+    display.show_captions(output, dataset)
+    output.document({"shards": without_secrets(shard_directory), **dataset["caption"]})
+    output.next(*_next_of(shard_directory, dataset))
 
 
 @main.command("validate")
 @shards_argument
 @workers_option
-def validate_command(shard_directory: str, workers: int) -> None:
-    """Prove that SHARDS (default out/shards) hold what they say; exit 1 with a list of what does not.
+@output_options
+def validate_command(shard_directory: str, workers: int, output: Output) -> None:
+    """Check that SHARDS (default out/shards) hold what dataset.json says; list the problems and exit with 1 if there are any.
 
-    Checks hashes, counts, end-of-archive blocks, image sizes, schemas, captions, features, GSD out = GSD in x window / chip,
-    footprints, the index and the rejects, and that the train split has mean 0 and deviation 1.
+    Checked are hashes, counts, ends of archives, image sizes, schemas, captions, features, GSD (that of the scene x window /
+    chip), footprints, the index, the rejects, and that features of the train split have mean 0 and deviation 1.
 
     \b
     Example:
       satmip-data validate out/shards
     """
-    with failures(), tracking.progress_bar() as show:
+    with failures(), tracking.progress_bar(output.quiet) as show:
         report = validate.validate(shard_directory, workers, show)
-    display.show_report(Console(), report)
+    display.show_report(output, report)
+    output.document(display.report_summary(without_secrets(shard_directory), report))
     if report.problems:
         raise click.exceptions.Exit(1)
+    output.next(f"satmip-data inspect {quote(without_secrets(shard_directory))}")
+
+
+@main.command("rejects")
+@shards_argument
+@click.option("--reason", type=Choice(REASONS, "reason", metavar="REASON"), help="Show only rejects with this reason.")
+@click.option("--examples", type=click.IntRange(0), default=3, show_default=True, help="Examples of each reason.")
+@output_options
+def rejects_command(shard_directory: str, reason: str | None, examples: int, output: Output) -> None:
+    """List what gave no sample when SHARDS (default out/shards) were built: by reason, with examples.
+
+    \b
+    Example:
+      satmip-data rejects out/shards
+      satmip-data rejects out/shards --reason image_unreadable --examples 20
+      satmip-data rejects out/shards --json
+    """
+    shown = without_secrets(shard_directory)
+    with failures():
+        rows = display.read_rejects(shard_directory, dataset_module.read_dataset(Store(shard_directory)))
+    found = display.rejects_by_reason((row for row in rows if reason in (None, row["reason"])), examples)
+    counts = {name: group["count"] for name, group in found.items()}
+    display.show_rejects(output, counts, result=True)
+    display.show_examples(output, found)
+    output.document({"shards": shown, "rejects": sum(counts.values()), "reasons": found})
+    output.next(f"satmip-data inspect {quote(shown)}")
 
 
 @main.command("inspect")
 @shards_argument
-@click.option("--split", help="Show the fields and samples of this split alone.")
+@split_option("--split", shards="shard_directory", help="Show the fields and samples of this split only.")
 @click.option("--samples", type=click.IntRange(0), default=3, show_default=True, help="Samples to print.")
 @click.option(
-    "--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Also draw a contact sheet of chips with captions, as PNG."
+    "--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Also draw chips with their captions into this PNG file."
 )
 @click.option("--chips", type=click.IntRange(1), default=24, show_default=True, help="Chips on the sheet.")
 @click.option(
@@ -275,10 +337,11 @@ def validate_command(shard_directory: str, workers: int) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Also write a page to explore the samples: a map, charts that filter each other, chips. It opens without a network.",
 )
+@output_options
 def inspect_command(
-    shard_directory: str, split: str | None, samples: int, sheet: Path | None, chips: int, html: Path | None
+    shard_directory: str, split: str | None, samples: int, sheet: Path | None, chips: int, html: Path | None, output: Output
 ) -> None:
-    """Print what SHARDS (default out/shards) hold: counts, ranges, missing fields, rejects, samples.
+    """Show what SHARDS (default out/shards) hold: counts, ranges of the fields, missing values, rejects, samples.
 
     \b
     Example:
@@ -286,46 +349,55 @@ def inspect_command(
       satmip-data inspect out/shards --sheet out/sheet.png
       satmip-data inspect out/shards --split train
     """
-    console = Console()
+    shown = without_secrets(shard_directory)
     with failures():
         dataset = dataset_module.read_dataset(Store(shard_directory))
-        display.show_dataset(console, without_secrets(shard_directory), dataset)
-        display.show_fields(console, shard_directory, dataset, split)
-        display.show_samples(console, shard_directory, dataset, samples, split)
+        ranges = display.field_ranges(shard_directory, display.read_index(shard_directory, dataset, split))
+        firsts = display.first_samples(shard_directory, dataset, samples, split)
+        display.show_dataset(output, shown, dataset)
+        display.show_fields(output, ranges)
+        display.show_samples(output, firsts)
         if sheet is not None:
-            display.write_sheet(shard_directory, dataset, sheet, chips, split)
-            click.echo(f"Contact sheet: {sheet}")
+            display.write_sheet(display.first_samples(shard_directory, dataset, chips, split), sheet)
+            output.text(f"Contact sheet: {sheet}")
         if html is not None:
             from satmip_data.explorer.page import write_page  # late: it needs the templates
 
             write_page(shard_directory, html, split)
-            click.echo(f"Page: {html} ({html.stat().st_size / 1e6:.1f} MB). Open it in a browser.")
+            output.text(f"Page: {html} ({html.stat().st_size / 1e6:.1f} MB). Open it in a browser.")
+    listed = [{"key": key, "caption": caption} for key, _, caption in firsts]
+    output.document({**display.summary(shown, dataset), "fields": ranges, "samples": listed})
+    output.next(*_next_of(shard_directory, dataset))
 
 
 @main.command("fields")
-def fields_command() -> None:
-    """Print the 15 metadata fields with aliases, units and columns.
+@output_options
+def fields_command(output: Output) -> None:
+    """List the metadata fields with their aliases, units and columns.
 
     \b
     Example:
       satmip-data fields
     """
-    display.show_field_table(Console())
+    display.show_field_table(output)
+    output.document(display.field_table())
+    output.next("satmip-data caption --help")
 
 
 @main.command("demo")
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the world.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the world.")
 @click.option(
     "--places",
     type=click.IntRange(2 * len(CLASSES)),
     default=PLACES,
     show_default=True,
-    help="Places on Earth, each seen one to three times.",
+    help="Number of places on Earth, each seen one to three times.",
 )
 @workers_option
-def demo_command(out: Path, seed: int, places: int, workers: int) -> None:
-    """Write a small world to OUT: a made-up archive in fMoW's own form, whose pictures follow from their metadata.
+@output_options
+def demo_command(out: Path, seed: int, places: int, workers: int, output: Output) -> None:
+    """Write a small made-up archive to OUT, in the layout of fMoW. What its images show follows from their metadata.
 
     \b
     Example:
@@ -337,5 +409,8 @@ def demo_command(out: Path, seed: int, places: int, workers: int) -> None:
     except (ValueError, OSError, DataError) as error:
         raise click.ClickException(str(error)) from error
     counts = ", ".join(f"{count:,} {split}" for split, count in summary.images.items())
-    click.echo(f"{out}: {counts} images of {counted(summary.places, 'place')}, {counted(len(summary.classes), 'class')}")
-    click.echo(f"Next: satmip-data build {quote(str(out))} out/shards")
+    output.text(f"{out}: {counts} images of {summary.places} places, {len(summary.classes)} classes")
+    output.document({"out": out, "images": summary.images, "places": summary.places, "classes": summary.classes})
+    output.next(f"satmip-data build {quote(str(out))} out/shards")
+    if output.quiet:
+        output.result(out)

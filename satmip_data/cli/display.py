@@ -2,22 +2,19 @@
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from satmip_data.cli.sheet import contact_sheet
-from satmip_data.errors import BuildError
+from satmip_data.errors import BuildError, cause
+from satmip_data.execution.output import Output
 from satmip_data.metadata.checks import FLAGS
 from satmip_data.metadata.fields import ALIASES, FIELDS
-from satmip_data.names import counted
+from satmip_data.names import counted, unknown_name
 from satmip_data.pipeline.build import BuildPlan, count_flags
 from satmip_data.pipeline.estimate import Estimate
 from satmip_data.records import REASONS, Sample
@@ -30,63 +27,62 @@ if TYPE_CHECKING:
     import pandas as pd
 
 APPLIED = {
-    "offset": "Sentinel-2: the declared offset was applied, so limits of --stretch mean the same for all baselines",
-    "scale and offset": "Declared scale and offset were applied: limits of --stretch are physical units",
+    "offset": "The offset that Sentinel-2 declares was applied, so that --stretch means the same for all baselines",
+    "scale and offset": "The declared scale and offset were applied: the limits of --stretch are physical units",
 }
-"""What was done with the values that rasters declare, as `dataset.json` calls it -> what is said of it."""
+"""Name in `dataset.json` of how declared scales and offsets were used -> the sentence about it."""
 
 _NOT_COUNTED = "their tokens are not counted: no CLIP tokenizer is installed"
+_SIGNS = {"degree": "°", "percent": "%"}
+FIRST = 3
+"""Rejects that a build shows."""
 
 
-def _table(*columns: str, title: str = "") -> Table:
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, justify="right" if column.startswith("#") else "left", overflow="fold")
-    return table
+def summary(out: str, dataset: dict[str, Any]) -> dict[str, Any]:
+    """Return what `show_dataset` prints, for `--json`."""
+    names = ("splits", "size", "classes", "caption", "flags", "rejects")
+    return {
+        "shards": out, "source": dataset["source"]["name"], **{name: dataset[name] for name in names},
+        "dropped": dataset.get("dropped", {}),
+    }  # fmt: skip
 
 
-def show_dataset(console: Console, out: str, dataset: dict[str, Any]) -> None:
+def show_dataset(output: Output, out: str, dataset: dict[str, Any]) -> None:
     """Print splits, shards, classes, captions and rejects."""
-    table = _table("split", "# samples", "# shards", "# MB")
+    output.text(f"{out}: {dataset['source']['name']}, {counted(len(dataset['classes']), 'class')}", bold=True)
+    rows = []
     for split, entry in dataset["splits"].items():
         size = sum(shard["bytes"] for shard in dataset["shards"] if shard["split"] == split)
-        table.add_row(split, f"{entry['samples']:,}", f"{entry['shards']:,}", f"{size / 1e6:,.1f}")
-    console.print(
-        f"[bold]{escape(out)}[/bold]: {dataset['source']['name']}, {counted(len(dataset['classes']), 'class')}", highlight=False
-    )
-    console.print(table)
-    show_no_train(console, dataset["splits"])
-    show_captions(console, dataset)
-    show_dropped(console, dataset.get("dropped", {}))
-    show_flags(console, dataset["flags"])
+        rows.append((split, f"{entry['samples']:,}", f"{entry['shards']:,}", f"{size / 1e6:,.1f}"))
+    output.table(("split", "# samples", "# shards", "# MB"), rows)
+    warn_of_no_train(output, dataset["splits"])
+    show_captions(output, dataset)
+    show_dropped(output, dataset.get("dropped", {}))
+    show_flags(output, dataset["flags"])
     if (applied := dataset.get("scaling", {}).get("applied")) in APPLIED:
-        console.print(APPLIED[applied], markup=False, highlight=False)
-    show_rejects(console, dataset["rejects"])
-    if dataset["rejects"]:
-        console.print(
-            f"What was found of each is in {out.rstrip('/')}/rejects.parquet", markup=False, highlight=False, soft_wrap=True
-        )
+        output.text(f"{APPLIED[applied]}.")
+    show_rejects(output, dataset["rejects"])
 
 
-def show_no_train(console: Console, splits: Collection[str]) -> None:
+def warn_of_no_train(output: Output, splits: Collection[str]) -> None:
     """Warn where no split is named train: there is then nothing to standardize by."""
     if TRAIN not in splits:
-        console.print(
-            f"[yellow]no split is called {TRAIN}: features stay as they are (mean 0, deviation 1) and these shards cannot be "
-            f"trained on. Name the splits with --split-file or --shares[/yellow]"
+        output.warn(
+            f"No split is called {TRAIN}, so features are not standardized and these shards cannot be trained on. "
+            "Name the splits with --split-file or --shares."
         )
 
 
-def show_captions(console: Console, dataset: dict[str, Any]) -> None:
+def show_captions(output: Output, dataset: dict[str, Any]) -> None:
     """Print fields, style and the longest caption."""
     caption = dataset["caption"]
     longest = caption["longest"]
     length = f"the longest has {longest['tokens']} tokens ({longest['key']})" if longest is not None else _NOT_COUNTED
-    console.print(f"Captions: {', '.join(caption['fields'])}, {caption['style']}; {length}", markup=False, highlight=False)
+    output.text(f"Captions: {', '.join(caption['fields'])}, {caption['style']}; {length}")
     if unknown := _unknown_fields(dataset):
-        console.print(f"[yellow]no sample of {TRAIN} knows {', '.join(unknown)}[/yellow]", highlight=False)
+        output.warn(f"No sample of the split {TRAIN} knows {', '.join(unknown)}.")
     if caption["empty"]:
-        console.print(f"[yellow]Empty captions, of samples that know none of these fields: {caption['empty']:,}[/yellow]")
+        output.warn(f"{counted(caption['empty'], 'caption')} without text: their samples know none of these fields.")
 
 
 def _unknown_fields(dataset: dict[str, Any]) -> list[str]:
@@ -96,72 +92,139 @@ def _unknown_fields(dataset: dict[str, Any]) -> list[str]:
     return [name for name in dataset["caption"]["fields"] if name not in known] if TRAIN in dataset["splits"] else []
 
 
-def show_rejects(console: Console, rejects: dict[str, int]) -> None:
+def show_rejects(output: Output, rejects: Mapping[str, int], result: bool = False) -> None:
     """Print the count of every reason for which a scene or box gave no sample."""
     if not rejects:
-        console.print("Rejects: none")
+        output.text("Rejects: none")
         return
-    table = _table("# rejects", "reason", "meaning")
-    for reason, count in rejects.items():
-        table.add_row(f"{count:,}", reason, REASONS[reason])
-    console.print(table)
+    rows = [(reason, f"{count:,}", REASONS[reason]) for reason, count in rejects.items()]
+    output.table(("reason", "# rejects", "meaning"), rows, result=result)
 
 
-def show_plan(console: Console, plan: BuildPlan, expected: Estimate) -> None:
+def read_rejects(out: str, dataset: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of `rejects.parquet`.
+
+    Raises:
+        BuildError: it is missing or damaged.
+    """
+    rows: list[dict[str, Any]] = read_table(Store(out), dataset, "rejects.parquet").to_pylist()
+    return rows
+
+
+def show_first_rejects(output: Output, out: str, dataset: dict[str, Any]) -> None:
+    """Print the first rejects of a build, and how to see the rest."""
+    if not dataset["rejects"]:
+        return
+    for row in read_rejects(out, dataset)[:FIRST]:
+        output.text(f"  {row['path']}: {row['message']}")
+    if sum(dataset["rejects"].values()) > FIRST:
+        output.text(f"All rejects: satmip-data rejects {quote(out)}")
+
+
+def rejects_by_reason(rows: Iterable[Mapping[str, Any]], examples: int) -> dict[str, Any]:
+    """Return count, meaning and the first examples of each reason, the most frequent first."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["reason"], []).append(row)
+    return {
+        reason: {
+            "count": len(group),
+            "meaning": REASONS.get(reason, ""),
+            "examples": [{name: row[name] for name in ("path", "key", "message")} for row in group[:examples]],
+        }
+        for reason, group in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+    }
+
+
+def show_examples(output: Output, reasons: Mapping[str, Any]) -> None:
+    """Print the examples of each reason below its name."""
+    for reason, found in reasons.items():
+        if found["examples"]:
+            output.text(f"{reason}, {len(found['examples'])} of {found['count']:,}", bold=True)
+        for example in found["examples"]:
+            output.text(f"  {example['path']}: {example['message']}")
+
+
+def plan_summary(plan: BuildPlan, expected: Estimate) -> dict[str, Any]:
+    """Return what `show_plan` prints, for `--json`."""
+    return {
+        "splits": _planned(plan),
+        "classes": list(plan.classes),
+        "dropped": plan.dropped,
+        "flags": count_flags(sample for shard in plan.shards for sample in shard.samples),
+        "rejects": rejects_by_reason((_row(reject) for reject in plan.index.rejects), 1),
+        "bytes": expected.bytes,
+        "seconds": expected.seconds,
+        "problems": [_row(problem) for problem in expected.problems],
+    }
+
+
+def _planned(plan: BuildPlan) -> dict[str, dict[str, int]]:
+    splits: dict[str, dict[str, int]] = {}
+    for shard in sorted(plan.shards, key=lambda shard: shard.split):
+        entry = splits.setdefault(shard.split, {"samples": 0, "shards": 0})
+        entry["samples"] += len(shard.samples)
+        entry["shards"] += 1
+    return splits
+
+
+def _row(reject: Any) -> dict[str, Any]:
+    return {name: getattr(reject, name) for name in ("path", "key", "reason", "message")}
+
+
+def show_plan(output: Output, plan: BuildPlan, expected: Estimate) -> None:
     """Print what a build would write, how long it would take, and the problems known before it starts."""
-    table = _table("split", "# samples", "# shards")
-    for split in sorted({shard.split for shard in plan.shards}):
-        chosen = [shard for shard in plan.shards if shard.split == split]
-        table.add_row(split, f"{sum(len(shard.samples) for shard in chosen):,}", f"{len(chosen):,}")
-    console.print(f"Would build, with {counted(len(plan.classes), 'class')}:")
-    console.print(table)
-    show_no_train(console, {shard.split for shard in plan.shards})
-    show_dropped(console, plan.dropped)
-    show_flags(console, count_flags(sample for shard in plan.shards for sample in shard.samples))
+    output.text(f"Would build, with {counted(len(plan.classes), 'class')}:", bold=True)
+    splits = _planned(plan)
+    rows = [(split, f"{entry['samples']:,}", f"{entry['shards']:,}") for split, entry in splits.items()]
+    output.table(("split", "# samples", "# shards"), rows)
+    warn_of_no_train(output, splits)
+    show_dropped(output, plan.dropped)
+    show_flags(output, count_flags(sample for shard in plan.shards for sample in shard.samples))
     reasons = Counter(reject.reason for reject in plan.index.rejects)
-    show_rejects(console, dict(sorted(reasons.items())))
+    show_rejects(output, dict(sorted(reasons.items())))
     firsts = {reject.reason: reject for reject in reversed(plan.index.rejects)}
     for reason in sorted(firsts):
-        console.print(
-            f"First {reason}: {firsts[reason].path}: {firsts[reason].message}", style="yellow", markup=False, highlight=False
-        )
+        output.text(f"First {reason}: {firsts[reason].path}: {firsts[reason].message}", fg="yellow")
     size, time = f"{expected.bytes / 1e6:,.1f} MB", dt.timedelta(seconds=round(expected.seconds))
-    console.print(f"About {size} of shards in {time} (measured on {counted(expected.tried, 'sample')})", highlight=False)
+    output.text(f"About {size} of shards in {time} (measured on {counted(expected.tried, 'sample')})")
     for problem in expected.problems:
-        console.print(f"[yellow]{escape(problem.path)}: {problem.reason}: {escape(problem.message)}[/yellow]", highlight=False)
+        output.text(f"{problem.path}: {problem.reason}: {problem.message}", fg="yellow")
 
 
-def show_named_times(console: Console, samples: Sequence[Sample], most: int = 3) -> None:
+def show_named_times(output: Output, samples: Sequence[Sample], most: int = 3) -> None:
     """Print what was read from some names by --time-pattern."""
     times = {sample.path: sample.metadata.datetime for sample in samples}
     for path, time in list(times.items())[:: max(1, len(times) // most)][:most]:
-        console.print(f"Time of {path}: {'unknown' if time is None else time.isoformat()}", markup=False, highlight=False)
+        output.text(f"Time of {path}: {'unknown' if time is None else time.isoformat()}")
 
 
-def show_dropped(console: Console, dropped: dict[str, int]) -> None:
+def show_dropped(output: Output, dropped: dict[str, int]) -> None:
     """Print how many samples the selection leaves out."""
     for option, count in dropped.items():
-        console.print(f"Left out by --{option}: {counted(count, 'sample')}", highlight=False)
+        output.text(f"Left out by --{option}: {counted(count, 'sample')}")
 
 
-def show_flags(console: Console, flags: dict[str, int]) -> None:
+def show_flags(output: Output, flags: dict[str, int]) -> None:
     """Print the count of every oddity of the records, where there is one."""
     if flags:
-        table = _table("# flagged", "flag", "meaning")
-        for flag, count in flags.items():
-            table.add_row(f"{count:,}", flag, FLAGS[flag])
-        console.print(table)
+        output.table(("flag", "# flagged", "meaning"), [(flag, f"{count:,}", FLAGS[flag]) for flag, count in flags.items()])
 
 
-def show_report(console: Console, report: Report) -> None:
+def report_summary(out: str, report: Report) -> dict[str, Any]:
+    """Return what `show_report` prints, for `--json`."""
+    problems = [{"where": problem.where, "check": problem.check, "message": problem.message} for problem in report.problems]
+    return {"shards": out, "samples": report.samples, "shard_files": report.shards, "problems": problems}
+
+
+def show_report(output: Output, report: Report) -> None:
     """Print the problems found, or that there are none."""
     if report.problems:
-        table = _table("where", "check", "problem")
-        for problem in report.problems:
-            table.add_row(escape(_printable(problem.where)), problem.check, escape(_printable(problem.message)))
-        console.print(table)
-    verdict = f"[red]{counted(len(report.problems), 'problem')}[/red]" if report.problems else "[green]no problem[/green]"
-    console.print(f"{counted(report.samples, 'sample')} in {counted(report.shards, 'shard')} checked: {verdict}", highlight=False)
+        rows = [(_printable(problem.where), problem.check, _printable(problem.message)) for problem in report.problems]
+        output.table(("where", "check", "problem"), rows, result=True)
+    verdict = counted(len(report.problems), "problem") if report.problems else "no problem"
+    checked = f"{counted(report.samples, 'sample')} in {counted(report.shards, 'shard')} checked"
+    output.text(f"{checked}: {verdict}", fg="red" if report.problems else "green")
 
 
 def _printable(text: str) -> str:
@@ -169,27 +232,56 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def show_fields(console: Console, out: str, dataset: dict[str, Any], split: str | None = None) -> None:
-    """Print of each field how often it is missing and its range, over one split or all, from the index.
+def read_index(out: str, dataset: dict[str, Any], split: str | None = None) -> "pd.DataFrame":
+    """Return the index of one split or all.
 
     Raises:
         BuildError: the index cannot be read, or there is no such split.
     """
-    index = read_table(Store(out), dataset, "index.parquet")
     if split not in (None, *dataset["splits"]):
-        raise BuildError(f'There is no split "{split}" in {out}. Use --split with one of: {", ".join(dataset["splits"])}')
+        raise BuildError(unknown_name("split", str(split), dataset["splits"], out))
+    index = read_table(Store(out), dataset, "index.parquet")
     with _readable(out, "index.parquet"):
         frame = index.to_pandas(use_threads=False)
-        _show_fields(console, frame if split is None else frame[frame["split"] == split])
+        return frame if split is None else frame[frame["split"] == split]
 
 
-def _show_fields(console: Console, frame: "pd.DataFrame") -> None:
-    table = _table("field", "unit", "# missing", "smallest", "median", "largest", "# values")
-    for field in FIELDS:
-        known = frame[field.name].dropna()
-        for label, values in _components(field.name, known):
-            table.add_row(label, field.unit, f"{len(frame) - len(known):,}", *_range(values), f"{values.nunique():,}")
-    console.print(table)
+def field_ranges(out: str, frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Return of each field, in parts where it has several numbers, how often it is missing, its range and its values."""
+    with _readable(out, "index.parquet"):
+        return [
+            {
+                "field": label,
+                "unit": field.unit,
+                "missing": len(frame) - len(known),
+                **dict(zip(("smallest", "median", "largest"), _range(values), strict=True)),
+                "values": int(values.nunique()),
+                "frequent": _frequent(values) if field.columns[0].kind == "categorical" else {},
+            }
+            for field in FIELDS
+            for known in [frame[field.name].dropna()]
+            for label, values in _components(field.name, known)
+        ]
+
+
+def _frequent(values: "pd.Series[Any]", most: int = 3) -> dict[str, int]:
+    return {str(value): int(count) for value, count in values.value_counts().head(most).items()}
+
+
+def show_fields(output: Output, ranges: Iterable[Mapping[str, Any]]) -> None:
+    """Print of each field how often it is missing, and its range or its most frequent values."""
+    numbers, words = [], []
+    for found in ranges:
+        missing, values = f"{found['missing']:,}", f"{found['values']:,}"
+        if found["frequent"]:
+            frequent = ", ".join(f"{value} ({count:,})" for value, count in found["frequent"].items())
+            words.append((found["field"], missing, values, frequent))
+        else:
+            limits = [found[name] or "" for name in ("smallest", "median", "largest")]
+            numbers.append((found["field"], _SIGNS.get(found["unit"], found["unit"]), missing, *limits, values))
+    output.table(("field", "unit", "# missing", "smallest", "median", "largest", "# values"), numbers)
+    if words:
+        output.table(("field", "# missing", "# values", "most frequent"), words)
 
 
 def _components(name: str, known: "pd.Series[Any]") -> list[tuple[str, "pd.Series[Any]"]]:
@@ -199,16 +291,16 @@ def _components(name: str, known: "pd.Series[Any]") -> list[tuple[str, "pd.Serie
     return [(name, known.map(lambda v: "-".join(map(str, v))) if name == "wavelengths" else known)]
 
 
-def _range(values: "pd.Series[Any]") -> tuple[str, str, str]:
+def _range(values: "pd.Series[Any]") -> tuple[str | None, str | None, str | None]:
     if values.empty:
-        return "", "", ""
+        return None, None, None
     import pandas as pd  # late: it takes a third of a second, and help needs none of it
 
     if pd.api.types.is_datetime64_any_dtype(values):
         return tuple(f"{value:%Y-%m-%d %H:%M:%S}" for value in (values.min(), values.quantile(0.5), values.max()))  # type: ignore[return-value]
     if pd.api.types.is_numeric_dtype(values):
-        return f"{values.min():.6g}", f"{values.median():.6g}", f"{values.max():.6g}"
-    return escape(str(values.min())), "", escape(str(values.max()))
+        return f"{values.min():.5g}", f"{values.median():.5g}", f"{values.max():.5g}"
+    return str(values.min()), None, str(values.max())
 
 
 @contextmanager
@@ -219,11 +311,11 @@ def _readable(out: str, name: str) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
-        raise BuildError(f"{name} is damaged: {type(error).__name__}: {error}. Run: satmip-data validate {quote(out)}") from error
+        raise BuildError(f"{name} is damaged: {cause(error)}. Run: satmip-data validate {quote(out)}") from error
 
 
-def _first_samples(out: str, dataset: dict[str, Any], count: int, split: str | None) -> list[tuple[str, bytes, str]]:
-    """Return key, chip and caption of the first samples."""
+def first_samples(out: str, dataset: dict[str, Any], count: int, split: str | None = None) -> list[tuple[str, bytes, str]]:
+    """Return key, chip and caption of the first samples; shards are shuffled, so they are a fair draw."""
     samples: list[tuple[str, bytes, str]] = []
     for shard in dataset["shards"]:
         if len(samples) >= count:
@@ -236,22 +328,32 @@ def _first_samples(out: str, dataset: dict[str, Any], count: int, split: str | N
     return samples
 
 
-def show_samples(console: Console, out: str, dataset: dict[str, Any], count: int, split: str | None = None) -> None:
-    """Print key and caption of the first samples."""
-    for key, _, caption in _first_samples(out, dataset, count, split):
-        console.print(f"[bold]{escape(key)}[/bold]  {escape(caption)}", highlight=False)
+def show_samples(output: Output, samples: Iterable[tuple[str, bytes, str]]) -> None:
+    """Print key and caption of samples."""
+    for key, _, caption in samples:
+        output.text(f"{key}  {caption}")
 
 
-def write_sheet(out: str, dataset: dict[str, Any], path: Path, count: int, split: str | None = None) -> None:
-    """Draw the first chips with their captions; shards are shuffled, so they are a fair draw."""
+def write_sheet(samples: Sequence[tuple[str, bytes, str]], path: Path) -> None:
+    """Draw chips with their captions."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(_first_samples(out, dataset, count, split)).save(path, "PNG")
+    contact_sheet(samples).save(path, "PNG")
 
 
-def show_field_table(console: Console) -> None:
+def field_table() -> list[dict[str, Any]]:
+    """Return the table of fields, for `--json`."""
+    return [
+        {"field": field.name, "aliases": list(field.aliases), "unit": field.unit, "columns": [c.name for c in field.columns],
+         "meaning": field.about}
+        for field in FIELDS
+    ]  # fmt: skip
+
+
+def show_field_table(output: Output) -> None:
     """Print the table of fields."""
-    table = _table("field", "alias", "unit", "columns", "meaning")
-    for field in FIELDS:
-        table.add_row(field.name, ", ".join(field.aliases), field.unit, ", ".join(c.name for c in field.columns), field.about)
-    console.print(table)
-    console.print(f"Groups: angles = {', '.join(ALIASES['angles'])}; all = all {len(FIELDS)}", highlight=False)
+    rows = [
+        (row["field"], ", ".join(row["aliases"]), _SIGNS.get(row["unit"], row["unit"]), ", ".join(row["columns"]), row["meaning"])
+        for row in field_table()
+    ]
+    output.table(("field", "alias", "unit", "columns", "meaning"), rows, result=True)
+    output.text(f"Groups: angles = {', '.join(ALIASES['angles'])}; all = all {len(FIELDS)}")

@@ -1,15 +1,20 @@
 """Options and arguments that several commands share."""
 
 import dataclasses
+import json
 import os
+import textwrap
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 import click
+from click.shell_completion import CompletionItem
 
 from satmip_data.errors import DataError, cause, install, missing_package
+from satmip_data.execution.choices import Name, complete_list
 from satmip_data.imagery.decoders import FORMER
 from satmip_data.metadata import fields
 from satmip_data.metadata.captions import STYLES
@@ -32,8 +37,21 @@ class DecoderChoice(click.Choice[str]):
         return super().convert(value, param, ctx)
 
 
+def splits_of(shards: str) -> list[str]:
+    """Return the splits of a shard directory on this machine; the usual ones where it cannot be read."""
+    try:
+        return list(json.loads((Path(shards) / "dataset.json").read_text())["splits"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ["train", "val", "test"]
+
+
+def split_option(*names: str, shards: str = "shards", **settings: Any) -> Callable[[Command], Command]:
+    """Return an option that takes the name of a split, which a shell completes from the shards that the option `shards` names."""
+    return click.option(*names, type=Name(lambda ctx: splits_of(ctx.params.get(shards) or DEFAULT_SHARDS), "SPLIT"), **settings)
+
+
 class FieldList(click.ParamType[tuple[str, ...]]):
-    """A comma-separated list of fields, as "gsd,time,loc"."""
+    """A comma-separated list of fields, such as "gsd,time,loc"."""
 
     name = "FIELDS"
 
@@ -46,23 +64,27 @@ class FieldList(click.ParamType[tuple[str, ...]]):
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the ways to go on with the last name of the list."""
+        return complete_list([*fields.BY_NAME, *fields.ALIASES], incomplete)
+
 
 def workers_option(command: Command) -> Command:
     """`--workers`, with one meaning everywhere."""
     # Of a job that a scheduler binds to some cores, only these; not every system tells them.
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    option = click.option("--workers", type=click.IntRange(1), default=count, show_default="all cores", help="Processes.")
+    option = click.option("--workers", type=click.IntRange(1), default=count, show_default="all cores", help="Number of processes.")
     return option(command)
 
 
 def caption_options(command: Command) -> Command:
     """`--fields` and `--style`, the same for `build` and `caption`."""
     command = click.option(
-        "--style", type=click.Choice(list(STYLES)), default="key-value", show_default=True, help="How captions are written."
+        "--style", type=click.Choice(list(STYLES)), default="key-value", show_default=True, help="Style of the captions."
     )(command)
     return click.option(
         "--fields", "caption_fields", type=FieldList(), default="gsd,time,loc", show_default=True,
-        help="Fields of the captions, by name or alias (see: satmip-data fields).",
+        help="Fields of the captions, by name or alias. All fields: satmip-data fields",
     )(command)  # fmt: skip
 
 
@@ -80,17 +102,45 @@ def source_options(command: Command) -> Command:
     for name, uses in reversed(owners.items()):
         kind = _option_type(typing.get_type_hints(SOURCES[uses[0][0]])[name])
         form: dict[str, Any] = {"is_flag": True} if kind is bool else {"type": kind}
-        command = click.option(f"--{name.replace('_', '-')}", name, default=None, help=_option_help(uses), **form)(command)
+        command = click.option(
+            f"--{name.replace('_', '-')}", name, default=None, help=_option_help(uses), cls=SourceOption,
+            sources=tuple(owner for owner, _ in uses), **form,
+        )(command)  # fmt: skip
     return command
+
+
+class SourceOption(click.Option):
+    """An option of some sources; the help of a `SourceCommand` shows it under their names."""
+
+    def __init__(self, *arguments: Any, sources: tuple[str, ...], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.sources = sources
+
+
+class SourceCommand(click.Command):
+    """A command whose help shows the options of each source after those of all."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under headings."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for param in self.get_params(ctx):
+            heading = f"Options of {', '.join(param.sources)}" if isinstance(param, SourceOption) else "Options"
+            if (record := param.get_help_record(ctx)) is not None:
+                sections.setdefault(heading, []).append(record)
+        for heading, records in sections.items():
+            with formatter.section("\n".join(textwrap.wrap(heading, formatter.width - 1))):
+                formatter.write_dl(records)
 
 
 def _option_help(uses: list[tuple[str, dataclasses.Field[Any]]]) -> str:
     """Return one text for an option of several sources: those that mean the same by it are named together."""
     owners: dict[str, list[str]] = {}
     for owner, field in uses:
-        default = {"": "none", False: "off"}.get(field.default, field.default)
-        owners.setdefault(f"default {default}] {field.metadata['help']}", []).append(owner)
-    return "; ".join(f"[{', '.join(names)}, {text}" for text, names in owners.items())
+        default = "" if field.default == "" or field.default is False else f"  [default: {field.default}]"
+        text = str(field.metadata["help"])
+        owners.setdefault(f"{text[0].upper()}{text[1:]}.{default}", []).append(owner)
+    first, *others = owners.items()
+    return "  ".join([first[0], *(f"For {', '.join(names)}: {text}" for text, names in others)])
 
 
 def _option_type(annotation: Any) -> Any:
@@ -104,7 +154,11 @@ def make_source(name: str, options: dict[str, Any]) -> Source:
     given = {key: value for key, value in options.items() if value is not None}
     known = {field.name for field in dataclasses.fields(SOURCES[name])}
     for key in sorted(given.keys() - known):
-        raise click.UsageError(f"--{key.replace('_', '-')} is not an option of the source {name!r}; name another with --source.")
+        owners = [other for other, source in SOURCES.items() if key in {field.name for field in dataclasses.fields(source)}]
+        raise click.UsageError(
+            f'--{key.replace("_", "-")} is not an option of the source "{name}". Name its source: --source '
+            f"{' or '.join(owners[:3])}"
+        )
     try:
         return SOURCES[name](**given)
     except ValueError as error:
@@ -133,9 +187,9 @@ def failures() -> Iterator[None]:
 def limit_options(command: Command) -> Command:
     """`--max-unpacked`, `--max-scans` and `--max-windows`: what one file may take."""
     for name, default, text in (
-        ("--max-windows", DEFAULT.windows, "Reject rasters with more windows on the grid."),
-        ("--max-scans", DEFAULT.scans, "Reject JPEGs with more scans; each takes as long as a whole image."),
-        ("--max-unpacked", DEFAULT.unpacked, "Megabytes that a member of an archive, or a compressed table, may unpack to."),
+        ("--max-windows", DEFAULT.windows, "Reject rasters with more windows than this on their grid."),
+        ("--max-scans", DEFAULT.scans, "Reject JPEGs with more scans than this; each takes as long to decode as an image."),
+        ("--max-unpacked", DEFAULT.unpacked, "Refuse members of archives, and tables, that unpack to more megabytes than this."),
     ):
         command = click.option(name, type=click.IntRange(1), default=default, show_default=True, help=text)(command)
     return command
@@ -145,24 +199,30 @@ def selection_options(command: Command) -> Command:
     """`--split`, `--category`, `--where`, `--exclude`, `--sample`: which samples are taken."""
     command = click.option(
         "--sample", type=click.IntRange(1), metavar="N",
-        help="Take N samples, drawn from --seed so that each class of each split keeps its share.",
+        help="Keep N samples, drawn with --seed so that each class of each split keeps its share.",
     )(command)  # fmt: skip
     command = click.option(
-        "--exclude", default="", metavar="FILE", help="Leave out the samples whose keys or paths FILE lists, one a line."
+        "--exclude", default="", metavar="FILE", help="Leave out the samples whose keys or paths stand in FILE, one per line."
     )(command)
     command = click.option(
         "--where", default="", metavar="CONDITION",
-        help='Take the samples for which it holds, as "cloud_cover < 30 and year >= 2015": columns of the index.',
+        help='Keep only samples that meet this condition, for example "cloud_cover < 30 and year >= 2015".',
     )(command)  # fmt: skip
-    command = click.option("--category", "categories", multiple=True, help="Take this class; may be given several times.")(command)
-    return click.option("--split", "splits", multiple=True, help="Take this split; may be given several times.")(command)
+    command = click.option("--category", "categories", multiple=True, metavar="CLASS", help="Keep only this class. Repeatable.")(
+        command
+    )
+    return split_option("--split", "splits", help="Keep only this split. Repeatable.", multiple=True)(command)
 
 
 def engine_options(command: Command) -> Command:
     """`--engine` and `--ray-address`."""
     command = click.option(
-        "--ray-address", help="Of a Ray cluster, as auto or ray://host:10001; without it one is started here."
+        "--ray-address", help="Address of a Ray cluster: auto, or ray://host:10001.  [default: one started here]"
     )(command)  # fmt: skip
     return click.option(
-        "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Processes here, or Ray."
+        "--engine",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="Run on processes of this machine, or on Ray.",
     )(command)

@@ -10,18 +10,16 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from textwrap import wrap
 from typing import Any, Literal, TypeVar
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 UNBOUNDED = 100_000
 """Columns of a pipe, in which nothing is wrapped."""
-GAP = 2
-"""Spaces between two columns of a table."""
+GAP = "  "
+"""What stands between two columns of a table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Output:
     def text(self, line: str, **style: Any) -> None:
         """Print a line as it is, however long, in click's style (`fg`, `bold`); a terminal wraps it itself."""
         if self.mode == "text":
-            click.secho(line, **style)
+            click.echo(click.style(line, **style) if style else line)
 
     def warn(self, line: str) -> None:
         """Print a warning on standard error, also with `-q`."""
@@ -81,21 +79,38 @@ def shown_width() -> int:
 
 
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str, width: int) -> str:
-    """Return a table as lines no wider than `width` where its names and numbers allow that; nothing is ever cut."""
+    """Return a table as lines no wider than `width` where its words allow that: none is ever cut or divided."""
+    heads = [name.removeprefix("# ") for name in columns]
+    cells = list(zip(heads, *rows, strict=True))
+    natural = [max(map(len, column)) for column in cells]
     whole = [number == 0 or name.startswith("# ") for number, name in enumerate(columns)]
-    least = sum(
-        max(len(word) for row in (columns, *rows) for word in ([row[number]] if whole[number] else row[number].split() or [""]))
-        for number in range(len(columns))
-    )
-    table = Table(title=escape(title) or None, title_justify="left", box=None, pad_edge=False, padding=(0, GAP, 0, 0))
-    for name, kept in zip(columns, whole, strict=True):
-        table.add_column(escape(name), justify="right" if name.startswith("# ") else "left", no_wrap=kept, overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console = Console(width=max(width, least + GAP * len(columns)), highlight=False, color_system=None)
-    with console.capture() as lines:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in lines.get().splitlines())
+    least = [
+        size if kept else max(len(word) for cell in column for word in cell.split() or [""])
+        for column, size, kept in zip(cells, natural, whole, strict=True)
+    ]
+    widths = _fitted(natural, least, width - len(GAP) * (len(columns) - 1))
+    lines = [title] if title else []
+    for row in (heads, *rows):
+        parts = [wrap(cell, size, break_long_words=False, break_on_hyphens=False) for cell, size in zip(row, widths, strict=True)]
+        for number in range(max(map(len, parts), default=0) or 1):
+            words = [part[number] if number < len(part) else "" for part in parts]
+            placed = (
+                word.rjust(size) if name.startswith("# ") else word.ljust(size)
+                for word, size, name in zip(words, widths, columns, strict=True)
+            )
+            lines.append(GAP.join(placed).rstrip())
+    return "\n".join(lines)
+
+
+def _fitted(natural: list[int], least: list[int], room: int) -> list[int]:
+    """Return widths of columns whose sum is at most `room`, taken from the widest first, or as near as the least ones allow."""
+    widths = list(natural)
+    while sum(widths) > room:
+        loose = [number for number, (size, smallest) in enumerate(zip(widths, least, strict=True)) if size > smallest]
+        if not loose:
+            break
+        widths[max(loose, key=lambda number: widths[number])] -= 1
+    return widths
 
 
 def output_options(command: Command) -> Command:

@@ -48,13 +48,13 @@ def describe(progress: Progress, rate: float) -> str:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Show]:
-    """Give a function that shows how far the work has come, with rate and time left, on standard error."""
+def progress_bar(hidden: bool = False) -> Iterator[Show]:
+    """Give a function that shows how far the work has come, with rate and time left, on standard error; `hidden`, nothing."""
     columns = (
         TextColumn("{task.description:>8}"), BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Bars(*columns, console=Console(stderr=True)) as bars:
+    with Bars(*columns, console=Console(stderr=True), disable=hidden) as bars:
         rows: dict[str, Any] = {}
         speeds = Speeds()
 

@@ -248,7 +248,7 @@ def _spelled_as(before: dict[str, Any] | None, intent: dict[str, Any]) -> dict[s
     source, old = dict(intent["source"]), before["source"]
     if same_place(source["root"], old["root"]):
         source["root"] = old["root"]
-    places = {name: old["options"][name] for name in ("metadata", "split_file") if old["options"].get(name)}
+    places = {name: old["options"][name] for name in ("metadata", "split_file", "images") if old["options"].get(name)}
     same = {name: place for name, place in places.items() if same_place(place, source["options"].get(name, ""))}
     return {**intent, "source": {**source, "options": {**source["options"], **same}}}
 

@@ -39,12 +39,15 @@ class DealtSplits:
 
     shares: str = field(
         default="",
-        metadata={"help": "shares of the splits where nothing names them, dealt from --split-seed, as train=60,val=20,test=20"},
+        metadata={"help": "shares of the splits, such as train=60,val=20,test=20, where neither folders nor lists name them"},
     )
     split_file: str = field(
-        default="", metadata={"help": "lists of the splits: JSON, CSV, text, or a folder of lists named train, val, test"}
+        default="",
+        metadata={
+            "help": "file that names the samples of each split (JSON, CSV or text), or a folder of lists named train, val, test"
+        },
     )
-    split_seed: int = field(default=0, metadata={"help": "of the dealing of splits"})
+    split_seed: int = field(default=0, metadata={"help": "seed that deals samples to the splits of --shares"})
 
     def __post_init__(self) -> None:
         """Refuse options no build can have."""
@@ -91,15 +94,15 @@ class Archive(DealtSplits, ImageFiles):
     bands: str = field(
         default="auto",
         metadata={
-            "help": "bands of a raster for red, green and blue, from 1, as 4,3,2; auto takes those that it names, all of three, "
-            "and 4,3,2 of the 12 or 13 of Sentinel-2"
+            "help": "bands for red, green and blue, counted from 1, such as 4,3,2. auto takes the bands that the raster names so, "
+            "or all of three, or 4,3,2 of Sentinel-2's 12 or 13"
         },
     )
     stretch: str = field(
         default="none",
         metadata={
-            "help": "how a raster's values become 8-bit: none (they are), minmax:LOW,HIGH (the same for all), percentile or "
-            "percentile:LOW,HIGH (of each band over the whole raster; 2,98 where not given)"
+            "help": "how a raster's values become 8 bits: none (they already are), minmax:LOW,HIGH (the same for all rasters), or "
+            "percentile:LOW,HIGH (of each band over the whole raster; percentile alone is 2,98)"
         },
     )
     apply_scale: bool = field(
@@ -169,8 +172,8 @@ class NamedImages(Archive):
     allow_outside: bool = field(
         default=False,
         metadata={
-            "help": "read images at absolute paths, .. and file:// that lead out of SOURCE; without it, what data name lies below "
-            f"SOURCE or at a URL of {', '.join(REMOTE)}",
+            "help": "also read images outside SOURCE: at absolute paths, .. and file://. Without it, images lie below SOURCE or "
+            f"at a URL of {', '.join(REMOTE)}",
             "recorded": "if given",
         },
     )

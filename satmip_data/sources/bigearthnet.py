@@ -89,10 +89,12 @@ class BigEarthNet(DealtSplits):
     default_size: ClassVar[int | None] = None
     default_shares: ClassVar[str] = "train=50,val=25,test=25"
 
-    nomenclature: Literal["19", "43"] = field(default="19", metadata={"help": "classes: 19 (2020) or the 43 of CORINE level 3"})
+    nomenclature: Literal["19", "43"] = field(
+        default="19", metadata={"help": "number of classes: 19 (of 2020), or 43 (CORINE level 3)"}
+    )
     stretch: str = field(
         default="minmax:0,2000",
-        metadata={"help": "how values become 8-bit; the default is that of ESA's own true-colour images of Level-2A"},
+        metadata={"help": "how values become 8 bits; the default is that of ESA's true-colour images of Level-2A"},
     )
 
     def __post_init__(self) -> None:

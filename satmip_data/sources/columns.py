@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from satmip_data.geometry import georeference_from_bounds, signed_area, unwrap
+from satmip_data.geometry import georeference_from_bounds, signed_area, unwrap, wrap_longitude
 from satmip_data.names import counted, written
 from satmip_data.records import Georeference, Ring
 from satmip_data.sources.base import InvalidError, azimuth, check_lonlat, parse_lonlat_ring, parse_time
@@ -106,6 +106,21 @@ ALIASES = {
     "latitude": "lat",
 }
 """STAC's prefixed names and long forms -> our columns."""
+
+
+def centre(cells: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return longitude and latitude of an image's centre, of its bbox or of its geometry's bounds; None without any of them.
+
+    Raises:
+        InvalidError: they are no place on Earth.
+    """
+    if {"lon", "lat"} <= cells.keys():
+        return wrap_longitude(cells["lon"]), cells["lat"]
+    # The bounds as an image of one pixel.
+    if (pixel := from_bounds(cells, 1, 1)) is None:
+        return None
+    east, _, left, _, south, top = pixel.affine
+    return wrap_longitude(left + east / 2), top + south / 2
 
 
 def from_bounds(cells: Mapping[str, Any], width: int, height: int) -> Georeference | None:

@@ -59,14 +59,13 @@ class GeoTiff(Archive):
     name: ClassVar[str] = "geotiff"
     licence: ClassVar[str] = "as the rasters' own"
 
-    tile: int = field(
-        default=256, metadata={"help": "side of the boxes of the grid in pixels; the last ones are moved back inside"}
-    )
+    tile: int = field(default=256, metadata={"help": "side of the grid's tiles in pixels; the last ones are moved back inside"})
     time_tag: str = field(
-        default=TIME_TAG, metadata={"help": "tag of a raster that holds its time of acquisition, UTC (as TIFFTAG_DATETIME)"}
+        default=TIME_TAG, metadata={"help": "tag of a raster with its time of acquisition in UTC, such as TIFFTAG_DATETIME"}
     )
     time_pattern: str = field(
-        default="", metadata={"help": "time of acquisition, UTC, in the name of a file, as %Y%m%dT%H%M%S; goes before the tag"}
+        default="",
+        metadata={"help": "pattern of the time of acquisition (UTC) in a file's name, such as %Y%m%dT%H%M%S; it wins over the tag"},
     )
 
     def __post_init__(self) -> None:

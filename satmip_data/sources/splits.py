@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
 from satmip_data.errors import cause
+from satmip_data.geometry import wrap_longitude
 from satmip_data.storage.store import Store
 
 FOLDERS = {
@@ -53,25 +54,38 @@ def parse_shares(text: str) -> dict[str, float]:
     return {name: value / total for name, value in shares.items()}
 
 
-def deal(strata: Mapping[str, str], shares: Mapping[str, float], seed: int = 0) -> dict[str, str]:
+def deal(
+    strata: Mapping[str, str], shares: Mapping[str, float], seed: int = 0, sizes: Mapping[str, int] | None = None
+) -> dict[str, str]:
     """Deal names to splits by their shares, each stratum alike: the same split for a name on any machine and version.
 
     Stratum by stratum the names are shuffled, and each goes to the split that lags most behind its share. The counts are thus
-    exact to within one over all names, and nearly so in each stratum.
+    exact to within one over all names (with `sizes`: to within the largest), and nearly so in each stratum.
 
     Args:
         strata: name -> what is to stand in all splits alike, as its class.
         shares: split -> its share; they sum to 1.
         seed: of the shuffle.
+        sizes: name -> how many samples it stands for; by default 1.
     """
     counts = dict.fromkeys(shares, 0)
-    out = {}
-    ordered = sorted(strata, key=lambda name: (strata[name], _digest(seed, name)))
-    for dealt, name in enumerate(ordered, 1):
+    out, dealt = {}, 0
+    for name in sorted(strata, key=lambda name: (strata[name], _digest(seed, name))):
+        size = 1 if sizes is None else sizes[name]
+        dealt += size
         split = max(shares, key=lambda split: shares[split] * dealt - counts[split])
-        counts[split] += 1
+        counts[split] += size
         out[name] = split
     return out
+
+
+def block_of(longitude: float, latitude: float, degrees: float) -> str:
+    """Return the name of the block of so many degrees of longitude and latitude that a point on Earth lies in.
+
+    Blocks are counted from 180 W and 90 S, so that none lies on both sides of a meridian or parallel that is one's border.
+    """
+    column, row = (math.floor(value / degrees) for value in (wrap_longitude(longitude) + 180.0, latitude + 90.0))
+    return f"block/{column}/{row}"
 
 
 def _digest(seed: int, name: str) -> bytes:

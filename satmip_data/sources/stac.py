@@ -72,10 +72,8 @@ class Stac(NamedImages):
     name: ClassVar[str] = "stac"
     licence: ClassVar[str] = "as the items' own (their license property)"
 
-    asset: str = field(default="", metadata={"help": "key of the asset that is read, where an item has several images"})
-    tile: int = field(
-        default=256, metadata={"help": "side of the boxes of the grid in pixels; the last ones are moved back inside"}
-    )
+    asset: str = field(default="", metadata={"help": "key of the asset to read, where an item has several images"})
+    tile: int = field(default=256, metadata={"help": "side of the grid's tiles in pixels; the last ones are moved back inside"})
 
     def __post_init__(self) -> None:
         """Refuse options no build can have."""

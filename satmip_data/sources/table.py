@@ -29,6 +29,7 @@ from satmip_data.geometry import WGS84, distance, wrap_longitude
 from satmip_data.imagery.chips import ImageError
 from satmip_data.names import PICTURES, ends_with, secret_digest, unknown_name, unsigned, without_secrets
 from satmip_data.records import Aoi, Georeference, Metadata, Sample, Scene, Window
+from satmip_data.sources import splits
 from satmip_data.sources.archive import (
     ImageHead,
     NamedImages,
@@ -46,7 +47,7 @@ from satmip_data.sources.base import (
     Item,
     LayoutError,
 )
-from satmip_data.sources.columns import ALIASES, COLUMNS, SEE_COLUMNS, fills, from_bounds
+from satmip_data.sources.columns import ALIASES, COLUMNS, SEE_COLUMNS, centre, fills, from_bounds
 from satmip_data.sources.splits import name_split
 from satmip_data.storage import limits
 from satmip_data.storage.locations import archive_url
@@ -78,16 +79,33 @@ class Table(NamedImages):
     name: ClassVar[str] = "table"
     licence: ClassVar[str] = "as the images' own"
 
-    table: str = field(default="", metadata={"help": "the table's name, where SOURCE is its folder"})
-    columns: str = field(default="", metadata={"help": "columns that have other names, as image=filepath,category=label"})
-    extra_columns: Literal["error", "ignore"] = field(
-        default="error", metadata={"help": "what to do about columns that are none of the known ones"}
+    table: str = field(default="", metadata={"help": "name of the table, where SOURCE is its folder"})
+    columns: str = field(default="", metadata={"help": "columns with other names, such as image=filepath,category=label"})
+    extra_columns: Literal["error", "ignore"] = field(default="error", metadata={"help": "what to do about unknown columns"})
+    images: str = field(
+        default="",
+        metadata={
+            "help": "folder, zip file or URL that the paths of images are relative to; by default the table's folder",
+            "recorded": "if given",
+        },
+    )
+    block_degrees: float = field(
+        default=0.0,
+        metadata={
+            "help": "keep blocks of so many degrees of longitude and latitude in one split, so that no test image lies near one "
+            "learned from",
+            "recorded": "if given",
+        },
     )
 
     def __post_init__(self) -> None:
         """Refuse options no build can have."""
         super().__post_init__()
         self._renamed()
+        if not 0.0 <= self.block_degrees <= 90.0:
+            raise ValueError(f"--block-degrees is {self.block_degrees:g}. Use a number of degrees up to 90, as 2")
+        if self.block_degrees and self.split_file:
+            raise ValueError("--block-degrees and --split-file both decide the splits. Leave one of them out")
 
     def _renamed(self) -> dict[str, str]:
         pairs = [part.partition("=") for part in self.columns.split(",") if part.strip()]
@@ -110,8 +128,12 @@ class Table(NamedImages):
         # A user's lists name images; else a place stays in one split.
         places = [_cell(row, "place", called[image]) for row, image in zip(rows, images, strict=True)]
         names = images if self.split_file else places
-        strata = {name: _cell(row, "category", "") for name, row in zip(names, rows, strict=True)}
-        split = self.deal_splits(strata, {} if self.split_file else _named_splits(names, rows))
+        if self.block_degrees:
+            names = _blocks(names, rows, self.block_degrees)
+            split = self._deal_blocks(names, rows)
+        else:
+            strata = {name: _cell(row, "category", "") for name, row in zip(names, rows, strict=True)}
+            split = self.deal_splits(strata, {} if self.split_file else _named_splits(names, rows))
         stems = {name: stem(name or "row") for name in called.values()}
         keys = unique_keys({name: make_key(_bare(path)) for name, path in stems.items()})
         own = unique_keys({name: make_key(path) for name, path in stems.items()})
@@ -136,6 +158,17 @@ class Table(NamedImages):
             )
         return folder or ("/" if root.startswith("/") else "."), name
 
+    def _image_root(self, root: str) -> str:
+        return self.images or self._split_root(root)[0]
+
+    def _deal_blocks(self, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
+        """Return the split of each block: in shares of the rows, not of the blocks, which hold unequal numbers of them."""
+        if any(row.get("split") is not None for row in rows):
+            raise LayoutError("The column split and --block-degrees both decide the splits. Leave the option or the column out.")
+        sizes = Counter(names)
+        shares = splits.parse_shares(self.shares or self.default_shares)
+        return dict(splits.deal(dict.fromkeys(sizes, ""), shares, self.split_seed, sizes))
+
     def _named(self, name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Give the columns their names; all rows have the same."""
         found = list(rows[0]) if rows else []
@@ -148,8 +181,8 @@ class Table(NamedImages):
         extra = [column for column, ours in names.items() if ours not in COLUMNS]
         if extra and self.extra_columns == "error":
             raise LayoutError(
-                f"{unknown_name('column', extra[0], COLUMNS, name, SEE_COLUMNS)} Rename it, as --columns category={extra[0]}, or "
-                "leave such columns out: --extra-columns ignore"
+                f"{unknown_name('column', extra[0], COLUMNS, name)} Rename it, as --columns category={extra[0]}, or "
+                f"leave such columns out: --extra-columns ignore. All columns: {SEE_COLUMNS}"
             )
         ours = set(names.values())
         if "image" not in ours:
@@ -175,7 +208,7 @@ class Table(NamedImages):
             cells = {name: COLUMNS[name](name, value) for name, value in row.items() if value is not None}
             if not item.image:
                 raise InvalidError("The row names no image: its cell is empty")
-            head = self._head(self._split_root(root)[0], item.image, cells)
+            head = self._head(self._image_root(root), item.image, cells)
             return [_scene(item.image, cells, head)]
         except (ImageError, OSError, ValueError, ArithmeticError) as error:
             return [failure(item, error, key)]
@@ -188,13 +221,36 @@ class Table(NamedImages):
 
     def read_chip(self, root: str, sample: Sample, size: tuple[int, int], max_pixels: int) -> Image.Image:
         """Read the image of a row. See `Source.read_chip`."""
-        return super().read_chip(self._split_root(root)[0], sample, size, max_pixels)
+        return super().read_chip(self._image_root(root), sample, size, max_pixels)
 
 
 def _cell(row: Mapping[str, Any], column: str, default: str) -> str:
     """Return the text of a cell, which may be the number 0; `default` where it is missing."""
     value = row.get(column)
     return default if value is None else str(value)
+
+
+def _blocks(names: Sequence[str], rows: Sequence[Mapping[str, Any]], degrees: float) -> list[str]:
+    """Return the block that each row lies in; a row of no known location keeps its own name.
+
+    Raises:
+        LayoutError: no row has a location.
+    """
+    found = [_block(row, degrees) for row in rows]
+    if not any(found):
+        raise LayoutError(
+            "--block-degrees needs locations, and no row of the table has lon and lat, bbox or geometry. Add them, or leave it out."
+        )
+    return [block or name for block, name in zip(found, names, strict=True)]
+
+
+def _block(row: Mapping[str, Any], degrees: float) -> str | None:
+    cells = {name: row[name] for name in ("lon", "lat", "bbox", "geometry") if row.get(name) is not None}
+    try:
+        point = centre({name: COLUMNS[name](name, value) for name, value in cells.items()})
+    except InvalidError:
+        return None  # the row becomes a reject when it is read
+    return None if point is None else splits.block_of(*point, degrees)
 
 
 def _named_splits(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:

@@ -63,17 +63,15 @@ class Xbd(ImageFiles):
     name: ClassVar[str] = "xbd"
     licence: ClassVar[str] = "CC BY-NC-SA 4.0"
 
-    tile: int = field(
-        default=256, metadata={"help": "side of the boxes of the grid in pixels; the last ones are moved back inside"}
-    )
+    tile: int = field(default=256, metadata={"help": "side of the grid's tiles in pixels; the last ones are moved back inside"})
     label: Literal["buildings", "none"] = field(
-        default="buildings", metadata={"help": "class of a box: none, few (1 to 9) or many buildings; or no class at all"}
+        default="buildings", metadata={"help": "class of a tile: none, few (1 to 9) or many buildings; or no class"}
     )
     val_fraction: float = field(
-        default=0.2, metadata={"help": "share of the places that become the val split, where no folders name the splits"}
+        default=0.2, metadata={"help": "share of the places that go to the val split, where no folders name the splits"}
     )
     max_residual: float = field(
-        default=1.0, metadata={"help": "metres by which a building corner may miss the fitted georeference; else no_georeference"}
+        default=1.0, metadata={"help": "most metres by which a building's corner may miss the fitted georeference"}
     )
 
     def __post_init__(self) -> None:

@@ -106,6 +106,30 @@ def segment_command(
     common.show(result, per_class, path)
 
 
+@click.command("location")
+@options(*common.SPLITS)
+@_count("--k", 5, "Nearest locations that vote.")
+@options(common.PER_CLASS, common.out_folder(common.RESULTS))
+def location_command(k: int, per_class: bool, out: Path | None, **others: Any) -> None:
+    """Classify by the nearest locations, without a picture: what the place alone tells.
+
+    A model that only recognises places can reach this much. Where it is high, split by place: satmip-data build --block-degrees.
+    Prints a table and writes location.json.
+
+    \b
+    Example:
+      satmip-eval location --shards out/shards --test-split test
+    """
+    from satmip_train.evaluation import location
+    from satmip_train.evaluation.evaluate import result_folder, write_result
+
+    with common.errors(), common.make_protocol(**others, device="cpu") as protocol:
+        out = result_folder(out, common.RESULTS, protocol.described, "location")
+        result = location.locate(protocol, location.Settings(k))
+        path = write_result(result, out)
+    common.show(result, per_class, path)
+
+
 @click.command("retrieve")
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=common.RUN)
 @click.option("--shards", required=True, help="Shard directory: a local path or an fsspec URL.")
@@ -276,4 +300,4 @@ def neighbours_command(
     click.echo(out)
 
 
-COMMANDS = [finetune_command, segment_command, retrieve_command, read_command, embed_command, neighbours_command]
+COMMANDS = [finetune_command, segment_command, location_command, retrieve_command, read_command, embed_command, neighbours_command]

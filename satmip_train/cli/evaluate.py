@@ -34,7 +34,7 @@ def main() -> None:
 
 @main.command()
 @click.argument("runs", metavar="[RUN]...", nargs=-1, type=common.RUN)
-@options(*common.PROTOCOL, common.BACKBONES, *common.EXTERNAL, common.LARGER_IMAGES, *common.KNN)
+@options(*common.PROTOCOL, common.BACKBONES, *common.EXTERNAL, common.LARGER_IMAGES, common.LABEL_SHARE, *common.KNN)
 @options(common.PER_CLASS, common.out_folder(common.RESULTS))
 def knn(runs: tuple[Path, ...], ks: tuple[int, ...], fixed_k: int, temperature: float, **others: Any) -> None:
     """Classify by the nearest neighbours: macro-F1 and top-1 (mAP in multi-label sets) of each RUN, a folder of satmip-train.
@@ -53,7 +53,7 @@ def knn(runs: tuple[Path, ...], ks: tuple[int, ...], fixed_k: int, temperature: 
 
 @main.command()
 @click.argument("runs", metavar="[RUN]...", nargs=-1, type=common.RUN)
-@options(*common.PROTOCOL, common.BACKBONES, *common.EXTERNAL, common.LARGER_IMAGES)
+@options(*common.PROTOCOL, common.BACKBONES, *common.EXTERNAL, common.LARGER_IMAGES, common.LABEL_SHARE)
 @click.option(
     "--modality",
     type=click.Choice(get_args(Modality)),
@@ -90,7 +90,8 @@ def _evaluate(runs: tuple[Path, ...], probe: "Probe", *, out: Path | None, per_c
 
     names, files, size = (others.pop(name) for name in ("externals", "weights", "external_size"))
     with common.errors(), common.make_protocol(**others) as protocol:
-        out = result_folder(out, common.RESULTS, protocol.described, type(probe).__name__.lower(), protocol.modality)
+        kind, share = type(probe).__name__.lower(), protocol.label_share
+        out = result_folder(out, common.RESULTS, protocol.described, kind, protocol.modality, share=share)
         protocol = replace(protocol, folder=out)
         runs = (*runs, *common.install_externals(names, files, size, out))
         with common.show_progress(common.samples_of(protocol)) as progress:

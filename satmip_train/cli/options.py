@@ -129,6 +129,13 @@ LARGER_IMAGES = click.option(
     show_default=True,
     help="Resize images larger than a view to one, or keep their size, as the paper; a ViT's positions are resampled.",
 )
+LABEL_SHARE = click.option(
+    "--label-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Learn from this share of the train labels: of each class, at least one, drawn by the seed of the run.",
+)
 PER_CLASS = click.option("--per-class", is_flag=True, help="Print a table of single classes too.")
 
 

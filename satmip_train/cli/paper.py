@@ -4,22 +4,24 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from satmip_data.names import counted, without_secrets
 from satmip_train.cli import options as common
 from satmip_train.cli.options import options
+from satmip_train.cli.real import reproduce_real
 from satmip_train.config import resolve
 from satmip_train.data.dataset import open_dataset
 from satmip_train.errors import UsageError
 from satmip_train.evaluation_sets import evaluation_sets, set_named
 from satmip_train.files import write_atomically
-from satmip_train.paper import figures
+from satmip_train.paper import figures, real
 from satmip_train.paper.fill import Budget, Filled, fill
 from satmip_train.paper.formats import FORMATS, as_text, trace
 from satmip_train.paper.layout import FIGURE_3, FULL_EPOCHS, SHARED, TABLES, recipe_settings, table_layout
@@ -37,7 +39,9 @@ from satmip_train.paper.reproduce import (
 )
 from satmip_train.paper.scores import read_budget, read_scores, read_trainings
 
-_MODULES = {"satmip-train": "satmip_train", "satmip-eval": "satmip_train.cli.evaluate"}
+_TARGETS = (*TARGETS, real.TARGET)
+_OF_REAL = {"target", "execute", "launcher", "data", "seeds", "train_options", "eval_options", "recipe_base", "out"}
+_MODULES = {"satmip-data": "satmip_data", "satmip-train": "satmip_train", "satmip-eval": "satmip_train.cli.evaluate"}
 _RUNS = click.option(
     "--runs",
     "folders",
@@ -186,8 +190,13 @@ def figure(number: str, shards: str | None, split: str, out: Path, **others: Any
 
 
 @click.command()
-@click.argument("target", metavar=f"[{'|'.join(TARGETS)}]", type=click.Choice(TARGETS, case_sensitive=False))
-@click.option("--shards", required=True, help="Shard directory to train on; with classes, it is evaluated as fmow too.")
+@click.argument("target", metavar=f"[{'|'.join(_TARGETS)}]", type=click.Choice(_TARGETS, case_sensitive=False))
+@click.option("--shards", help="Shard directory to train on; with classes, it is evaluated as fmow too.")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="real: folder of EuroSAT_RGB.zip, eurosat/ and planesnet/ (docs/reproduce.md), instead of --shards.",
+)
 @click.option("--eval-shards", multiple=True, metavar="SET=SHARDS", help=f"Shards to evaluate on: {', '.join(evaluation_sets())}.")
 @click.option(
     "--budget",
@@ -212,17 +221,33 @@ def figure(number: str, shards: str | None, split: str, out: Path, **others: Any
 @click.option("--rate", type=common.Positive(), help="Samples/s of training, to estimate the time.")
 @click.option("--run", "execute", is_flag=True, help="Run the commands instead of printing them, and fill the table at the end.")
 @options(common.out_folder("out/reproduce"))
-def reproduce(target: str, execute: bool, launcher: tuple[str, ...], rate: float | None, **others: Any) -> None:
+@click.pass_context
+def reproduce(
+    context: click.Context,
+    target: str,
+    execute: bool,
+    launcher: tuple[str, ...],
+    rate: float | None,
+    data: Path | None,
+    **others: Any,
+) -> None:
     """Print the commands that fill a table of the paper, or run them one after the other.
 
     What is finished is left out, so the same command goes on where it was stopped. It stops at the first command that fails.
+    "real" is no table of the paper: SimCLR, SatMIP and SatMIPS on EuroSAT and PlanesNet with real metadata (docs/results.md).
 
     \b
     Example:
       satmip-eval reproduce 2 --shards out/fmow --eval-shards eurosat=out/eurosat --run
       satmip-eval reproduce 5 --shards out/shards --budget tiny --seeds 0 --run
+      satmip-eval reproduce real --data data --out out/real --run
     """
     target = target.lower()
+    if target == real.TARGET:
+        _reproduce_real(context, execute, launcher, data, others)
+        return
+    if others["shards"] is None or data is not None:
+        raise click.UsageError('Missing option --shards; --data is for the target "real".')
     with common.errors():
         request = _request(**others)
         listed = commands_of(target, request)
@@ -240,6 +265,21 @@ def reproduce(target: str, execute: bool, launcher: tuple[str, ...], rate: float
         if target == FIGURE_3:
             for path in figures.draw_convergence(filled, request.out / "figures"):
                 click.echo(path)
+
+
+def _reproduce_real(
+    context: click.Context, execute: bool, launcher: tuple[str, ...], data: Path | None, others: Mapping[str, Any]
+) -> None:
+    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if foreign := sorted(given - _OF_REAL):
+        option = f"--{foreign[0].replace('_', '-')}"
+        raise click.UsageError(f'{option} is for the tables of the paper. Leave it out for the target "real".')
+    if data is None:
+        raise click.UsageError("Missing option --data: a folder with EuroSAT_RGB.zip, eurosat/ and planesnet/ (docs/reproduce.md).")
+    names = ("out", "seeds", "train_options", "eval_options")
+    request = real.Request(data, recipe=others["recipe_base"] or real.RECIPE, **{name: others[name] for name in names})
+    with common.errors():
+        reproduce_real(request, execute, lambda command, place: _execute(command, launcher, place), context.find_root().command)
 
 
 def _request(

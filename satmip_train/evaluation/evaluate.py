@@ -52,6 +52,8 @@ class Protocol:
     """Below it the features of these are kept."""
     larger_images: Larger = "resize"
     """Whether images larger than a view keep their size, see `models.evaluated_size`."""
+    label_share: float = 1.0
+    """Share of the train labels that a probe learns from, see `few_labels`."""
 
     def __post_init__(self) -> None:
         """Check that a probe can be tested on these splits.
@@ -124,7 +126,31 @@ def split_features(model: Model, protocol: Protocol, progress: Callable[[int], N
     """
     train, test = (_features(model, protocol, shards, split, progress) for shards, split in protocol.splits)
     check_labels(protocol, train.labels, test.labels)
+    if protocol.label_share < 1.0:
+        # Another draw for each seed, so that the spread over seeds is also that of the draw.
+        kept = few_labels(train.labels, protocol.label_share, model.settings.seed)
+        train = Features(train.vectors[kept], train.labels[kept], train.keys[kept])
     return train, test
+
+
+def few_labels(labels: npt.NDArray[Any], share: float, seed: int) -> npt.NDArray[np.int64]:
+    """Draw the samples whose labels a probe may learn from: of each class its share, rounded, and at least one.
+
+    Of samples with several labels the draw does not look at these.
+    NOTE[DIFF] The paper learns from all labels.
+
+    Args:
+        labels: of the train split, see `Features.labels`
+        share: above 0, at most 1
+        seed: of the draw
+
+    Returns:
+        Their numbers, ascending: (n,).
+    """
+    rng = np.random.default_rng(seed)
+    classes = labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
+    groups = [np.flatnonzero(classes == name) for name in np.unique(classes)]
+    return np.sort(np.concatenate([rng.permutation(group)[: max(1, round(share * len(group)))] for group in groups]))
 
 
 def check_labels(protocol: Protocol, *labels: npt.NDArray[Any]) -> None:
@@ -164,11 +190,12 @@ def evaluate(runs: Sequence[Path], protocol: Protocol, probe: Probe, progress: P
     Raises:
         UsageError: the runs, the shards and the probe do not fit together.
     """
-    probe, notes = probe.fit_to(sum(shard.samples for shard in protocol.train.split(protocol.train_split)))
-    results, metric = [], ""
+    results, metric, notes = [], "", tuple[str, ...]()
     for model in protocol_models(runs, protocol):
         progress(model.name, 0)
         train, test = split_features(model, protocol, lambda samples, name=model.name: progress(name, samples))  # type: ignore[misc]
+        probe, said = probe.fit_to(len(train.vectors))
+        notes = notes or said
         found = probe(train, test, protocol.train.classes, protocol.device)
         metric = primary_metric(protocol.train.source, test.labels)
         results.append({**describe_model(model), "features": train.vectors.shape[1], **found})
@@ -188,11 +215,12 @@ def assemble(
         results: one a model
         notes: what a reader must know
     """
+    few = {} if protocol.label_share == 1.0 else {"label_share": protocol.label_share}
     return {
         "probe": probe,
         "modality": protocol.modality,
         "metric": metric,
-        "settings": {**settings, "precision": protocol.precision, "larger_images": protocol.larger_images},
+        "settings": {**settings, "precision": protocol.precision, "larger_images": protocol.larger_images, **few},
         **protocol.described,
         "classes": len(protocol.train.classes),
         "models": results,
@@ -286,7 +314,7 @@ def check_result(path: Path, **parts: Result) -> None:
 
 
 def result_folder(
-    typed: Path | None, base: str, parts: dict[str, Result], probe: str, modality: str = "image", name: str = ""
+    typed: Path | None, base: str, parts: dict[str, Result], probe: str, modality: str = "image", name: str = "", share: float = 1.0
 ) -> Path:
     """Return the folder that a result is written to, and check before anything is computed that it holds none on other samples.
 
@@ -297,17 +325,18 @@ def result_folder(
         probe: whose result it is, see `files.result_path`
         modality: of the features
         name: of the set; "" for that of the folder of the shards that are tested
+        share: of the train labels
 
     Raises:
         UsageError: the folder that was typed holds a result on other samples.
     """
     if typed is not None:
-        check_result(result_path(typed, probe, modality), **parts)
+        check_result(result_path(typed, probe, modality, share), **parts)
         return typed
     name = name or set_name(parts["test"]["shards"])
     for folder in (name, f"{name}-{parts['test']['split']}"):  # another split, or another set whose folder has the same name
         with suppress(UsageError):
-            check_result(result_path(Path(base, folder), probe, modality), **parts)
+            check_result(result_path(Path(base, folder), probe, modality, share), **parts)
             return Path(base, folder)
     samples = json.dumps({part: (known["split"], known["fingerprint"]) for part, known in sorted(parts.items())})
     return Path(base, f"{name}-{hashlib.sha256(samples.encode()).hexdigest()[:8]}")
@@ -329,7 +358,8 @@ def write_result(result: Result, folder: Path) -> Path:
     One that is there and holds models which this one does not is kept beside it, as `knn-1a2b3c4d.json`; `results` reads all of
     them, and of two results of one model the newer.
     """
-    path = result_path(folder, result["probe"], result.get("modality", "image"))
+    share = result["settings"].get("label_share", 1.0)
+    path = result_path(folder, result["probe"], result.get("modality", "image"), share)
     content = json.dumps(result, indent=1).encode()
 
     def write(file: Any) -> None:

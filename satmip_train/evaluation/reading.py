@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.tar import Readers
+from satmip_train.evaluation.constants import best_constant, distances
 from satmip_train.evaluation.evaluate import describe_model, describe_split
 from satmip_train.evaluation.metadata_features import Running
 from satmip_train.evaluation.models import image_features, load_model, metadata_features_of
@@ -69,28 +70,6 @@ def read_records(dataset: Dataset, split: str) -> Records:
     sun = [row.get("sun_elevation_angle") for row in found]
     physical = Physical(*np.array([physical_row(row) for row in found], np.float64).T)
     return Records(physical, np.array([np.nan if value is None else value for value in sun], np.float64))
-
-
-def distances(one: Numbers, other: Numbers, circle: float | None) -> Numbers:
-    """Return how far values lie apart, on a circle of the given length where there is one."""
-    apart = np.abs(one - other)
-    return apart if circle is None else np.minimum(apart % circle, circle - apart % circle)
-
-
-def best_constant(values: Numbers, circle: float | None = None) -> float | None:
-    """Return the smallest median error that one answer to all can have; None where no value is known.
-
-    It is the answer in the middle of the shortest interval that holds half of the values, which none can beat.
-    """
-    known = np.sort(values[np.isfinite(values)])
-    count = len(known)
-    if not count:
-        return None
-    wide = known if circle is None else np.concatenate([known, known + circle])
-    most = count // 2 + 1  # with the last of which the median is reached, also as the mean of two
-    starts = range(len(wide) - most + 1 if circle is None else count)
-    middles = np.array([(wide[i] + wide[i + most - 1]) / 2 for i in starts])
-    return float(min(np.median(distances(known, middle, circle)) for middle in middles))
 
 
 def random_record(truth: Numbers, records: Numbers, circle: float | None = None) -> float | None:

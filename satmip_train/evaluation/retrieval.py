@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from satmip_data.metadata import clock
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.tar import Readers
+from satmip_train.evaluation import constants
 from satmip_train.evaluation.evaluate import describe_model, describe_split
 from satmip_train.evaluation.metadata_features import Running
 from satmip_train.evaluation.models import Model, image_features, load_model, metadata_features_of
@@ -132,6 +133,18 @@ def chance_medians(truth: Physical, seed: int = 0) -> dict[str, float | None]:
     return {name: _median(np.concatenate([draw[name] for draw in draws])) for name in ERRORS}
 
 
+def best_constants(truth: Physical) -> dict[str, float | None]:
+    """Return the smallest median of each error that one answer to all samples has; of locations, one of the samples' own."""
+    ratio = constants.best_constant(np.log(truth.gsd))
+    return {
+        "kilometres": constants.best_place(truth.longitude, truth.latitude),
+        "days": constants.best_constant(truth.day, clock.YEAR_DAYS),
+        "hours": constants.best_constant(truth.hour, clock.DAY_HOURS),
+        "years": constants.best_constant(truth.year),
+        "gsd_ratio": None if ratio is None else float(np.exp(ratio)),
+    }
+
+
 def _median(values: Numbers) -> float | None:
     known = values[np.isfinite(values)]
     return float(np.median(known)) if len(known) else None
@@ -186,6 +199,7 @@ def retrieve(runs: Sequence[Path], dataset: Dataset, split: str, running: Runnin
         "test": describe_split(dataset, split),
         "models": results,
         "chance": {"metrics": chance_metrics(samples), "errors": chance_medians(truth)},
+        "best_constant": best_constants(truth),
         "versions": checkpoint.versions(),
     }
 

@@ -21,7 +21,13 @@ METRICS = {
     "pixel_accuracy": "pixel accuracy",
 }
 """How they are called where they are shown."""
-_PROBES = {"knn": "kNN", "linear": "Linear probe", "finetune": "Fine-tuning", "segment": "Segmentation, linear"}
+_PROBES = {
+    "knn": "kNN",
+    "linear": "Linear probe",
+    "finetune": "Fine-tuning",
+    "segment": "Segmentation, linear",
+    "location": "Location alone",
+}
 _PER_CLASS = {"f1_per_class": "F1", "ap_per_class": "Average precision", "iou_per_class": "IoU"}
 _MODALITIES = {"image": "", "metadata": " of metadata", "both": " of image and metadata"}
 _INTERVAL = "  95% interval"
@@ -107,6 +113,8 @@ def _notes(result: Result) -> tuple[str, ...]:
         f"Learned from {counted(train['samples'], 'sample')} of {train['split']} ({train['shards']}), tested on "
         f"{test['samples']:,} of {test['split']} ({test['shards']}), {result['classes']} classes; in percent."
     ]
+    if "label_share" in settings:
+        notes.append(f"Learned from {100 * settings['label_share']:g} % of these labels, drawn by the seed of the model.")
     notes += _PROTOCOLS.get(result["probe"], _plain_notes)(settings)
     if settings.get("larger_images") == "keep" and result["modality"] != "metadata":
         notes.append("Images larger than a view keep their size, as in the paper, where all have one square size.")
@@ -147,11 +155,16 @@ def _segment_notes(settings: Result) -> list[str]:
     return [f"Our protocol, not the paper's: one linear layer on frozen patch features, AdamW, {epochs}."]
 
 
+def _location_notes(settings: Result) -> list[str]:
+    return [f"Vote of the {settings['k']} nearest locations of the train split, by great-circle distance; no picture is seen."]
+
+
 _PROTOCOLS: dict[str, Callable[[Result], list[str]]] = {
     "knn": _knn_notes,
     "linear": _linear_notes,
     "finetune": _finetune_notes,
     "segment": _segment_notes,
+    "location": _location_notes,
 }
 
 
@@ -182,8 +195,11 @@ def retrieval_tables(result: Result) -> tuple[Table, Table]:
             "Median error of what is found first",
             of_errors,
             tuple(errors(*row) for row in found),
-            (errors(*chance),),
-            (f"0 where it is the right one. {units}.", "Chance: a random sample is found."),
+            (errors("best constant", "", {"errors": result["best_constant"]}), errors(*chance)),
+            (
+                f"0 where it is the right one. {units}.",
+                "Best constant: the one answer to all that errs least. Chance: a random sample is found.",
+            ),
         ),
     )
 

@@ -72,7 +72,7 @@ class Request:
 class Command:
     """One command, and by what one sees that it is done."""
 
-    program: Literal["satmip-train", "satmip-eval"]
+    program: Literal["satmip-data", "satmip-train", "satmip-eval"]
     arguments: tuple[str, ...]
     output: Path
     """Folder of the run, or file of the result."""
@@ -273,6 +273,8 @@ def is_done(command: Command) -> bool:
     Raises:
         UsageError: the folder of a training holds an exported run of other settings, other first weights or other shards.
     """
+    if command.program == "satmip-data":
+        return (command.output / "dataset.json").is_file()  # which a build writes last
     return _is_trained(command) if command.program == "satmip-train" else _is_evaluated(command)
 
 
@@ -285,7 +287,8 @@ def _is_trained(command: Command) -> bool:
     except ValueError:
         return False  # damaged: the training writes both anew
     settings = exported["settings"]
-    there = {**identity(settings), "epochs": settings["epochs"], "seed": settings["seed"]}
+    own = identity(settings)
+    there = {**own, **{name: settings[name] for name in command.settings if name in settings and name not in own}}
     if there != command.settings:
         different = sorted(name for name in {*there, *command.settings} if there.get(name) != command.settings.get(name))
         raise UsageError(f"{run} is not the run that its name says: it has another {', '.join(different)}. Use another --out")
@@ -313,7 +316,7 @@ def _is_evaluated(command: Command) -> bool:
         return False  # damaged
     if any((result[part]["fingerprint"], result[part]["split"]) != shards for part, shards in command.reads.items()):
         return False
-    if result["settings"].get("larger_images", "resize") != option_of(command.arguments, "--larger-images"):
+    if result["settings"].get("larger_images", "resize") != (option_of(command.arguments, "--larger-images") or "resize"):
         return False
     models = result["models"]
     there = {Path(model["run"]) for model in models if model["run"]}

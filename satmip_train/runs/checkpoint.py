@@ -2,8 +2,10 @@
 
 import fcntl
 import json
+import subprocess
 from collections.abc import Collection, Container, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,8 +52,22 @@ _PARTS = ("model", "optimizer", "scaler", "step", "ranks", "settings", "metadata
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that a run's numbers depend on."""
-    return {name: version(name) for name in ("satmip", "torch", "timm", "numpy", "open_clip_torch")}
+    """Return the versions of the packages that a run's numbers depend on; of a git checkout of satmip also its commit."""
+    known = {name: version(name) for name in ("satmip", "torch", "timm", "numpy", "open_clip_torch")}
+    return known if (commit := _commit()) is None else {**known, "commit": commit}
+
+
+@cache
+def _commit() -> str | None:
+    """Return the commit of the checkout that this code is, with -dirty where it was changed since; None where it is none."""
+    command = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        # Within somebody else's repository, as a virtual environment may lie, git would tell of that one.
+        for words in (["ls-files", "--error-unmatch", Path(__file__).name], ["describe", "--always", "--dirty", "--abbrev=12"]):
+            told = subprocess.run([*command, *words], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told
 
 
 def save(run: Path, checkpoint: Checkpoint, name: str = NAME) -> None:

@@ -14,7 +14,6 @@ from satmip_train.errors import UsageError
 from satmip_train.models.metadata_encoders import TextEncoder
 from satmip_train.objectives.base import Objective
 
-
 _M_MMAP_THRESHOLD, _LARGE = -3, 128 * 1024
 """GNU's number of the size, in bytes, from which memory is asked of the system by itself; with one that is set, it stays so."""
 
@@ -117,8 +116,8 @@ def memory_errors() -> Iterator[None]:
 def return_freed_memory() -> None:
     """Have the C library give the memory of large tensors back to the system as soon as they are freed.
 
-    GNU's keeps it otherwise, in pieces between those that live on: with recomputed activations a step then took up to 40 % more than
-    its tensors (docs/benchmarks.md). Elsewhere nothing is changed.
+    GNU's keeps it otherwise, in pieces between those that live on: with recomputed activations a step then took up to 40 % more
+    than its tensors (docs/benchmarks.md). Elsewhere nothing is changed.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)

@@ -8,6 +8,9 @@ import click
 import pytest
 from helpers.doc_blocks import COMMANDS, ROOT, blocks, command_lines, run_blocks
 
+import satmip_data
+import satmip_train
+
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 SMALLER = {
     "satmip-data demo": "--places 24 --workers 1",
@@ -24,8 +27,21 @@ def test_the_tutorial_and_the_page_of_vectors_run(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     run_blocks(ROOT / "docs/tutorial.md", SMALLER)
     run_blocks(ROOT / "docs/howto/vectors.md", SMALLER)
-    for made in ("sheet.png", "runs/satmips/index.html", "report/index.html", "val.parquet", "atlas.parquet"):
+    for made in (
+        "sheet.png",
+        "explorer.html",
+        "runs/satmips/index.html",
+        "report/index.html",
+        "val.parquet",
+        "val.gpkg",
+        "atlas.parquet",
+    ):
         assert (tmp_path / "out" / made).stat().st_size > 1000
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import make_pictures
+
+    shards, encoder = satmip_data.open_shards("out/shards"), satmip_train.load("out/runs/satmips")
+    assert make_pictures.chips(shards["val"]).width == make_pictures.reading(shards, encoder).width > 800
 
 
 def parsed(words: list[str]) -> click.Context:

@@ -65,30 +65,34 @@ class Fmow(ImageFiles):
 
     product: Literal["rgb", "msrgb", "ms"] = field(
         default="rgb",
-        metadata={"help": "rgb is pansharpened (the paper's), msrgb (JPEG) and ms (TIFF) the multispectral grid, 4 times coarser"},
+        metadata={
+            "help": "product: rgb is pansharpened, as in the paper; msrgb (JPEG) and ms (TIFF) are multispectral, 4 times coarser"
+        },
     )
     boxes: Literal["one", "all"] = field(
-        default="one", metadata={"help": "samples of an image with several boxes: one (the largest box) or all"}
+        default="one", metadata={"help": "boxes to take of an image with several: the largest one, or all"}
     )
     metadata: str = field(
         default="",
-        metadata={"help": "ground truth to lay over the images: groundtruth.tar.bz2 as it is, or a tree of its records"},
+        metadata={"help": "ground truth with the full records: groundtruth.tar.bz2, or a folder of its files"},
     )
     false_detections: Literal["drop", "keep"] = field(
-        default="drop", metadata={"help": "boxes of the category false_detection: drop, or keep as a class of their own"}
+        default="drop", metadata={"help": "drop boxes of the category false_detection, or keep them as a class"}
     )
     flagged: Literal["keep", "drop"] = field(
-        default="keep", metadata={"help": "records that fail a physical check: keep, flagged in the index, or drop as rejects"}
+        default="keep",
+        metadata={"help": "keep records that fail a physical check, flagged in the index, or drop them as rejects"},
     )
     tiff_stretch: str = field(
         default="percentile:2,98",
-        metadata={"help": "how a TIFF of more than 8 bits becomes 8-bit: percentile:LOW,HIGH of each band, or minmax:LOW,HIGH"},
+        metadata={"help": "how TIFFs of more than 8 bits become 8 bits: percentile:LOW,HIGH of each band, or minmax:LOW,HIGH"},
     )
 
     listing: Literal["auto", "manifest", "files"] = field(
         default="auto",
         metadata={
-            "help": "how files are found: by manifest.json.bz2, by listing folders; auto takes the former in buckets with one"
+            "help": "how files are found: from manifest.json.bz2, or by listing folders; auto uses a bucket's manifest if it has "
+            "one"
         },
     )
 

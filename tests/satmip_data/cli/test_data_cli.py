@@ -146,9 +146,7 @@ def test_rejects_are_told_with_what_was_found_of_them(here: Path) -> None:
     (here / "b.csv").write_text("image,split\nb.tif,train\n")
     nothing = " ".join(run("build", "--source", "table", "b.csv", "out/b", "--workers", "1").output.split())
     assert "1 x image_unreadable. First: b.tif: " in nothing
-    assert nothing.endswith(
-        "Where the data are of another kind or lie elsewhere, name that: satmip-data build --source NAME SOURCE"
-    )
+    assert nothing.endswith("satmip-data build --source NAME SOURCE")
 
 
 def test_every_line_of_a_key_has_the_colour_of_keys() -> None:
@@ -198,7 +196,7 @@ def test_every_help_has_an_example_that_parses(command: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
-        (["build", "nowhere"], "fMoW needs"),
+        (["build", "nowhere"], "holds no fMoW"),
         (["build", "nowhere"], "Check the path: there is no 'nowhere'"),
         (["build", "--source", "geotiff", "nowhere"], "Check the path: there is no 'nowhere'"),
         (["build", "."], "the kind of your archive with --source"),
@@ -211,7 +209,7 @@ def test_every_help_has_an_example_that_parses(command: list[str]) -> None:
         (["build", "../fmow", "--context", "wide"], "wide is no share"),
         (["build", "nowhere", "--where", "clouds < 3"], "cloud_cover"),  # before anything is read
         (["build", "../fmow", "--split", "test"], 'Unknown split "test" in --split'),
-        (["build", "../fmow", "--ray-address", "auto"], "Add --engine ray"),
+        (["build", "../fmow", "--ray-address", "auto"], "Add: --engine ray"),
         (["build", "nosuch://bucket/x"], "nosuch"),
         (["caption"], "Make it with: satmip-data build SOURCE out/shards"),
         (["validate"], "Make it with: satmip-data build SOURCE out/shards"),

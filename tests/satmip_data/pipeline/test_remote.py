@@ -371,7 +371,7 @@ def test_reading_ahead_passes_errors_on_and_stops_when_left() -> None:
     ("url", "advice"),
     [
         ("foo://bucket/shards", r"foo://bucket/shards: Protocol not known: foo\. Check the URL"),
-        ("s3://no-such-bucket/shards", "there is no s3://no-such-bucket/shards"),
+        ("s3://no-such-bucket/shards", "no folder s3://no-such-bucket/shards"),
     ],
 )
 def test_training_on_a_url_that_leads_nowhere_gives_advice(s3: str, url: str, advice: str) -> None:

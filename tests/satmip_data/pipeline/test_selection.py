@@ -218,7 +218,7 @@ def test_a_wrong_name_or_an_empty_selection_is_refused_with_advice(tree: Path, t
         plan_build(request(tree, tmp_path / "out", selection=Selection(splits=("test",))))
     with pytest.raises(SelectionError, match=r'Unknown category "port".*Did you mean "airport"'):
         plan_build(request(tree, tmp_path / "out", selection=Selection(categories=("airport", "port"))))
-    with pytest.raises(BuildError, match="of 36, --where drops 36"):
+    with pytest.raises(BuildError, match="of 36: --where drops 36"):
         plan_build(request(tree, tmp_path / "out", selection=Selection(where="cloud_cover > 100")))
 
 

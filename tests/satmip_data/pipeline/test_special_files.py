@@ -41,7 +41,7 @@ def reasons(source: str, root: Path) -> list[tuple[str, str, bool]]:
     """Return path and reason of each reject, and whether its message says what the file is."""
     index = build_index(SOURCES[source](), str(root), KEEP, Local())
     assert index.samples
-    return [(reject.path, reject.reason, "is a pipe, a socket or a device" in reject.message) for reject in index.rejects]
+    return [(reject.path, reject.reason, "a pipe, a socket or a device" in reject.message) for reject in index.rejects]
 
 
 def test_of_class_folders(tmp_path: Path) -> None:

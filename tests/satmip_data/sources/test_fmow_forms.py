@@ -202,7 +202,7 @@ def test_the_raw_records_are_those_of_the_script() -> None:
 
 def test_without_ground_truth_a_build_that_needs_locations_is_refused_at_once(tree: Path, tmp_path: Path) -> None:
     for settings in ({}, {"fields": ("gsd",), "gsd": "ground"}):
-        with pytest.raises(LayoutError, match=r"none of 6 records tried has raw_location.*--metadata groundtruth\.tar\.bz2"):
+        with pytest.raises(LayoutError, match=r"None of the 6 records tried has raw_location.*--metadata groundtruth\.tar\.bz2"):
             build(request(tree / "rgb", tmp_path / "out", Fmow(), **settings))
     assert not (tmp_path / "out").exists()
     dataset = build(request(tree / "rgb", tmp_path / "out", Fmow(), fields=("gsd", "timestamp")))
@@ -215,7 +215,7 @@ def test_one_record_with_gps_among_many_is_enough(tree: Path) -> None:
     items = source.list_items(str(tree / "rgb"))
     bare = [Item(item.image.replace(".jpg", ".json"), item.image, json.dumps(make.challenge(make.SHOTS[0]))) for item in items]
     source.check_location(str(tree / "rgb"), [*bare, items[0]])
-    with pytest.raises(LayoutError, match="none of 6 records"):
+    with pytest.raises(LayoutError, match="None of the 6 records"):
         source.check_location(str(tree / "rgb"), bare)
     source.check_location(str(tree / "rgb"), [Item("", "x.jpg")])  # nothing but rejects says nothing of locations
 
@@ -353,7 +353,7 @@ def test_ground_truth_that_is_not_what_it_must_be_is_refused(tree: Path, tmp_pat
     mapping = tmp_path / "truth" / "seq_gt_mapping.json"
     for text, message in (("[1]", "no list of input and output"), ("{", "no readable JSON")):
         mapping.write_text(text)
-        refuse(tmp_path / "truth", f"seq_gt_mapping.json {message}")
+        refuse(tmp_path / "truth", f"seq_gt_mapping.json is {message}")
     mapping.unlink()
     refuse(tmp_path / "truth", 'split "seq" needs seq_gt_mapping.json')
 

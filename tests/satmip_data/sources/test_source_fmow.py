@@ -256,7 +256,7 @@ def test_a_footprint_across_the_antimeridian_stays_whole(tmp_path: Path) -> None
         (changed(raw_location="POLYGON ((1 2"), "metadata_invalid", 'raw_location is no WKT polygon: "POLYGON ((1 2"'),
         (changed(raw_location="POLYGON ((47 98, 48 98, 48 99, 47 98))"), "metadata_invalid", "raw_location holds no longitudes"),
         (changed(raw_location="POLYGON ((8 47, 8 48, 8 49, 8 47))"), "metadata_invalid", "raw_location spans no area"),
-        (changed(raw_location="POLYGON ((8 nan, 8 48, 9 49, 8 nan))"), "metadata_invalid", "raw_location has"),
+        (changed(raw_location="POLYGON ((8 nan, 8 48, 9 49, 8 nan))"), "metadata_invalid", "raw_location is"),
         (changed(bounding_boxes=[{"ID": 1, "box": [1, 2, 3]}]), "metadata_invalid", "[1, 2, 3] is too short"),
         (changed(bounding_boxes=[{"ID": 1, "box": [1, 2, math.inf, 3]}]), "metadata_invalid", "'Infinity'"),
     ],

@@ -262,7 +262,7 @@ def test_a_raster_that_changed_since_the_scan_is_a_reject(root: Path) -> None:
     with pytest.raises(ImageError, match=r"16 x 16 .*100 x 70") as caught:
         source.read_chip(str(root), sample, (8, 8), 10**9)
     assert caught.value.reason == "size_mismatch"
-    with pytest.raises(ImageError, match=r"\b10\b"):
+    with pytest.raises(ImageError, match="allows 10"):
         source.read_chip(str(root), sample, (8, 8), 10)
 
 
@@ -328,7 +328,7 @@ def test_a_tags_time_that_is_none_is_a_reject(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_options_that_no_build_can_have(options: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"tile|bands|stretch|pattern"):
+    with pytest.raises(ValueError, match=r"--tile|bands|stretch|--time-pattern"):
         GeoTiff(**options)  # type: ignore[arg-type]
 
 

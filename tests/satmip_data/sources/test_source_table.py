@@ -166,11 +166,11 @@ def test_shapes_within_metres_of_wgs_84_are_read(root: Path, crs: str | None) ->
 @pytest.mark.parametrize(
     ("frame", "options", "message"),
     [
-        ({"image": ["a"], "sensor": ["x"], "n": [1]}, {}, "sensor, n.*--columns.*--extra-columns ignore"),
-        ({"file": ["a"]}, {"extra_columns": "ignore"}, "a column image"),
-        ({"image": ["a"], "x": [1], "y": [1]}, {}, "box needs the columns"),
-        ({"image": ["a"]}, {"columns": "image=file"}, "'file' is none of image"),
-        ({"image": ["a"], "lat": [1], "latitude": [1]}, {}, "'lat' stands twice"),
+        ({"image": ["a"], "sensor": ["x"], "n": [1]}, {}, '"sensor".*--columns.*--extra-columns ignore'),
+        ({"file": ["a"]}, {"extra_columns": "ignore"}, "no column image"),
+        ({"image": ["a"], "x": [1], "y": [1]}, {}, "a box needs all of"),
+        ({"image": ["a"]}, {"columns": "image=file"}, '"file" in --columns'),
+        ({"image": ["a"], "lat": [1], "latitude": [1]}, {}, 'two columns "lat"'),
         ({"image": []}, {}, "no row"),
     ],
 )
@@ -188,7 +188,7 @@ def test_images_are_relative_to_the_folder_of_the_table(name: str, folder: str) 
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("table.txt", r"must end with \.csv, .* --table NAME"), ("none.csv", "Cannot read the table none.csv")]
+    ("name", "message"), [("table.txt", r"no table: .*\.csv, .* --table NAME"), ("none.csv", "Cannot read the table none.csv")]
 )
 def test_a_table_that_is_none(root: Path, name: str, message: str) -> None:
     with pytest.raises(LayoutError, match=message):
@@ -206,7 +206,7 @@ def test_other_names_and_extra_columns(root: Path) -> None:
     frame = {"file": ["images/one.png"], "label": ["port"], "remark": ["nice"]}
     sample = only(read(root, frame, columns="image=file, category=label", extra_columns="ignore"))
     assert (sample.path, sample.category) == ("images/one.png", "port")
-    with pytest.raises(ValueError, match="'colour'"):
+    with pytest.raises(ValueError, match='"colour"'):
         Table(columns="colour=x")
 
 
@@ -258,7 +258,7 @@ def test_half_a_box_is_a_reject(root: Path) -> None:
 def test_a_centre_near_a_pole_places_no_image_over_it(root: Path, lat: float, sense: bool) -> None:
     """The 50 rows of 4 m reach 100 m from the centre; a degree is 111.7 km there."""
     index = read(root, {"image": ["images/one.png"], "gsd": [4.0], "lon": [10.0], "lat": [lat]})
-    assert [reject.message.startswith("an image must not lie over a pole") for reject in index.rejects] == [True] * sense
+    assert ["over a pole" in reject.message for reject in index.rejects] == [True] * sense
     assert len(index.samples) == (not sense)
 
 
@@ -479,7 +479,7 @@ def test_a_split_that_is_no_word_is_refused_before_any_work(root: Path, split: s
 
 def test_a_place_in_two_splits_is_refused(root: Path) -> None:
     frame = {"image": ["images/one.png"] * 3, "place": ["a", "a", "b"], "key": ["x", "y", "z"]}
-    with pytest.raises(LayoutError, match="'a' stands in 'train' and, in row 2, 'val'"):
+    with pytest.raises(LayoutError, match='"a" stands in two splits'):
         read(root, {**frame, "split": ["train", "val", ""]})
     assert [sample.split for sample in read(root, {**frame, "split": ["test", "", "val"]}).samples] == ["test", "test", "val"]
 

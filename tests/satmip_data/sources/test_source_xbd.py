@@ -255,7 +255,7 @@ def test_a_polygon_that_is_none_or_off_the_earth_is_rejected(tmp_path: Path, wkt
     found = read(tmp_path, data)
     assert isinstance(found, Reject)
     assert found.reason == "metadata_invalid"
-    assert found.message.startswith("wkt of uid-3 must ")
+    assert found.message.startswith("wkt of uid-3 ")
 
 
 JSON = st.recursive(

@@ -87,16 +87,16 @@ def test_every_form_of_list_says_the_same(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("s.json", "[1]", '{"train": \\[names\\]'),
-        ("s.json", "{", "must be JSON"),
+        ("s.json", "{", "no readable JSON"),
         ("s.json", '{"train": "a_1.jpg"}', '{"train": \\[names\\]'),
         ("s.csv", "", "a column split"),
         ("s.csv", "a,b\n1,2\n", "a column split"),
         ("s.txt", "a_1.jpg\n", "<name> <split>"),
-        ("s.txt", "a train\na test\n", "one split"),
+        ("s.txt", "a train\na test\n", "two splits"),
         ("s.txt", "", "is empty"),
         ("s.csv", "file,split\na\n", 'split is a word .*"" .*"a"'),
-        ("s.csv", "split,file\ntrain\n", "'train' alone"),
-        ("t.txt", None, "readable file"),
+        ("s.csv", "split,file\ntrain\n", 'split "train" and no sample'),
+        ("t.txt", None, "Cannot read --split-file"),
     ],
 )
 def test_lists_that_are_none(tmp_path: Path, name: str, text: str | None, message: str) -> None:
