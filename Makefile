@@ -40,7 +40,7 @@ $(VENV)/.docs: $(VENV)/.train
 	touch $@
 
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --site-dir $(OUT)/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --site-dir $(OUT)/site
 	@echo "Open $(OUT)/site/index.html"
 
 # With what is measured beside; real file sizes where SATMIP_REAL_DATA names the data.

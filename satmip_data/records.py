@@ -20,7 +20,7 @@ Ring = tuple[Point, ...]
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What is known of an image, under STAC common names where there is one. Every attribute may be missing (None).
+    """Metadata of an image, under STAC common names where there is one. Every attribute may be missing (None).
 
     Raises:
         ValueError: a number is NaN or infinite, or `datetime` has no time zone.
@@ -71,7 +71,7 @@ class Metadata:
 
 
 _HELD = {field.name: get_args(field.type)[0] for field in fields(Metadata)}
-"""What each attribute holds where it is known."""
+"""Type of each attribute where it is known."""
 _VALUES = attrgetter(*_HELD)
 _NUMBERS = attrgetter(*(name for name, held in _HELD.items() if held is float))
 _TUPLES = attrgetter(*(name for name, held in _HELD.items() if get_origin(held) is tuple))
@@ -89,7 +89,7 @@ def _not_finite(metadata: Metadata) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Georeference:
-    """Where the pixels of an image lie: an affine from pixel corners to the coordinates of `crs`.
+    """Position of an image's pixels: an affine from pixel corners to the coordinates of `crs`.
 
     With `(a, b, c, d, e, f) = affine`, the point at column `col` and row `row` (0, 0 is the outer corner of the first pixel)
     lies at `(a col + b row + c, d col + e row + f)`. Longitudes may pass 180 so that an image across the antimeridian stays whole.
@@ -137,7 +137,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """What a raster, or its item, declares of the bands that are read: a value is scale * number + offset, in physical units."""
+    """Scale and offset that a raster, or its item, declares for the bands that are read: a value is scale * number + offset."""
 
     scales: tuple[float, ...]
     offsets: tuple[float, ...]
@@ -174,7 +174,7 @@ class Scene:
     flags: tuple[str, ...] = ()
     """Codes of `checks.FLAGS`: what is odd about the record."""
     scaling: Scaling | None = None
-    """Of a raster whose values are not stretched each by its own; None of a picture."""
+    """Declared by a raster whose values are stretched alike; None for a picture."""
 
 
 @dataclass(frozen=True, slots=True)

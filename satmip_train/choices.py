@@ -1,4 +1,4 @@
-"""What an evaluation may be asked for. Needs no torch, so that the command line knows it at once."""
+"""Choices of an evaluation. Needs no torch, so that the command line knows them at once."""
 
 from typing import Literal
 
@@ -7,4 +7,4 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Modality = Literal["image", "metadata", "both"]
 """Whose features are measured."""
 Larger = Literal["resize", "keep"]
-"""What becomes of images that are larger than a view."""
+"""Treatment of images that are larger than a view."""

@@ -19,7 +19,7 @@ PAPERS_BACKBONE = "vit_small_patch16_224"
 _OURS = {"pretrained": "--init timm", "num_classes": "no classifier", "in_chans": "views of 3 channels"}
 """Arguments of timm's that are not for backbone_args, and what there is in their place."""
 GROUPS = {
-    "objective": "What is learned",
+    "objective": "Objective",
     "backbone": "Backbone",
     "metadata_encoder": "Metadata encoder and heads",
     "coupled": "Losses",
@@ -50,35 +50,35 @@ class Settings(BaseModel):
 
     objective: str = Field(
         "satmips",
-        description="what is learned: a sum of the terms satmip, simclr, moco and geo, with +tp for temporal positives, as "
+        description="loss to minimise: a sum of the terms satmip, simclr, moco and geo, with +tp for temporal positives, such as "
         "satmip+simclr+tp; satmips is satmip+simclr, moco-geo-tp is moco+geo+tp",
     )
-    split: str = Field("train", description="split of the shards to learn from")
+    split: str = Field("train", description="split of the shards to train on")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the weights, the order and the views")
 
     backbone: str = Field(PAPERS_BACKBONE, description="any timm model by name")
     backbone_args: dict[str, Any] = Field(
         default_factory=lambda: {"num_heads": 12},
-        description="arguments for timm.create_model, as JSON; none for another backbone than the paper's (MoCo v3's ViT-S, "
-        "12 heads)",
+        description="arguments for timm.create_model, as JSON; by default 12 heads for the paper's backbone, MoCo v3's ViT-S",
     )
     cls_token_std: float | None = Field(
-        0.02, gt=0, description="deviation of the CLS token's init (SLIP's era of timm; timm today uses 1e-6)"
+        0.02, gt=0, description="standard deviation of the CLS token's initial values (timm at SLIP's time; today it is 1e-6)"
     )
     init: str = Field(
         "random",
-        description="the backbone's first weights: random, timm (its published ones), or a file: a run, its backbone, SLIP or CLIP",
+        description="initial weights of the backbone: random, timm (timm's pretrained ones), or a file of a run, SLIP or CLIP",
     )
     init_heads: int | None = Field(
-        None, ge=1, description="attention heads of the network that wrote the init file, where the file does not tell them"
+        None, ge=1, description="attention heads of the network in the init file, where the file does not tell"
     )
 
     metadata_encoder: Literal["text", "tabular", "pretrained"] = Field(
-        "text", description="how metadata are encoded; pretrained: captions by the sentence encoder text_model"
+        "text", description="metadata encoder; pretrained reads captions by the sentence encoder --text-model"
     )
     fields: tuple[str, ...] | None = Field(
         None,
-        description="fields or aliases (gsd, time, loc, angles, all ...); by default the captions' own, or gsd,time,loc (tabular)",
+        description="metadata fields by name or alias (gsd, time, loc, angles, all ...); by default those of the captions, or "
+        "gsd,time,loc (tabular)",
     )
     text_layers: int = Field(3, ge=1, description="layers of the textual metadata encoder")
     text_width: int = Field(512, ge=8, description="width of the textual metadata encoder")
@@ -96,19 +96,19 @@ class Settings(BaseModel):
     )
     text_tune: bool = Field(False, description="train the pretrained sentence encoder too, instead of keeping it frozen")
     shuffle_metadata: bool = Field(
-        False, description="control: give each sample the metadata of a sample of another place, from which nothing true is learned"
+        False, description="control experiment: give each sample the metadata of a sample from another place"
     )
     metadata_mask: float = Field(0.0, ge=0, lt=1, description="share of the metadata fields hidden at random in each step")
     tabular_final_norm: bool = Field(False, description="end the FT-Transformer with a layer norm")
     projection_bias: bool = Field(False, description="give the metadata-image projections a bias")
     text_pool: Literal["start", "end"] = Field(
-        "start", description="token at which the textual metadata encoder is read: the first, or the last, as CLIP does"
+        "start", description="token that represents a caption: the first, or the last, as in CLIP"
     )
     text_attend_padding: bool = Field(
-        False, description="let the tokens of a caption attend to its padding too, always to the length of the longest caption"
+        False, description="let captions attend to their padding, to the length of the longest caption"
     )
 
-    coupled: bool = Field(True, description="let metadata share the first of the two views that are compared (paper, section 3.2)")
+    coupled: bool = Field(True, description="use the first of the two compared views for the metadata too (paper, section 3.2)")
     metadata_weight: float = Field(1.0, ge=0, description="weight of the metadata-image loss in a sum")
     simclr_weight: float = Field(1.0, ge=0, description="weight of SimCLR's loss in a sum: lambda of SatMIPS (paper, eq. 4)")
     moco_weight: float = Field(1.0, ge=0, description="weight of MoCo's loss in a sum")
@@ -118,16 +118,18 @@ class Settings(BaseModel):
         "both", description="image-image negatives: both views (SLIP) or the other view only (eq. 3)"
     )
     loss_gather: Literal["exact", "slip"] = Field("exact", description="gradient of the metadata-image loss across ranks")
-    mask_same_place: bool = Field(False, description="leave other acquisitions of a sample's place out of its negatives")
-    geo_clusters: int = Field(100, ge=2, description="Geo: k-means clusters of the split's locations, the classes to predict")
+    mask_same_place: bool = Field(False, description="exclude other acquisitions of a sample's place from its negatives")
+    geo_clusters: int = Field(
+        100, ge=2, description="Geo: number of k-means clusters of locations, which are the classes to predict"
+    )
     geo_space: Literal["raw", "sphere"] = Field(
         "raw", description="Geo: cluster longitude and latitude as plain numbers, or points on the sphere"
     )
     geo_weight: float = Field(1.0, ge=0, description="weight of Geo's loss in a sum")
-    queue_length: int = Field(65_536, ge=1, description="MoCo: keys of earlier steps that are negatives")
-    key_momentum: float = Field(0.999, ge=0, le=1, description="MoCo: share of itself that the key encoder keeps in a step")
+    queue_length: int = Field(65_536, ge=1, description="MoCo: keys of earlier steps kept as negatives")
+    key_momentum: float = Field(0.999, ge=0, le=1, description="MoCo: momentum of the key encoder")
     geo_input: Literal["projection", "features"] = Field(
-        "projection", description="Geo: what the cluster is predicted from: the projection after a ReLU, or the backbone's features"
+        "projection", description="Geo: input of the classifier: the projection after a ReLU, or the backbone's features"
     )
 
     view_size: int = Field(224, ge=16, description="side of a view in pixels")
@@ -139,9 +141,9 @@ class Settings(BaseModel):
     jitter: float = Field(1.0, ge=0, le=5, description="strength of the colour jitter, times SLIP's 0.4, 0.4, 0.4 and 0.1 (hue)")
 
     epochs: float = Field(200, gt=0, description="passes over the split")
-    max_steps: int | None = Field(None, ge=1, description="stop after so many steps; the schedule still spans the epochs")
-    batch_size: int = Field(1024, ge=2, description="samples a step over all ranks")
-    lr_base: float = Field(1.875e-4, gt=0, description="learning rate a 256 samples: the peak is lr_base x batch_size / 256")
+    max_steps: int | None = Field(None, ge=1, description="stop after this many steps; the schedule still spans the epochs")
+    batch_size: int = Field(1024, ge=2, description="samples per step over all ranks")
+    lr_base: float = Field(1.875e-4, gt=0, description="learning rate per 256 samples: the peak is lr_base x batch_size / 256")
     lr_start: float = Field(1e-6, ge=0, description="learning rate of the first step, unscaled")
     lr_end: float = Field(1e-5, ge=0, description="learning rate of the last step, unscaled")
     warmup_epochs: float = Field(1, ge=0, description="epochs of linear warm-up")
@@ -156,54 +158,55 @@ class Settings(BaseModel):
     sgd_momentum: float = Field(0.9, ge=0, lt=1, description="SGD's momentum")
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="of the networks; losses are float32 always. auto: bf16 on a GPU that has it, else fp16; fp32 on a CPU"
+        "auto",
+        description="precision of the networks; losses are always float32. auto: bf16 on a GPU that has it, else fp16; "
+        "fp32 on a CPU",
     )
     compile: bool | None = Field(
         None,
-        description="torch.compile the backbone and the textual encoder, forward and backward, and the views; by default on a GPU "
-        "where Triton is installed",
+        description="compile the backbone, the textual encoder and the views with torch.compile; by default on GPUs with Triton",
     )
-    workers: int = Field(2, ge=0, description="loader processes a rank")
+    workers: int = Field(2, ge=0, description="loader processes per rank")
     shuffle_shards: int = Field(16, ge=1, description="shards whose samples are permuted together")
     data: Literal["auto", "stream", "resident"] = Field(
         "auto",
-        description="decode the shards anew each epoch (stream) or once, onto the device; auto: resident where that pays and fits",
+        description="decode the shards in each epoch (stream), or once onto the device (resident); auto: resident if it fits",
     )
     micro_batch: int | None = Field(
         None,
         ge=1,
-        description="rows a pass through the encoders, so that large batches fit into small memory; same loss, same gradient",
+        description="samples per pass through the encoders, so that large batches fit into less memory; same loss, same gradient",
     )
     grad_checkpointing: bool = Field(
-        False, description="compute the backbone's activations again in the backward pass instead of keeping them"
+        False, description="recompute the backbone's activations in the backward pass instead of keeping them"
     )
     activation_budget: float = Field(
         1.0,
         ge=0,
         le=1,
-        description="share of their activations that compiled encoders keep for the backward pass; the rest is computed again, the "
-        "cheapest first",
+        description="share of activations that compiled encoders keep for the backward pass; the rest is recomputed, the cheapest "
+        "first",
     )
     residual: Literal["fp32", "autocast"] = Field(
         "fp32",
-        description="type of a ViT's residual stream in bf16 or fp16: float32, or theirs, which moves fewer bytes and rounds more",
+        description="type of a ViT's residual stream under bf16 or fp16: float32, or the same, which is faster and rounds more",
     )
     attention: Literal["auto", "torch", "flash", "cudnn", "efficient", "math"] = Field(
-        "auto", description="torch's backend of attention to try first; auto and torch: torch chooses"
+        "auto", description="attention backend of torch to try first; with auto and torch, torch chooses"
     )
     tf32: Literal["off", "views", "all"] = Field(
-        "views", description="which float32 matrix products of a GPU may round to TF32; the losses' only with all"
+        "views", description="float32 matrix products that a GPU may round to TF32; those of the losses only with all"
     )
     trim_tokens: bool = Field(True, description="cut captions to the longest of the batch, rounded up to a multiple of 8")
 
-    log_every: int = Field(10, ge=1, description="steps between two log lines")
+    log_every: int = Field(10, ge=1, description="steps between two lines of the log")
     checkpoint_every: int = Field(500, ge=1, description="steps between two checkpoints")
     knn_every: float = Field(
-        0, ge=0, description="epochs between two kNN evaluations on the split val, the best of which is kept; 0: none"
+        0, ge=0, description="epochs between two kNN evaluations on the split val; the best weights are kept; 0: none"
     )
-    knn_samples: int = Field(10_000, ge=2, description="samples of each split in these evaluations at most")
+    knn_samples: int = Field(10_000, ge=2, description="largest number of samples of each split in these evaluations")
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = Field(
-        (), description="where else the log goes, comma-separated: tensorboard, wandb"
+        (), description="also send the log to tensorboard or wandb, or to both, separated by a comma"
     )
 
     @model_validator(mode="before")
@@ -286,6 +289,16 @@ def experiment_names() -> list[str]:
     return _names("paper/")
 
 
+def all_recipes() -> dict[str, str]:
+    """Return every shipped recipe with the first line of its file, which says what it is for."""
+    names = [*recipe_names(), *experiment_names()]
+    return {name: _recipe_text(name).partition("\n")[0].lstrip("# ") for name in names}
+
+
+def _recipe_text(name: str) -> str:
+    return (files("satmip_train.recipes") / f"{name}.toml").read_text(encoding="utf-8")
+
+
 def _names(folder: str) -> list[str]:
     entries = (files("satmip_train.recipes") / folder).iterdir()
     return sorted(f"{folder}{entry.name.removesuffix('.toml')}" for entry in entries if entry.name.endswith(".toml"))
@@ -334,7 +347,7 @@ def _read_recipe(name_or_path: str) -> dict[str, Any]:
             raise ValueError(
                 f'Unknown recipe "{name_or_path}".{guess} All recipes: satmip-train recipes. A file of your own ends in .toml.'
             )
-        return tomllib.loads((files("satmip_train.recipes") / f"{name_or_path}.toml").read_text(encoding="utf-8"))
+        return tomllib.loads(_recipe_text(name_or_path))
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:

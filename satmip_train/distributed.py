@@ -155,7 +155,7 @@ def join_job(device: str = "auto") -> Iterator[Job]:
         device: "auto" (a GPU where there is one) or a torch device such as "cpu"
 
     Raises:
-        UsageError: there is no such device.
+        UsageError: there is no such device, or another rank ended before this one.
     """
     ranks, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     chosen = _device(device, local)
@@ -166,15 +166,31 @@ def join_job(device: str = "auto") -> Iterator[Job]:
     if ranks == 1:
         yield Job(chosen)
         return
-    # CPU tensors (the agreement to stop) go over gloo, also on GPUs.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    with _telling_of_lost_ranks():
+        # CPU tensors (the agreement to stop) go over gloo, also on GPUs.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
         # A rank may fetch a split for hours, while by default the others give up after half an hour.
         waiting_group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
-        yield Job(chosen, dist.get_rank(), ranks, local == 0, here, waiting_group)
+        with _telling_of_lost_ranks():
+            yield Job(chosen, dist.get_rank(), ranks, local == 0, here, waiting_group)
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _telling_of_lost_ranks() -> Iterator[None]:
+    """Say that another rank is gone, of which torch tells by a traceback in each of those that are left."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):  # gloo's errors are of no kind of their own
+            raise
+        raise UsageError(
+            f"Rank {os.environ.get('RANK', '?')} cannot reach another rank, which has probably ended. Its last words tell why. "
+            "The same command goes on from the last checkpoint."
+        ) from error
 
 
 def _device(name: str, local: int) -> torch.device:

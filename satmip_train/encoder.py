@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
@@ -21,13 +22,17 @@ from satmip_data.metadata.serialize import read_metadata
 from satmip_data.metadata.tabular import read_column
 from satmip_data.records import Metadata
 from satmip_train.choices import Precision
-from satmip_train.data.captions import CaptionReader
+from satmip_train.data.captions import CaptionReader, token_ids
+from satmip_train.data.dataset import Dataset, open_dataset
 from satmip_train.data.image_files import Rendering, add_units, as_rgb, parse_rendering, read_picture
 from satmip_train.errors import UsageError
 from satmip_train.evaluation.embed import Network, load_network, vectors_of
 from satmip_train.evaluation.features import resize, run_frozen
 from satmip_train.evaluation.metadata_features import MetadataModel, Running, load_metadata_model
 from satmip_train.files import METADATA_WEIGHTS
+from satmip_train.joint_space.ask import Answer, Asker, open_asker
+from satmip_train.joint_space.description import parse as parse_description
+from satmip_train.joint_space.references import Collection
 from satmip_train.models.metadata_encoders import CaptionEncoder
 from satmip_train.runs.export import Projections, load_projections
 from satmip_train.runs.hub import PREFIX, fetch
@@ -149,6 +154,18 @@ class Encoder:
 
         return self._stacked(encoded(), projection, network.width)
 
+    def reads(self, record: AnyRecord) -> bool:
+        """Return whether `encode_metadata` takes a record: a caption must be no longer than the longest that the run learned from.
+
+        Raises:
+            UsageError: the run learned from no metadata, or the record has an unknown field or a value that it cannot have.
+        """
+        model = self._model()
+        if not isinstance(model.encoder, CaptionEncoder):
+            return True
+        text = caption(_metadata(record), model.fields, model.caption_style or "key-value")
+        return len(token_ids(text, model.settings.text_model)) <= model.encoder.context
+
     def similarity(self, images: AnyImage | Iterable[AnyImage], records: AnyRecord | Iterable[AnyRecord]) -> Vectors:
         """Return how well metadata suit images: cosines in their common space, 1 at most. Shape: (images, records).
 
@@ -159,6 +176,48 @@ class Encoder:
         """
         cosines: Vectors = self.embed(images, joint=True) @ self.encode_metadata(records, joint=True).T
         return cosines
+
+    def ask(
+        self,
+        images: AnyImage | Iterable[AnyImage],
+        *,
+        given: str | None = None,
+        shards: str | Path | None = None,
+        bands: str = "auto",
+        stretch: str = "none",
+        apply_scale: bool = False,
+    ) -> list[Answer]:
+        """Return where, when and how images were taken, as `satmip-eval ask` says, an answer for each.
+
+        References and calibration are those kept in the run's folder, or made of the shards that it learned from.
+
+        Args:
+            images: one, or an iterable; of any sizes
+            given: what is known of all of them, as "datetime=2016-07-01,gsd=0.5"
+            shards: directory whose records are the references instead
+            bands: of rasters, as of `satmip-eval embed --bands`
+            stretch: of rasters, as of `satmip-eval embed --stretch`
+            apply_scale: of rasters, as of `satmip-eval embed --apply-scale`
+
+        Raises:
+            UsageError: the run learned nothing from metadata, there are no references, or an image cannot be read.
+        """
+        items = list(_images(images))
+        names = tuple(str(item) if isinstance(item, (str, Path)) else f"image {number}" for number, item in enumerate(items))
+        known = tuple(item.metadata if isinstance(item, HasMetadata) else Metadata() for item in items)
+        asker = self._asker if shards is None else self._asked_of(open_dataset(shards))
+        if given is not None:
+            asker = asker.told(parse_description(given))
+        vectors = self.embed(items, joint=True, bands=bands, stretch=stretch, apply_scale=apply_scale)
+        return list(asker.ask(Collection(names, names, known, vectors, {})))
+
+    @cached_property
+    def _asker(self) -> Asker:
+        return self._asked_of(None)
+
+    def _asked_of(self, dataset: Dataset | None) -> Asker:
+        self._joint()
+        return open_asker(self, Path(self.network.provenance["run"]), dataset, self.running)
 
     def _views(self, images: list[AnyImage], rendering: Rendering, same: SameUnits) -> Tensor:
         pixels = (torch.from_numpy(_pixels(image, rendering, same)).permute(2, 0, 1)[None] for image in images)

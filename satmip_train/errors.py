@@ -14,7 +14,7 @@ _KINDS = {"int": "a whole number", "float": "a number", "finite_number": "a fini
 
 
 class UsageError(ValueError):
-    """What was asked cannot be done with these shards, settings or files; the message says what to change."""
+    """A request that these shards, settings or files do not allow; the message says what to change."""
 
 
 def wrong_settings(error: "ValidationError", known: Iterable[str], as_options: bool = False) -> list[str]:

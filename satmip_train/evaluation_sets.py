@@ -14,7 +14,7 @@ class EvaluationSet:
     id: str
     title: str
     metric: Literal["macro_f1", "top1"]
-    """What the paper reports on it (section 4.1)."""
+    """Metric that the paper reports on it (section 4.1)."""
     k: int
     """Neighbours of kNN that the paper reports for contrastive models (supplement C)."""
     k_mae: int

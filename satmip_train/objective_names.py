@@ -21,6 +21,8 @@ NAMES = {
 }
 """Sums that have a name of their own, and their terms. The name is the one that is kept with a run."""
 _SHORT = {terms: name for name, terms in NAMES.items()}
+KNOWN_OBJECTIVES = (*NAMES, "geo", *(f"satmips+{name}" for name in ("geo", "tp", "geo+tp")))
+"""Objectives that a shell completes; any other sum is one too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,11 @@ class TermNames:
         """Return the one name of the objective, whatever the order in which its terms were typed."""
         name = "+".join([*self.terms, *([TEMPORAL] if self.temporal else [])])
         return _SHORT.get(name, name)
+
+
+def unknown_terms(objective: str) -> list[str]:
+    """Return the words of an objective that are none of satmip's own terms; they may be terms of the user's."""
+    return [word for word in terms_of(objective).terms if word not in _ORDER]
 
 
 def terms_of(objective: str) -> TermNames:

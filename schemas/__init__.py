@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import cache
 from importlib.resources import files
@@ -14,6 +15,8 @@ SCHEMA_VERSION = 2
 """Version of the shard directory's layout that is written; 1 is read too."""
 SEALED = "sha256"
 """Last name of `dataset.json`: the file's own hash, taken with zeros in its place."""
+OWN = "own_sha256"
+"""The same of smaller files beside shards and weights, some of which have a `sha256` of something else."""
 _SCHEMAS = {1: "dataset-1", 2: "dataset"}
 _ZEROS = "0" * 64
 RGB: dict[str, Any] = {"member": "jpg", "dtype": "uint8", "bands": ["red", "green", "blue"]}
@@ -49,12 +52,31 @@ def first_error(name: str, instance: object) -> str | None:
     return None if error is None else f"{error.json_path}: {error.message}"
 
 
-def seal(dataset: dict[str, Any]) -> bytes:
-    """Return the bytes of a `dataset.json`, with their own hash in them."""
-    document = {**{name: value for name, value in dataset.items() if name != SEALED}, SEALED: _ZEROS}
+def seal(document: Mapping[str, Any], name: str = SEALED) -> bytes:
+    """Return the bytes of a `dataset.json`, or of another JSON file, with their own hash in them, as the last entry, `name`."""
+    document = {**{key: value for key, value in document.items() if key != name}, name: _ZEROS}
     content = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode()
     head, _, tail = content.rpartition(_ZEROS.encode())
     return head + hashlib.sha256(content).hexdigest().encode() + tail
+
+
+def read_sealed(content: bytes, where: str) -> dict[str, Any]:
+    """Return what a small JSON file says that `seal(..., OWN)` wrote, without its own hash; earlier versions wrote none.
+
+    Args:
+        content: the bytes of the file.
+        where: its path, for messages.
+
+    Raises:
+        ContractError: it is damaged; the message says no more than that.
+    """
+    try:
+        data: Any = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ContractError(f"{where} is damaged: it is no JSON: {error}") from error
+    if not isinstance(data, dict) or (OWN in data and not _is_sealed(content, data[OWN])):
+        _refuse(f"{where} is damaged or was edited: its own sha256 does not fit its bytes")
+    return {name: value for name, value in data.items() if name != OWN}
 
 
 def read_dataset(content: bytes, where: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import click
 from satmip_data import __version__
 from satmip_data.cli import display
 from satmip_data.cli.options import (
-    DEFAULT_SHARDS,
     DecoderChoice,
     SourceCommand,
     caption_options,
@@ -21,14 +20,13 @@ from satmip_data.cli.options import (
     selection_options,
     shards_argument,
     source_options,
-    split_option,
     workers_option,
 )
 from satmip_data.demo import write_demo
 from satmip_data.demo.world import CLASSES, PLACES
 from satmip_data.errors import DataError
 from satmip_data.execution import tracking
-from satmip_data.execution.choices import Choice
+from satmip_data.execution.choices import DEFAULT_SHARDS, Choice, split_option
 from satmip_data.execution.interrupt import Commands, kept
 from satmip_data.execution.output import Output, output_options
 from satmip_data.geometry import Context, FmowContext

@@ -1,4 +1,4 @@
-"""What the commands print and draw of a shard directory."""
+"""Printing and drawing of shard directories for the commands."""
 
 import datetime as dt
 from collections import Counter
@@ -242,8 +242,9 @@ def read_index(out: str, dataset: dict[str, Any], split: str | None = None) -> "
         raise BuildError(unknown_name("split", str(split), dataset["splits"], out))
     index = read_table(Store(out), dataset, "index.parquet")
     with _readable(out, "index.parquet"):
-        frame = index.to_pandas(use_threads=False)
-        return frame if split is None else frame[frame["split"] == split]
+        frame: pd.DataFrame = index.to_pandas(use_threads=False)
+        chosen: pd.DataFrame = frame if split is None else frame[frame["split"] == split]
+        return chosen
 
 
 def field_ranges(out: str, frame: "pd.DataFrame") -> list[dict[str, Any]]:

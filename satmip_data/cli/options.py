@@ -1,20 +1,18 @@
 """Options and arguments that several commands share."""
 
 import dataclasses
-import json
 import os
 import textwrap
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 import click
 from click.shell_completion import CompletionItem
 
 from satmip_data.errors import DataError, cause, install, missing_package
-from satmip_data.execution.choices import Name, complete_list
+from satmip_data.execution.choices import DEFAULT_SHARDS, complete_list, split_option
 from satmip_data.imagery.decoders import FORMER
 from satmip_data.metadata import fields
 from satmip_data.metadata.captions import STYLES
@@ -22,7 +20,6 @@ from satmip_data.sources import SOURCES
 from satmip_data.sources.base import Source
 from satmip_data.storage.limits import DEFAULT
 
-DEFAULT_SHARDS = "out/shards"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -35,19 +32,6 @@ class DecoderChoice(click.Choice[str]):
             click.echo(f"--decoder {value} is no longer used: auto decodes as fast with less.", err=True)
             return "auto"
         return super().convert(value, param, ctx)
-
-
-def splits_of(shards: str) -> list[str]:
-    """Return the splits of a shard directory on this machine; the usual ones where it cannot be read."""
-    try:
-        return list(json.loads((Path(shards) / "dataset.json").read_text())["splits"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ["train", "val", "test"]
-
-
-def split_option(*names: str, shards: str = "shards", **settings: Any) -> Callable[[Command], Command]:
-    """Return an option that takes the name of a split, which a shell completes from the shards that the option `shards` names."""
-    return click.option(*names, type=Name(lambda ctx: splits_of(ctx.params.get(shards) or DEFAULT_SHARDS), "SPLIT"), **settings)
 
 
 class FieldList(click.ParamType[tuple[str, ...]]):
@@ -211,7 +195,8 @@ def selection_options(command: Command) -> Command:
     command = click.option("--category", "categories", multiple=True, metavar="CLASS", help="Keep only this class. Repeatable.")(
         command
     )
-    return split_option("--split", "splits", help="Keep only this split. Repeatable.", multiple=True)(command)
+    command = split_option("--split", "splits", help="Keep only this split. Repeatable.", multiple=True)(command)
+    return command
 
 
 def engine_options(command: Command) -> Command:

@@ -395,4 +395,4 @@ LAYOUTS: dict[str, Callable[[Plan, float], None]] = {
     "water_treatment_facility": _water_treatment_facility,
     "wind_farm": _wind_farm,
 }
-"""What lays out each class, given its size in metres."""
+"""Function that lays out each class, given its size in metres."""

@@ -21,7 +21,7 @@ def metres_per_degree(lat: float) -> Point:
 
 @dataclass(frozen=True, slots=True)
 class Season:
-    """What the date has made of the land."""
+    """Look of the land at a date."""
 
     year: float
     """Time of the local year, 0 to 1 from midwinter to midwinter, whatever the hemisphere."""
@@ -71,7 +71,7 @@ def season(time: dt.datetime, lat: float, wet: float) -> Season:
 
 @dataclass(frozen=True, slots=True)
 class Sunlight:
-    """What the sun's elevation makes of the light under a clear sky."""
+    """Light under a clear sky, by the sun's elevation."""
 
     ambient: float
     """How bright shadows are against level ground in the sun, in the values of a picture."""

@@ -1,4 +1,4 @@
-"""What stands at a place, in metres: a plan to which shapes are added, and the streets, fields and woods around an object. Pure."""
+"""The plan of a place, in metres: shapes are added to it, with streets, fields and woods around an object. Pure."""
 
 import math
 from dataclasses import dataclass, field

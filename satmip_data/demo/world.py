@@ -70,7 +70,7 @@ HABITATS = {
 }
 
 CONTINENTS = ("EU", "AS", "NA", "AF", "SA", "OC", "EU", "AS", "NA")
-"""Where places are looked for, each entry as often as another."""
+"""Regions in which places are drawn, each entry equally often."""
 
 BUCKETS = (50.0, 75.0, 110.0, 150.0, 225.0, 300.0, 450.0, 900.0)
 """Widths of a footprint in metres at the equator; fMoW's are 500, 1500 and 5000."""

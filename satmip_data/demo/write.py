@@ -19,7 +19,7 @@ MARKER = "world.json"
 
 @dataclass(frozen=True, slots=True)
 class DemoSummary:
-    """What was written."""
+    """Summary of what was written."""
 
     root: Path
     classes: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Where tasks run: on the cores of this machine, or on a Ray cluster. No result depends on the engine or its workers.
+"""Engines that run tasks on the cores of this machine or on a Ray cluster. No result depends on the engine or its workers.
 
 Tasks and results are small picklable values.
 """

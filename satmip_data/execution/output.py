@@ -1,4 +1,4 @@
-"""What a command prints, decided in one place: tables and advice for people, whole lines in a pipe, JSON, or the bare result.
+"""The output of a command, decided in one place: tables and advice for people, whole lines in a pipe, JSON, or the bare result.
 
 A command says everything once, to an `Output`; which part of it appears follows from `--json`, `-q` and whether standard output is
 a terminal. Warnings, errors, progress and advice go to standard error, so that another program can read what is printed.
@@ -19,12 +19,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 UNBOUNDED = 100_000
 """Columns of a pipe, in which nothing is wrapped."""
 GAP = "  "
-"""What stands between two columns of a table."""
+"""Space between two columns of a table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where a command says what it found.
+    """The printer of a command.
 
     `text`, `table` and `next` are for people; `result` is what remains with `-q`, and `document` what is printed with `--json`.
     """
@@ -85,8 +85,8 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str, w
     natural = [max(map(len, column)) for column in cells]
     whole = [number == 0 or name.startswith("# ") for number, name in enumerate(columns)]
     least = [
-        size if kept else max(len(word) for cell in column for word in cell.split() or [""])
-        for column, size, kept in zip(cells, natural, whole, strict=True)
+        max(map(len, [*head.split(), *(word for cell in column for word in ([cell] if kept else cell.split())), ""]))
+        for (head, *column), kept in zip(cells, whole, strict=True)
     ]
     widths = _fitted(natural, least, width - len(GAP) * (len(columns) - 1))
     lines = [title] if title else []

@@ -1,4 +1,4 @@
-"""How far a piece of work has come. Pure."""
+"""The progress of a piece of work. Pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How long the captions of all rows are, without writing each. Pure."""
+"""Lengths of the captions of all rows, without writing each. Pure."""
 
 from collections.abc import Sequence
 
@@ -45,7 +45,7 @@ class _PieceCounter(dict[bytes, int]):
 
 _DIGITS_ALIKE = bytes.maketrans(b"123456789", b"0" * 9)
 _JOINTS = {"key-value": ", ", "sentence": " "}
-"""What stands between two pieces of a caption."""
+"""Separator between two pieces of a caption."""
 
 
 def _piece_lengths(column: pa.ChunkedArray, field: Field, style: str, joint: str) -> Numbers:

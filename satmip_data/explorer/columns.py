@@ -21,7 +21,7 @@ _A_DECADE = (48, 24, 20, 12, 10, 6, 5, 4, 3, 2, 1)
 
 
 class Column(Protocol):
-    """What a chart shows: one code a row, and what the codes mean."""
+    """Data of a chart: one code per row, and the meaning of the codes."""
 
     @property
     def codes(self) -> Codes:

@@ -88,7 +88,7 @@ class Reason:
     meaning: str
     count: int
     examples: tuple[tuple[str, str], ...]
-    """What it was, and the message."""
+    """Path and message of each example."""
 
 
 def _reasons(rejects: pa.Table) -> Iterator[Reason]:

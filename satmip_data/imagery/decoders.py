@@ -1,4 +1,4 @@
-"""Who decodes a JPEG, and the verdict on its data, which is the same whoever decodes.
+"""JPEG decoders, and the verdict on damaged data, which is the same for all of them.
 
 Pillow decodes, or TurboJPEG where it gives the same pixels for this file, which its header decides. The verdict is libjpeg's, which
 fills in what is damaged and warns; Pillow passes no warning on.
@@ -22,10 +22,10 @@ from satmip_data.imagery import turbojpeg
 from satmip_data.imagery.jpeg import read_frame, unbroken
 
 DECODERS = ("auto", "pillow", "turbojpeg")
-"""What can be asked for; "auto" is turbojpeg where it is installed and exact."""
+"""Decoders to choose from; "auto" is turbojpeg where it is installed and exact."""
 
 FORMER = ("simplejpeg", "pyvips")
-"""What could be asked for before; it is understood as "auto"."""
+"""Decoders of earlier versions, understood as "auto"."""
 
 LARGE = 8_000_000
 """Pixels, 3 bytes each, that turbojpeg holds at most in order to judge a file while it reads a box of it."""
@@ -54,7 +54,7 @@ class Reading:
     keep_damaged: bool = False
     """Whether images with damaged data are read, too."""
     damage: str = ""
-    """What is damaged of the images read so far."""
+    """Damage found in the images read so far."""
 
 
 _reading: ContextVar[Reading | None] = ContextVar("reading", default=None)

@@ -1,4 +1,4 @@
-"""What the bytes of a JPEG say before a pixel is decoded: its frame, whether its scan ends as it should, where to stop. Pure."""
+"""Facts about a JPEG from its bytes, before a pixel is decoded: its frame, whether its scan is complete, where to stop. Pure."""
 
 import struct
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ BLOCK = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What the header of a JPEG says, down to its first scan."""
+    """Header of a JPEG, down to its first scan."""
 
     marker: int
     """The second byte of the frame's marker, which is the kind of coding: 0xC0 is baseline."""
     position: int
-    """Where the two bytes of the height stand."""
+    """Position of the two bytes of the height."""
     bits: int
     width: int
     height: int
@@ -26,7 +26,7 @@ class Frame:
     scanned: int
     """Components of the first scan."""
     scan: int
-    """Where the coded pixels of the first scan begin."""
+    """Position where the coded pixels of the first scan begin."""
     restarts: bool
     """The scans hold restart markers."""
 

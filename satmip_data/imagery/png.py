@@ -1,4 +1,4 @@
-"""What Pillow does not ask a PNG: whether its checksums fit, and whether it holds all its rows. Pure.
+"""Checks of PNGs that Pillow does not make: checksums, and whether all rows are there. Pure.
 
 Pillow passes over the checksums of the coded pixels, and leaves black what a stream lacks that ends early but whole.
 """

@@ -81,7 +81,7 @@ def parse_bands(text: str) -> tuple[int, ...] | None:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the head of a raster tells."""
+    """Facts from the header of a raster."""
 
     width: int
     height: int
@@ -103,7 +103,7 @@ class Header:
 
     @property
     def platform(self) -> str | None:
-        """What took it, by GDAL's IMAGERY domain."""
+        """Sensor, from GDAL's IMAGERY domain."""
         return self.tags.get("SATELLITEID") or None
 
 

@@ -1,4 +1,4 @@
-"""How long a caption is in the tokens of CLIP's byte-pair encoding, without torch."""
+"""Length of a caption in tokens of CLIP's byte-pair encoding, without torch."""
 
 import importlib
 from collections.abc import Callable

@@ -11,7 +11,7 @@ from satmip_data.names import unsigned
 from satmip_data.records import Metadata, Sample, Window
 
 _HELD = {field.name: get_args(field.type)[0] for field in fields(Metadata)}
-"""What each attribute of `Metadata` holds where it is known."""
+"""Type of each attribute of `Metadata` where it is known."""
 
 
 def metadata_to_json(metadata: Metadata) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where the sun stands over a place at a time. Pure."""
+"""Position of the sun over a place at a time. Pure."""
 
 import datetime as dt
 import math

@@ -53,7 +53,7 @@ class NumericStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Standardizer:
-    """What turns metadata into `Features`: statistics of the numeric columns, vocabularies of the categorical ones."""
+    """Turns metadata into `Features`, by statistics of the numeric columns and vocabularies of the categorical ones."""
 
     numeric: tuple[NumericStatistics, ...]
     vocabularies: tuple[tuple[str, ...], ...]

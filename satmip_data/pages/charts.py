@@ -9,7 +9,7 @@ from itertools import groupby
 from statistics import fmean
 
 WIDTH, HEIGHT = 340, 190
-"""Of a chart in its own units, which are about pixels on a telephone."""
+"""Size of a chart in its own units, which are about pixels on a telephone."""
 _LEFT, _TOP, _BOTTOM = 52, 8, 22
 _COLOURS = 6
 _ROWS, _COLUMNS = 4, 4
@@ -18,13 +18,13 @@ _ROWS, _COLUMNS = 4, 4
 
 @dataclass(frozen=True)
 class Series:
-    """What is drawn as one line; a value that is no finite number leaves a gap."""
+    """Values drawn as one line; a value that is no finite number leaves a gap."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     chance: float | None = None
-    """What a model that learned nothing has, drawn as a line of dots."""
+    """Chance level, drawn as a dotted line."""
     dots: bool = False
 
 
@@ -38,7 +38,7 @@ class Chart:
     from_zero: bool = False
     """Whether the axis begins at 0, however large the values are."""
     within: tuple[float, float] = (-math.inf, math.inf)
-    """What no value, and so no tick, passes."""
+    """Bound that no value, and so no tick, passes."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Line:
     """From the lowest to the highest of them."""
     dots: tuple[tuple[float, float], ...] = ()
     label: str = ""
-    """What the key says of it."""
+    """Text of it in the key."""
 
 
 @dataclass(frozen=True)

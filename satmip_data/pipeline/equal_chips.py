@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from PIL import Image
 
+from satmip_data.errors import BuildError
 from satmip_data.storage.store import Store
 
 EQUAL_CHIPS = "equal_chips.txt"
@@ -45,8 +46,16 @@ def equal_chips_file(equal: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def read_equal_chips(out: Store) -> dict[str, str]:
-    """Return what `equal_chips_file` lists; nothing where there is no such file."""
+    """Return what `equal_chips_file` lists; nothing where there is no such file.
+
+    Raises:
+        BuildError: it is damaged.
+    """
     if not out.exists(EQUAL_CHIPS):
         return {}
-    pairs = (line.partition(" # ") for line in out.read(EQUAL_CHIPS).decode().splitlines() if not line.startswith("#"))
+    try:
+        lines = out.read(EQUAL_CHIPS).decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise BuildError(f"{out.url}/{EQUAL_CHIPS} is damaged: {error}. Delete it: it is a list for people alone.") from error
+    pairs = (line.partition(" # ") for line in lines if not line.startswith("#"))
     return {key: other for key, _, other in pairs}

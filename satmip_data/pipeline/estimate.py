@@ -1,4 +1,4 @@
-"""What a planned build will take: bytes, time and the images that fail, measured on a few samples."""
+"""Estimate of a planned build: bytes, time and failing images, measured on a few samples."""
 
 import time
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ TRIED = 32
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a build will write and how long it will take."""
+    """Size and time of a build."""
 
     bytes: int
     """Of all shards."""

@@ -3,17 +3,24 @@
 It lies in a folder of the shard directory (`.build/`, `.caption/`) and is removed when the work is sealed.
 """
 
-import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from satmip_data.shards.members import dump_json
+import satmip_schemas
+from satmip_schemas import OWN, ContractError
+
+from satmip_data.errors import BuildError
 from satmip_data.shards.record import ShardRecord
 from satmip_data.storage.store import Store
 
 
 class OtherSettingsError(ValueError):
     """The work under way was begun with other settings."""
+
+
+class DamagedJournalError(BuildError, OtherSettingsError):
+    """Nobody can tell with which settings the work under way was begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,36 +39,50 @@ class Journal:
         self.store.remove_leftovers()
         begun = self.intent()
         if begun is None:
-            self.store.write(f"{self.folder}/intent.json", dump_json(intent))
+            self._write_intent(intent)
         elif changes := differences(begun, intent):
             raise OtherSettingsError("\n".join(changes))
 
     def intent(self) -> dict[str, Any] | None:
-        """Return what was begun; None where nothing was."""
+        """Return what was begun; None where nothing was.
+
+        Raises:
+            DamagedJournalError: what is written down is damaged.
+        """
         name = f"{self.folder}/intent.json"
-        begun: dict[str, Any] | None = json.loads(self.store.read(name)) if self.store.exists(name) else None
-        return begun
+        if not self.store.exists(name):
+            return None
+        try:
+            return satmip_schemas.read_sealed(self.store.read(name), f"{self.store.url}/{name}")
+        except ContractError as error:
+            raise DamagedJournalError(f"{error}. Delete {self.store.url} and build again, or build into another folder.") from error
 
     def finished(self) -> dict[str, ShardRecord]:
-        """Return the records of the shards that are whole, by name."""
+        """Return the records of the shards that are whole, by name; a shard whose record is damaged is not among them."""
         names = [name for name in self.store.names(f"{self.folder}/records") if name.endswith(".json")]
-        records = [ShardRecord.from_json(json.loads(data)) for data in self.store.read_many(names)]
+        records = []
+        for name, data in zip(names, self.store.read_many(names), strict=True):
+            with suppress(ContractError, KeyError, TypeError):
+                records.append(ShardRecord.from_json(satmip_schemas.read_sealed(data, name)))
         sizes = self.store.sizes()
         return {record.name: record for record in records if sizes.get(record.name) == record.bytes}
 
     def add(self, record: ShardRecord) -> None:
         """Note that a shard is whole."""
-        self.store.write(f"{self.folder}/records/{record.name}.json", dump_json(record.to_json()))
+        self.store.write(f"{self.folder}/records/{record.name}.json", satmip_schemas.seal(record.to_json(), OWN))
 
     def restart(self, intent: dict[str, Any]) -> None:
         """Set out to do something else in place of what was begun; at no moment is there a journal of neither."""
         self._forget()
-        self.store.write(f"{self.folder}/intent.json", dump_json(intent))
+        self._write_intent(intent)
 
     def close(self) -> None:
         """Remove the journal: the work is sealed."""
         self._forget()
         self.store.remove(self.folder)
+
+    def _write_intent(self, intent: dict[str, Any]) -> None:
+        self.store.write(f"{self.folder}/intent.json", satmip_schemas.seal(intent, OWN))
 
     def _forget(self) -> None:
         # Before the intent is: records that outlived it would pass for those of the next one.

@@ -1,6 +1,5 @@
 """Packing: the samples of one shard are read, cropped, encoded and written."""
 
-import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from satmip_data.pipeline.shard_plan import ShardPlan
 from satmip_data.records import Reject, Sample, crash
 from satmip_data.shards.members import Members, dump_json, multi_hot, npy_bytes
 from satmip_data.shards.record import CaptionCount, ChannelSums, ShardRecord
-from satmip_data.shards.tar import add_members, file_sha256
+from satmip_data.shards.tar import add_members, file_sha256, new_tar
 from satmip_data.sources.base import ImageFiles, Source
 from satmip_data.storage.limits import DEFAULT, Limits, using
 from satmip_data.storage.store import Store
@@ -39,7 +38,7 @@ class PackTask:
     decoder: str = "auto"
     """One of `decoders.DECODERS`."""
     limits: Limits = DEFAULT
-    """What one file may take."""
+    """Limits for one file."""
 
 
 @dataclass(slots=True)
@@ -57,7 +56,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class EncodedSample:
-    """What is written of a sample: its members, its caption, and the chip before it became a JPEG."""
+    """A packed sample: its members, its caption, and the chip before it became a JPEG."""
 
     members: Members
     text: str
@@ -73,7 +72,7 @@ def pack_shard(task: PackTask) -> ShardRecord:
     damaged: list[str] = []
     digests: dict[str, str] = {}
     with task.out.staging(task.shard.name) as staged:
-        with tarfile.open(staged, "w|") as tar:
+        with new_tar(staged) as tar:
             for sample, encoded in encode_samples(task, traffic):
                 if isinstance(encoded, Reject):
                     rejects.append(encoded)

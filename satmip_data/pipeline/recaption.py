@@ -19,7 +19,7 @@ from satmip_data.pipeline.journal import Journal, OtherSettingsError
 from satmip_data.shards.dataset import CAPTION_JOURNAL, read_dataset, write_dataset
 from satmip_data.shards.members import Members
 from satmip_data.shards.record import CaptionCount, ChannelSums, ShardRecord
-from satmip_data.shards.tar import add_members, file_sha256, read_samples
+from satmip_data.shards.tar import add_members, file_sha256, new_tar, read_samples
 from satmip_data.storage.store import Store
 
 
@@ -53,7 +53,7 @@ def recaption_shard(out: Store, standing: CaptionRewrite, rewrite: CaptionRewrit
             f"satmip-data validate {quote(out.url)}   Then build again into another folder."
         )
     with out.staging(name) as staged:
-        with tarfile.open(staged, "w|") as tar:
+        with new_tar(staged) as tar:
             for key, members in _recaptioned(data, rewrite):
                 add_members(tar, key, members)
                 counts.add(key, members["txt"].decode())

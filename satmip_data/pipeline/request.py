@@ -11,7 +11,7 @@ from satmip_data.storage.limits import DEFAULT, Limits
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """What to build from what, and with how many hands."""
+    """A build: its source, its destination and its workers."""
 
     source: Source
     root: str
@@ -27,11 +27,11 @@ class BuildRequest:
     ray: str | None = None
     """Address of the Ray cluster that does the work, "local" for one on this machine; None for processes of this machine."""
     limits: Limits = DEFAULT
-    """What one file may take; what takes more is a reject."""
+    """Limits for one file; a file that exceeds them is a reject."""
     decoder: str = "auto"
     """One of `decoders.DECODERS`. All give the same pixels, so a build may be finished by another than it was begun with."""
 
     @property
     def engine(self) -> Engine:
-        """Where the work is done."""
+        """Engine that does the work."""
         return Local(self.workers) if self.ray is None else Ray(self.ray, self.workers)

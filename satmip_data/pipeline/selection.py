@@ -19,7 +19,7 @@ class SelectionError(DataError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a build takes; without any choice, everything.
+    """Selection of samples for a build; without any choice, all of them.
 
     Raises:
         SelectionError: `where` is no condition.

@@ -1,4 +1,4 @@
-"""What the bytes of a build depend on, besides the source. Saved in `dataset.json`; a resumed build refuses other settings."""
+"""Settings of a build, on which its bytes depend besides the source. Saved in `dataset.json`; a resumed build needs the same."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ class BuildSettings:
     """
 
     seed: int = 0
-    """Of the global shuffle."""
+    """Seed of the shuffle."""
     size: int | None = 224
     """Side of a chip in pixels; None keeps each window's own size."""
     context: Context = 0.0

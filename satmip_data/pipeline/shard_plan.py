@@ -1,4 +1,4 @@
-"""Which sample goes where. Pure: the plan follows from the samples' names and the seed alone, on any machine and version."""
+"""Assignment of samples to shards. Pure: it follows from the samples' names and the seed alone, on any machine and version."""
 
 import hashlib
 from collections import defaultdict

@@ -26,7 +26,7 @@ INDEX = "index.parquet"
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What the samples cover, read from the index; None where no sample knows it."""
+    """Extent of the samples, read from the index; None where no sample knows it."""
 
     bounds: tuple[float, float, float, float] | None
     """West, south, east, north of all footprints, degrees."""

@@ -73,7 +73,7 @@ class CaptionCount:
 
 @dataclass(frozen=True, slots=True)
 class ShardRecord:
-    """What is known of a finished shard; written after it, so that its presence means that the shard is whole."""
+    """Record of a finished shard; written after it, so that its presence means that the shard is whole."""
 
     name: str
     split: str

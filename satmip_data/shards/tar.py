@@ -4,9 +4,22 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from satmip_data.shards.members import Members
+
+
+@contextmanager
+def new_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """Give a new archive to add members to.
+
+    Raises:
+        OSError: the disk is full or refuses.
+    """
+    # tarfile's own file does not notice that a disk took but a part of a block, as one that becomes full does: the shard was cut.
+    with path.open("wb") as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
+        yield tar
 
 
 def add_members(tar: tarfile.TarFile, key: str, members: Members) -> None:

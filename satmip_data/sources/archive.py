@@ -1,4 +1,4 @@
-"""What every source of images in the user's own layout shares: the reading of any image, and the dealing of splits."""
+"""Shared parts of the sources for a user's own layout: reading any image, and assigning splits."""
 
 import json
 import logging
@@ -189,7 +189,7 @@ class NamedImages(Archive):
 
 @dataclass(frozen=True, slots=True)
 class ImageHead:
-    """What the head of an image tells; of a picture, its size in pixels alone."""
+    """Facts from the header of an image; for a picture, its size in pixels only."""
 
     width: int
     height: int
@@ -198,9 +198,9 @@ class ImageHead:
     """Why control points give no georeference; see `raster.Header`."""
     tags: Mapping[str, str] = field(default_factory=dict)
     bands: tuple[int, int, int] | None = None
-    """Of a raster, those for red, green and blue."""
+    """Bands of a raster for red, green and blue."""
     scaling: Scaling | None = None
-    """Of a raster, what is declared of these bands; see `raster.scaling`."""
+    """Scale and offset that a raster declares for these bands; see `raster.scaling`."""
 
 
 def _picture(store: Store, name: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""What a source is, and the reading of files below a root that may be a folder, an archive or a URL (fsspec)."""
+"""The interface of a source, and reading files below a root that may be a folder, an archive or a URL (fsspec)."""
 
 import bz2
 import datetime as dt

@@ -1,4 +1,4 @@
-"""What is known of an image under STAC common names: the cells of a table and the properties of a STAC item, parsed alike."""
+"""Columns with STAC common names: the same parsers for the cells of a table and the properties of a STAC item."""
 
 import math
 import re
@@ -67,7 +67,7 @@ def _wavelengths(key: str, value: Any) -> tuple[int, ...] | None:
 
 
 SEE_COLUMNS = "docs/sources.md"
-"""Where the columns of a table are listed."""
+"""Page that lists the columns of a table."""
 
 COLUMNS: dict[str, Callable[[str, Any], Any]] = {
     "image": _text,

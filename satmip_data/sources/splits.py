@@ -1,4 +1,4 @@
-"""Which sample belongs to which split: folders that are named so, a user's lists, or shares dealt from a seed."""
+"""Assignment of samples to splits: by the names of folders, a user's lists, or shares drawn with a seed."""
 
 import csv
 import hashlib

@@ -1,4 +1,4 @@
-"""What an item of STAC states of an asset's pixels: where they lie, and what their numbers mean."""
+"""Facts that a STAC item states about an asset's pixels: their location, and the meaning of their numbers."""
 
 import json
 import math

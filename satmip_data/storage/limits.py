@@ -1,4 +1,4 @@
-"""What one file of an archive may take: small files that unpack to gigabytes, or take minutes, are refused."""
+"""Limits for one file of an archive: small files that unpack to gigabytes, or take minutes, are refused."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Readable(Protocol):
-    """What gives bytes, such as a `gzip.GzipFile`."""
+    """A stream of bytes, such as a `gzip.GzipFile`."""
 
     def read(self, size: int, /) -> bytes:
         """Return at most `size` bytes."""

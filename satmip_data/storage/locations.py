@@ -1,4 +1,4 @@
-"""Where files lie: what a user types, what a listing gives, and what data say. The one rule for all sources and for `embed`.
+"""Locations of files, as a user types them, a listing gives them, or data name them. One rule for all sources and for `embed`.
 
 * What a user types (a source, a table, lists, a destination) may be any path or URL that fsspec opens: a `Store`.
 * What a listing gives (files of a folder, members of an archive, keys of a bucket) is a name in that `Store` and nothing else.

@@ -121,7 +121,7 @@ class Store:
 
     @property
     def protocol(self) -> str:
-        """What the files are reached by, as "file", "s3" or "https"."""
+        """Protocol of the files, such as "file", "s3" or "https"."""
         return "file" if self.local else str(get_protocol(self.url))
 
     @property
@@ -347,7 +347,7 @@ def _advice_on_a_full_disk(name: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise OSError(
             f"Cannot write {name} into {folder}: {error.strerror}. "

@@ -1,4 +1,4 @@
-"""What `index.parquet` and `rejects.parquet` must say of the shards beside them. Each failed check is yielded as its message."""
+"""Checks of `index.parquet` and `rejects.parquet` against the shards. Each failed check is yielded as its message."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What must hold for one sample of a shard. Each failed check is yielded as (name of the check, message)."""
+"""Checks of one sample of a shard. Each failed check is yielded as (name of the check, message)."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What `dataset.json` says of its shards and samples must follow from them. Pure."""
+"""Checks of `dataset.json` against its shards and samples. Pure."""
 
 import math
 from collections.abc import Iterator

@@ -35,7 +35,7 @@ SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """What was found in one shard."""
+    """Findings in one shard."""
 
     name: str
     keys: tuple[str, ...]
@@ -45,7 +45,7 @@ class ShardReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found in a shard directory: no problems means proven."""
+    """Findings in a shard directory: no problems means proven."""
 
     samples: int
     shards: int

@@ -1,4 +1,4 @@
-"""The commands of satmip-eval that fill the paper's tables, draw its figures and run what they need."""
+"""Commands of `satmip-eval` that fill the paper's tables, draw its figures and run the trainings they need."""
 
 import shlex
 import signal
@@ -12,6 +12,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from satmip_data.execution.choices import split_option
+from satmip_data.execution.output import Output, output_options
 from satmip_data.names import counted, without_secrets
 from satmip_train.cli import options as common
 from satmip_train.cli.options import options
@@ -47,14 +49,14 @@ _RUNS = click.option(
     "folders",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of runs and results, searched whole; may be given several times.  [default: out]",
+    help="Folder of runs and results, with its subfolders. Repeatable.  [default: out]",
 )
 _DATASETS = click.option(
     "--dataset",
     "named",
     multiple=True,
     metavar="SET=SHARDS",
-    help=f"Count what was measured on these shards as one of {', '.join(evaluation_sets())}.",
+    help=f"Evaluation set that these shards stand for: {', '.join(evaluation_sets())}.",
 )
 _FULL = click.option(
     "--full-epochs",
@@ -67,7 +69,7 @@ _K = click.option(
     type=click.Choice(["paper", "best"]),
     default="paper",
     show_default=True,
-    help="Neighbours of kNN: the paper's (100 on fMoW, else 5), or the best on the test split.",
+    help="Number of neighbours: the paper's (100 on fMoW, else 5), or the best on the test split.",
 )
 
 
@@ -138,13 +140,16 @@ def _filled(target: str, folders: tuple[Path, ...], named: tuple[str, ...], full
 @click.command()
 @click.argument("number", type=click.Choice(TABLES, case_sensitive=False))
 @options(_RUNS, _DATASETS, _FULL, _K)
-@click.option("--format", "form", type=click.Choice(list(FORMATS)), default="text", show_default=True, help="How it is written.")
+@click.option("--format", "form", type=click.Choice(list(FORMATS)), default="text", show_default=True, help="Format of the table.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write to.  [default: the terminal]")
-@click.option("--trace", "traced", is_flag=True, help="List for every cell the runs and results that filled it, instead.")
-def table(number: str, folders: tuple[Path, ...], named: tuple[str, ...], form: str, out: Path | None, **others: Any) -> None:
-    """Fill a table of the paper from runs and results, mean and deviation over seeds, with the printed numbers beside.
+@click.option("--trace", "traced", is_flag=True, help="List the runs and results behind every cell instead.")
+@output_options
+def table(
+    number: str, folders: tuple[Path, ...], named: tuple[str, ...], form: str, out: Path | None, output: Output, **others: Any
+) -> None:
+    """Fill a table of the paper from runs and results: mean and deviation over seeds, beside the published numbers.
 
-    A run belongs into a row by its settings, not by its name. What is missing is shown as missing.
+    A run belongs to a row by its settings, not by its name. Missing cells are shown as missing.
 
     \b
     Example:
@@ -156,21 +161,41 @@ def table(number: str, folders: tuple[Path, ...], named: tuple[str, ...], form: 
     with common.errors():
         filled = _filled(number.lower(), folders, named, full_epochs, neighbours)
     text = "".join(f"{line}\n" for line in trace(filled)) if traced else FORMATS[form](filled)
+    output.document(_cells(number.lower(), filled))
     if out is None:
-        click.echo(text, nl=False)
+        output.result(text.removesuffix("\n"))
         return
     with common.errors():
         write_atomically(out, lambda file: file.write(text.encode()))
-    click.echo(out)
+    output.result(out)
+
+
+def _cells(number: str, filled: Filled) -> dict[str, Any]:
+    """Return the filled cells of a table, for `--json`."""
+    rows = [
+        {
+            "row": " / ".join(row.labels),
+            "column": column.id,
+            "mean": None if cell is None else cell.mean,
+            "std": None if cell is None else cell.std,
+            "files": [] if cell is None else list(cell.files),
+            "published": None if printed is None else printed.mean,
+        }
+        for index, row in enumerate(filled.layout.rows)
+        for column in filled.layout.columns
+        for cell, printed in [(filled.cells.get((index, column.id)), row.published.get(column.id))]
+    ]
+    return {"table": number, "cells": rows, "notes": list(filled.notes)}
 
 
 @click.command()
 @click.argument("number", type=click.Choice(["3", "s1", "s2", "s3"], case_sensitive=False))
 @options(_RUNS, _DATASETS, _FULL, _K)
-@click.option("--shards", help="Of s1, s2 and s3: shard directory whose index.parquet is drawn.")
-@click.option("--split", default="train", show_default=True, help="Of s1, s2 and s3: split that is drawn.")
+@click.option("--shards", help="For s1, s2 and s3: shard directory whose index.parquet is drawn.")
+@split_option("--split", default="train", show_default=True, help="For s1, s2 and s3: split that is drawn.")
 @options(common.out_folder("out/figures"))
-def figure(number: str, shards: str | None, split: str, out: Path, **others: Any) -> None:
+@output_options
+def figure(number: str, shards: str | None, split: str, out: Path, output: Output, **others: Any) -> None:
     """Draw a figure of the paper as PNG and SVG: 3 from runs and results, s1 (GSD), s2 (places), s3 (times) from shards.
 
     \b
@@ -185,8 +210,9 @@ def figure(number: str, shards: str | None, split: str, out: Path, **others: Any
             raise click.UsageError(f"Missing option --shards: figure {number} is drawn from the index of a shard directory.")
         else:
             paths = figures.draw_metadata(number.lower(), shards, split, out)
-    for path in paths:
-        click.echo(path)
+    output.result(*paths)
+    output.document({"files": paths})
+    output.next(common.opening(paths[0]))
 
 
 @click.command()
@@ -207,23 +233,24 @@ def figure(number: str, shards: str | None, split: str, out: Path, **others: Any
 )
 @click.option("--seeds", type=common.SEEDS, default="0,1,2", show_default=True, help="Seeds of every row.")
 @click.option("--recipe-base", help="Recipe of every run.  [default: that of its row; tiny with --budget tiny]")
-@click.option("--external", multiple=True, metavar="NAME=FILE", help="Weight file of somebody else's backbone: satmae, ...")
+@click.option("--external", multiple=True, metavar="NAME=FILE", help="Weight file of another project's backbone, such as satmae.")
 @click.option("--hpt", type=click.Path(exists=True, dir_okay=False), help="Table 4: SLIP's weight file to start from.")
-@click.option("--train", "train_options", type=Words(), default="", help='Further options of satmip-train, as "--batch-size 64".')
-@click.option("--eval", "eval_options", type=Words(), default="", help='Further options of satmip-eval, as "--precision bf16".')
+@click.option("--train", "train_options", type=Words(), default="", help='Options for satmip-train, such as "--batch-size 64".')
+@click.option("--eval", "eval_options", type=Words(), default="", help='Options for satmip-eval, such as "--precision bf16".')
 @click.option(
     "--launcher",
     type=Words(),
     default="",
     metavar="COMMAND",
-    help='Instead of satmip-train, as "torchrun --nproc-per-node 8 -m satmip_train".',
+    help='Command instead of satmip-train, such as "torchrun --nproc-per-node 8 -m satmip_train".',
 )
-@click.option("--rate", type=common.Positive(), help="Samples/s of training, to estimate the time.")
+@click.option("--rate", type=common.Positive(), help="Samples per second of training, to estimate the time.")
 @click.option("--run", "execute", is_flag=True, help="Run the commands instead of printing them, and fill the table at the end.")
 @options(common.out_folder("out/reproduce"))
 @click.pass_context
 def reproduce(
     context: click.Context,
+    /,
     target: str,
     execute: bool,
     launcher: tuple[str, ...],
@@ -233,14 +260,14 @@ def reproduce(
 ) -> None:
     """Print the commands that fill a table of the paper, or run them one after the other.
 
-    What is finished is left out, so the same command goes on where it was stopped. It stops at the first command that fails.
+        Finished commands are skipped, so the same command goes on where it stopped. It ends at the first command that fails.
     "real" is no table of the paper: SimCLR, SatMIP and SatMIPS on EuroSAT and PlanesNet with real metadata (docs/results.md).
 
-    \b
-    Example:
-      satmip-eval reproduce 2 --shards out/fmow --eval-shards eurosat=out/eurosat --run
-      satmip-eval reproduce 5 --shards out/shards --budget tiny --seeds 0 --run
-      satmip-eval reproduce real --data data --out out/real --run
+        \b
+        Example:
+          satmip-eval reproduce 2 --shards out/fmow --eval-shards eurosat=out/eurosat --run
+          satmip-eval reproduce 5 --shards out/shards --budget tiny --seeds 0 --run
+          satmip-eval reproduce real --data data --out out/real --run
     """
     target = target.lower()
     if target == real.TARGET:

@@ -3,9 +3,9 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +77,35 @@ class Dataset:
     """Name of the source that the shards were built from, as "fmow"."""
     licence: str = ""
     """Of the source."""
+    kept: frozenset[str] | None = None
+    """Keys of the samples of a part, see `part`; None where it holds every sample of its shards."""
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 over the names and hashes of all shards: equal shards, equal fingerprint."""
-        return hashlib.sha256("\n".join(f"{s.name} {s.sha256}" for s in self.shards).encode()).hexdigest()
+        """The sha256 over the names and hashes of all shards and what is kept of them: equal samples, equal fingerprint."""
+        lines = [*(f"{s.name} {s.sha256}" for s in self.shards), *self._kept_digest]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def hashes(self, split: str) -> list[str]:
+        """Return what tells the samples of a split from any others: the hashes of its shards and of what is kept of them."""
+        return [*(shard.sha256 for shard in self.split(split)), *self._kept_digest]
+
+    @property
+    def _kept_digest(self) -> list[str]:
+        return [] if self.kept is None else [hashlib.sha256("\n".join(sorted(self.kept)).encode()).hexdigest()]
+
+    def part(self, name: str, keys: Mapping[str, Collection[str]]) -> "Dataset":
+        """Return a part of these shards as a dataset of the one split `name`; nothing is copied.
+
+        Columns, classes and channel statistics stay those of the whole.
+
+        Args:
+            name: of the split
+            keys: of the samples that are kept, by the name of their shard
+        """
+        shards = tuple(replace(s, split=name, samples=len(keys[s.name])) for s in self.shards if keys.get(s.name))
+        kept = frozenset(key for of_shard in keys.values() for key in of_shard)
+        return replace(self, shards=shards, splits={name: sum(s.samples for s in shards)}, kept=kept)
 
     def split(self, name: str) -> tuple[Shard, ...]:
         """Return the shards of a split, in order.

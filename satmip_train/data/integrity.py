@@ -1,4 +1,4 @@
-"""Whether a shard holds the bytes that `dataset.json` lists: read once, on first use, and remembered."""
+"""Check that a shard holds the bytes that `dataset.json` lists: made once, on first use, and remembered."""
 
 import hashlib
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""How much memory this process may still take: the machine's, and what is left of its container's limit."""
+"""Memory that this process may still use: that of the machine, within the limit of its container."""
 
 import os
 from collections.abc import Iterator

@@ -1,10 +1,10 @@
-"""Which samples of a split show the same place, and where on Earth they lie."""
+"""Places of a split: samples that show the same spot, and their locations on Earth."""
 
 import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from satmip_train.data.dataset import Dataset
 from satmip_train.data.tar import Readers
 
 Space = Literal["raw", "sphere"]
+ONE_SPOT = 1.0
+"""Kilometres of `Places.spread` above which a place is no spot that is seen again, but a region."""
+_EARTH = 6371.0088
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,18 @@ class Places:
         shard = np.searchsorted(self.starts, chosen, side="right") - 1
         return np.stack([shard, chosen - self.starts[shard]], axis=1)
 
+    def spread(self) -> float:
+        """Return the median distance in kilometres between a sample and the middle of its place: about 0 where a place is one spot.
+
+        Of places with two known locations or more; NaN where there is none. Distances are those of a flat Earth, good for a place.
+        """
+        known = np.isfinite(self.location).all(axis=1)
+        place, (lon, lat) = self.place[known], np.radians(self.location[known]).T
+        counts = np.bincount(place)
+        east, north = np.cos(lat) * _from_middle(lon, place, counts), _from_middle(lat, place, counts)
+        apart = _EARTH * np.hypot(east, north)[counts[place] > 1]
+        return float(np.median(apart)) if len(apart) else math.nan
+
     def strangers(self, seed: int) -> npt.NDArray[np.int64]:
         """Return for each sample one of another place: a permutation, the same for the same seed. Shape: (N,).
 
@@ -73,6 +88,12 @@ class Places:
         found = np.empty_like(order)
         found[order] = np.roll(order, -most)
         return found
+
+
+def _from_middle(angles: npt.NDArray[np.float64], place: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> Any:
+    """Return how far angles in radians are from the mean of their place, also across the antimeridian. Shape: (N,) -> (N,)."""
+    middle = np.arctan2(*(np.bincount(place, part)[place] / counts[place] for part in (np.sin(angles), np.cos(angles))))
+    return np.angle(np.exp(1j * (angles - middle)))
 
 
 def cluster_centres(locations: npt.NDArray[np.float64], clusters: int, space: Space, seed: int) -> npt.NDArray[np.float64]:

@@ -26,11 +26,16 @@ class ShardReader:
 
     Members are grouped into samples by key, the name up to the first dot of its last part, as webdataset does.
 
+    Args:
+        path: of the tar
+        samples: how many it holds, or how many of them are kept
+        kept: keys of the samples that are given, others being passed over; None: all
+
     Raises:
         UsageError: the tar is gone or damaged, or its samples are not as many as listed.
     """
 
-    def __init__(self, path: Path, samples: int) -> None:
+    def __init__(self, path: Path, samples: int, kept: frozenset[str] | None = None) -> None:
         self.path = path
         try:
             with path.open("rb") as file:
@@ -47,6 +52,8 @@ class ShardReader:
                 if (match := _MEMBER.match(name)) is None:
                     continue
                 key, suffix = match.groups()
+                if kept is not None and key not in kept:
+                    continue
                 if not self.keys or key != self.keys[-1]:
                     self.keys.append(key)
                     rows.append({})
@@ -167,7 +174,7 @@ class Readers:
             shard = self.shards[number]
             path = self._dataset.path(shard)
             check_shard(self._dataset, shard, path)
-            self._open[number] = ShardReader(path, shard.samples)
+            self._open[number] = ShardReader(path, shard.samples, self._dataset.kept)
         return self._open[number]
 
     def __getstate__(self) -> dict[str, Any]:

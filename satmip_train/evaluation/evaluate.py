@@ -85,7 +85,7 @@ class Protocol:
 
     @property
     def described(self) -> dict[str, Result]:
-        """What says which samples the probe learns from, and on which it is tested."""
+        """Description of the samples that the probe learns from, and of those it is tested on."""
         return {"train": describe_split(self.train, self.train_split), "test": describe_split(self.test, self.test_split)}
 
 

@@ -150,7 +150,7 @@ def keep(cache: Path, dataset: Dataset, split: str, depends: Sequence[Any], comp
     The file's name is a hash of the split's shards and of what else the features depend on, which must be JSON. Where it cannot be
     written, the log tells it.
     """
-    parts = [[shard.sha256 for shard in dataset.split(split)], *depends]
+    parts = [dataset.hashes(split), *depends]
     path = cache / f"{split}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.npz"
     if (kept := _read(path)) is not None:
         return kept

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from satmip_data.names import FORMATS
+from satmip_data.pages import data_uri
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.order import positions
 from satmip_train.data.tar import Readers
@@ -24,7 +25,7 @@ _INK, _PAPER, _SAME, _OTHER = "#1c1c1c", "#ffffff", "#2a8a4a", "#c0453a"
 
 @dataclass(frozen=True)
 class Chip:
-    """What of a sample is shown."""
+    """Parts of a sample that are shown."""
 
     key: str
     image: Image.Image
@@ -32,10 +33,17 @@ class Chip:
     label: str | None
     """Its class; of a multi-label set the classes with commas between them; None where there is none."""
 
+    @property
+    def address(self) -> str:
+        """The picture as an address that holds it, for a page."""
+        png = io.BytesIO()
+        self.image.save(png, "PNG", optimize=True)
+        return data_uri(png.getvalue())
+
 
 @dataclass(frozen=True)
 class Gallery:
-    """What is searched, what is searched for, and where the chips of both lie."""
+    """The searched samples, the queries, and the shards with the chips of both."""
 
     found: Features
     queries: Features

@@ -1,4 +1,4 @@
-"""What is evaluated: the networks of runs, and the controls beside them."""
+"""Models under evaluation: trained runs and their baselines."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ Kind = Literal["run", "random", "pixels", "identity"]
 
 @dataclass(frozen=True)
 class Model:
-    """What turns samples into features."""
+    """A model that turns samples into features."""
 
     name: str
     kind: Kind
@@ -44,7 +44,7 @@ class Model:
     """Those of the run; of a random model only the architecture counts, and `seed` is that of its weights."""
     backbone: nn.Module
     metadata: MetadataModel | None = None
-    """Where metadata are evaluated."""
+    """Needed to evaluate metadata."""
     trained: dict[str, Any] | None = None
     """Shards and step of the training, where it was trained."""
 
@@ -63,7 +63,7 @@ class Model:
 
     @property
     def cache(self) -> Path:
-        """Where features are kept."""
+        """Folder in which features are kept."""
         return (self.folder.parent if self.folder.is_file() else self.folder) / "features"
 
     @property

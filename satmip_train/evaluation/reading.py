@@ -37,12 +37,12 @@ QUANTITIES: dict[str, tuple[str, float | None]] = {
     "day": ("days between the days of the year, of at most 183", 365.25),
     "sun_elevation": ("degrees between the elevations of the sun", None),
 }
-"""What is read: its error in words, and the length of its circle, where it goes round."""
+"""Quantities that are read: the words for the error, and the period of cyclic ones."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """What the samples of a split are in the world; NaN where it is not known."""
+    """True values of the samples of a split; NaN where unknown."""
 
     physical: Physical
     sun_elevation: Numbers

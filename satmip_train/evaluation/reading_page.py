@@ -23,7 +23,7 @@ PICTURES, NEAREST = 6, 10
 
 @dataclass(frozen=True)
 class Moment:
-    """What a record says, in words and as marks of the map and the year."""
+    """A record in words, and as marks on the map and in the year."""
 
     words: tuple[str, str, str, str]
     """Place, day, elevation of the sun, ground sample distance."""

@@ -1,6 +1,5 @@
 """One HTML page of a shard directory and of what was learned from it; everything is inside the file."""
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 import fsspec
 
 from satmip_data.names import counted, without_secrets
-from satmip_data.pages import Grid, data_uri, render
+from satmip_data.pages import Grid, render
 from satmip_train.data.dataset import Dataset
 from satmip_train.errors import UsageError
 from satmip_train.evaluation import tables
@@ -66,7 +65,13 @@ def write_report(
     if runs:
         values |= _settings(runs)
     knn = (values["scores_title"], "Nearest neighbours") if evaluated else ("kNN",)
-    values |= {"train_split": "train", "test_split": "val", "picture": _picture, **values, **(readings or {"reading": None})}
+    values |= {
+        "train_split": "train",
+        "test_split": "val",
+        "picture": lambda chip: chip.address,
+        **values,
+        **(readings or {"reading": None}),
+    }
     read = ("What the network reads off a picture",) if values["reading"] else ()
     titles = ("Chips and captions", *read, *((*knn, "Training") if runs else ()), "Data", *(("Settings",) if runs else ()))
     page = render("report.html", root=without_secrets(dataset.root), titles=titles, **values)
@@ -87,14 +92,7 @@ def readings(runs: Sequence[Path], protocol: Protocol) -> dict[str, Any] | None:
 
 
 def _figure(chip: Chip, label: str, caption: str, kind: str = "") -> Figure:
-    return Figure(_picture(chip), chip.key, label, caption, kind)
-
-
-def _picture(chip: Chip) -> str:
-    """Return a chip as an address that holds it."""
-    png = io.BytesIO()
-    chip.image.save(png, "PNG", optimize=True)
-    return data_uri(png.getvalue())
+    return Figure(chip.address, chip.key, label, caption, kind)
 
 
 def _data(dataset: Dataset) -> dict[str, Any]:

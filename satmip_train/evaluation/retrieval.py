@@ -47,7 +47,7 @@ _SIMILARITIES = 1 << 25
 
 @dataclass(frozen=True)
 class Physical:
-    """What the samples of a split are in the world; NaN where it is not known. Each (N,)."""
+    """True values of the samples of a split; NaN where unknown. Each (N,)."""
 
     longitude: Numbers
     latitude: Numbers

@@ -51,7 +51,7 @@ class Folders:
     train: list[Pair]
     test: list[Pair]
     described: dict[str, Result]
-    """What says which they are, of "train" and "test"."""
+    """Descriptions of "train" and "test"."""
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table as RichTable
-
 from satmip_data.names import counted
 
 Result = dict[str, Any]
-"""What an evaluation found and all that it depends on, as it is written."""
+"""Result of an evaluation with everything it depends on, as written to its file."""
 
 METRICS = {
     "macro_f1": "macro-F1",
@@ -20,7 +17,7 @@ METRICS = {
     "miou": "mIoU",
     "pixel_accuracy": "pixel accuracy",
 }
-"""How they are called where they are shown."""
+"""Names of the metrics as shown."""
 _PROBES = {
     "knn": "kNN",
     "linear": "Linear probe",
@@ -32,7 +29,7 @@ _PER_CLASS = {"f1_per_class": "F1", "ap_per_class": "Average precision", "iou_pe
 _MODALITIES = {"image": "", "metadata": " of metadata", "both": " of image and metadata"}
 _INTERVAL = "  95% interval"
 _ERROR_HEADS = {"kilometres": "km", "gsd_ratio": "GSD ratio"}
-"""What stands above the errors of `retrieve`, and explains them below, where it is not their name."""
+"""Headings of the errors of `retrieve` that are not their names."""
 
 
 @dataclass(frozen=True)
@@ -192,13 +189,14 @@ def retrieval_tables(result: Result) -> tuple[Table, Table]:
     return (
         Table("Retrieval", of_ranks, tuple(ranks(*row) for row in found), (ranks(*chance),), (f"{where} R@k in percent.",)),
         Table(
-            "Median error of what is found first",
+            "Median error of the first result",
             of_errors,
             tuple(errors(*row) for row in found),
             (errors("best constant", "", {"errors": result["best_constant"]}), errors(*chance)),
             (
-                f"0 where it is the right one. {units}.",
-                "Best constant: the one answer to all that errs least. Chance: a random sample is found.",
+                f"The error is 0 where the first result is the right one. {units}.",
+                "Best constant: the single answer to all that errs least.",
+                "Chance level: the expected result if a random sample were retrieved.",
             ),
         ),
     )
@@ -211,29 +209,15 @@ def reading_table(result: Result) -> Table:
     def row(name: str, errors: Result) -> tuple[str, ...]:
         return name, *("" if value is None else f"{value:.3g} ({value / best[of]:.2f})" for of, value in errors.items())
 
-    where = f"Over {counted(result['test']['samples'], 'picture')} of {result['test']['split']} ({result['test']['shards']})."
+    where = f"Over {result['test']['samples']:,} images of {result['test']['split']} ({result['test']['shards']})."
     units = "; ".join(f"{name.replace('_', ' ')}: {text}" for name, text in result["units"].items())
     return Table(
-        f"Median error of the record of {result['settings']['records']} that is nearest",
+        f"Median error of the nearest record of {result['settings']['records']}",
         ("model", *(name.replace("_", " ") for name in result["units"])),
         tuple(row(model["name"], model["errors"]) for model in result["models"]),
         (row("best constant", best), row("random record", result["random_record"])),
         (
             f"{where} {units}.",
-            "In brackets: divided by the error of the best constant, the one answer to all pictures that errs least.",
+            "In brackets: the error divided by that of the best constant, the single answer to all images that errs least.",
         ),
     )
-
-
-def rich_table(table: Table) -> RichTable:
-    """Return the table for a terminal."""
-    shown = RichTable(title=table.title, title_justify="left", caption="\n".join(map(escape, table.notes)), caption_justify="left")
-    for number, name in enumerate(table.header):
-        # Folded, as a name that is cut off may be that of several runs.
-        shown.add_column(escape(name), justify="right" if number else "left", overflow="fold")
-    for row in table.models:
-        shown.add_row(*map(escape, row))
-    shown.add_section()
-    for row in table.summaries:
-        shown.add_row(*map(escape, row), style="" if row[0] == _INTERVAL else "bold")
-    return shown

@@ -15,7 +15,7 @@ from satmip_data.geometry import wrap_longitude
 from satmip_data.names import counted
 from satmip_data.records import Metadata
 from satmip_train.data.dataset import Dataset
-from satmip_train.data.image_files import Rendering, read_picture
+from satmip_train.data.image_files import Rendering, check_units, read_picture
 from satmip_train.errors import UsageError
 from satmip_train.evaluation.embed import Network, Reject, folder_rows, vectors_of
 from satmip_train.evaluation.features import resize
@@ -63,6 +63,7 @@ def of_files(paths: Sequence[Path], network: Network, projection: nn.Linear, ren
     records: list[Metadata] = []
     vectors: list[Vectors] = [np.empty((0, projection.out_features), np.float32)]
     rejects: list[Reject] = []
+    check_units([path for path in paths if path.is_file()], rendering)
     for path in paths:
         if path.is_dir():
             for rows in folder_rows(path, rendering, network.view_size, running):

@@ -33,7 +33,7 @@ TEMPERATURES = tuple(float(2**power) for power in np.arange(-2, 2.01, 0.25))
 """Temperatures that are tried, times that of the training."""
 WIDTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 13.0)
 """Widths of a kernel that are tried, in spacings of the cells."""
-VERSION = 1
+VERSION = 2
 
 Role = Literal["temperature", "regions", "test"]
 
@@ -45,7 +45,7 @@ class Coverage:
     pictures: int
     places: int
     share: dict[int, float]
-    """Of the pictures, by level; 0 to 1."""
+    """Of the pictures by level, each place counting as one: 0 to 1."""
     size: dict[int, float]
     """Median share of the cells that a region takes, by level; 0 to 1."""
 
@@ -169,7 +169,9 @@ def coverage(found: Numbers, above: Masses, thresholds: dict[int, float], places
         above: `posterior.mass_above` of the same pictures, (B, C)
         places: of the pictures
     """
-    share = {level: float(np.mean(found <= limit)) for level, limit in thresholds.items()}
+    _, number, counts = np.unique(np.array(places), return_inverse=True, return_counts=True)
+    weight = 1 / counts[number]  # what is promised is a picture of a new place, not one of the places with many pictures
+    share = {level: float(np.average(found <= limit, weights=weight)) for level, limit in thresholds.items()}
     size = {level: float(np.median((above <= limit).mean(axis=1))) for level, limit in thresholds.items()}
     return Coverage(len(found), len(set(places)), share, size)
 

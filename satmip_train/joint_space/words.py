@@ -26,7 +26,7 @@ LABELS = {
     "off_nadir_angle": "off nadir", "utm_zone": "UTM zone", "country_code": "country", "scan_direction": "scan direction",
     "wavelengths": "wavelengths", "sensor_platform": "sensor",
 }  # fmt: skip
-_MOST_WORDS = 6
+_MOST_WORDS, _MOST_SPANS, _LONGEST = 6, 3, 24
 
 
 def value(name: str, known: Any) -> str:
@@ -71,7 +71,9 @@ def region(density: Density, level: int) -> str:
         words = density.words(level)
         more = f" and {len(words) - _MOST_WORDS} more" if len(words) > _MOST_WORDS else ""
         return ", ".join(words[:_MOST_WORDS]) + more
-    return "; ".join(f"{value(density.name, low)} to {value(density.name, high)}" for low, high in density.spans(level))
+    spans = density.spans(level)
+    more = f" and {len(spans) - _MOST_SPANS} more" if len(spans) > _MOST_SPANS else ""
+    return "; ".join(f"{value(density.name, low)} to {value(density.name, high)}" for low, high in spans[:_MOST_SPANS]) + more
 
 
 def error(density: Density, off: float) -> str:
@@ -109,7 +111,7 @@ def summary_rows(answers: Sequence[Answer]) -> tuple[tuple[str, ...], list[tuple
     """Return the header and rows of the table of many pictures: their best answers."""
     first = ("location", "day", "hour", "year", "gsd", "sun_elevation_angle")
     names = sorted(answers[0].densities, key=lambda name: first.index(name) if name in first else len(first))[: len(first)]
-    rows = [(answer.name, *(value(name, answer.densities[name].best) for name in names)) for answer in answers]
+    rows = [(_short(answer.name), *(value(name, answer.densities[name].best) for name in names)) for answer in answers]
     return ("image", *(LABELS[name] for name in names)), rows
 
 
@@ -124,6 +126,26 @@ def found_rows(found: Sequence[Found], names: Iterable[str]) -> tuple[tuple[str,
     return ("chip", "times as likely", *(LABELS[name] for name in shown), "fits"), rows
 
 
+def _short(name: str) -> str:
+    """Return the end of a long path."""
+    return name if len(name) <= _LONGEST else f"...{name[3 - _LONGEST :]}"
+
+
+def trial_rows(result: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the header and rows of what `trial` measured: a row for each way to answer and a column for each quantity."""
+    names = list(result["units"])
+    rows = [(way, *("" if found[n] is None else f"{found[n]:.3g}" for n in names)) for way, found in result["errors"].items()]
+    rows.append(("bits that ask gains", *(f"{result['bits'][name]:.2f}" if name in result["bits"] else "" for name in names)))
+    return ("median error", *(LABELS[name] for name in names)), rows
+
+
+def about_trial(result: dict[str, Any]) -> str:
+    """Return in a sentence what was measured, and in which units."""
+    units = "; ".join(f"{LABELS[name]}: {unit}" for name, unit in result["units"].items())
+    tested = result["tested"]
+    return f"Median errors on {tested['pictures']:,} pictures of {tested['places']:,} places that nothing was fitted on. {units}."
+
+
 def about_regions(calibration: Calibration, names: Iterable[str], given: bool) -> list[str]:
     """Return in sentences what the regions are worth."""
     if given:
@@ -136,7 +158,7 @@ def about_regions(calibration: Calibration, names: Iterable[str], given: bool) -
         first = next(iter(measured.values()))
         lines.append(
             f"Regions are calibrated on {max(calibration.places.values()):,} held-out places. On {first.pictures:,} pictures of "
-            f"{first.places:,} other places they held the truth in (stated, ± one "
+            f"{first.places:,} other places they held the truth in (places count alike; stated, ± one "
             "standard deviation of such a measurement):"
         )
         for name, found in measured.items():

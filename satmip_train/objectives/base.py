@@ -1,4 +1,4 @@
-"""What an objective is: the one module that is trained, from a batch to a loss."""
+"""The interface of an objective: the module that is trained, from a batch to a loss."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +17,14 @@ __all__ = ["MetadataShape", "Objective"]
 
 
 class Objective(nn.Module, ABC):
-    """What is learned: the backbone, the networks that training needs beside it, and the loss."""
+    """The backbone, the networks that training needs besides it, and the loss."""
 
     batch_keys: frozenset[str]
-    """What the batch must hold beside the views: some of "tokens", "numeric", "mask", "categorical", "place" and "location"."""
+    """Keys of the batch besides the views: some of "tokens", "numeric", "mask", "categorical", "place" and "location"."""
     view_sources: tuple[str, ...]
     """Of what image each view is made: "image", or "partner", that of another acquisition of the place (see `stream.Decoder`)."""
     backbone: nn.Module
-    """What evaluation keeps: views (B, 3, S, S) -> features (B, width)."""
+    """The network that evaluation keeps: views (B, 3, S, S) -> features (B, width)."""
     start: str
     """Of what weights the backbone started, in words."""
     metadata_encoder: CaptionEncoder | TabularEncoder | None

@@ -34,7 +34,7 @@ class Encoders:
 
 @dataclass
 class Inputs:
-    """What the terms share in one step. Features are computed when the first term asks for them, all in one pass."""
+    """Intermediate results that the terms share in one step. Features are computed in one pass, on first use."""
 
     objective: Objective
     batch: Mapping[str, Any]
@@ -46,7 +46,7 @@ class Inputs:
     projections: list[Tensor] = field(default_factory=list)
     """Those of the first view, not normalized, (B, D) each; a term that has one leaves it to those that follow."""
     logged: dict[str, Tensor] = field(default_factory=dict)
-    """What terms log beside their losses, each () and without a gradient."""
+    """Values that terms log besides their losses, each () and without a gradient."""
 
     @cached_property
     def _features(self) -> dict[int, Tensor]:
@@ -98,7 +98,7 @@ class Term(nn.Module, ABC):
     """One summand of an objective. One of your own is a class in a file and a line that puts it into `objectives.TERMS`."""
 
     part: ClassVar[str]
-    """What its loss is called in the log, as "loss_views"."""
+    """Name of its loss in the log, such as "loss_views"."""
     views: ClassVar[int] = 1
     """Views of an image that it needs: 1, or 2 that are compared."""
     encoded: ClassVar[int] = 1
@@ -110,9 +110,9 @@ class Term(nn.Module, ABC):
     weight: ClassVar[str | None] = None
     """The setting that weighs it in a sum; None: it weighs 1."""
     weights_as: ClassVar[str | None] = None
-    """What its networks are called in checkpoints; None: as the term."""
+    """Name of its networks in checkpoints; None: that of the term."""
     batch_keys: frozenset[str] = frozenset()
-    """What the batch must hold for it beside views and metadata, see `Objective.batch_keys`."""
+    """Keys of the batch that it needs besides views and metadata, see `Objective.batch_keys`."""
     projection: int | None = None
     """Width of the projection that it leaves in `Inputs.projections`."""
 

@@ -1,4 +1,4 @@
-"""Whether shards hold what the evaluations of a table read, asked before anything is trained."""
+"""Checks, before anything is trained, that shards hold what the evaluations of a table need."""
 
 from collections.abc import Iterator, Sequence
 

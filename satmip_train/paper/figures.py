@@ -1,7 +1,7 @@
 """The paper's figures as PNG and SVG: convergence (Figure 3), and the distributions of metadata (Figures S1 to S3)."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ _DPI = 200
 _INK, _GRID, _FILL = "#2b2f36", "#d9dce1", "#3b6ea8"
 _MODELS = {"SimCLR": ("#0072b2", "o"), "SatMIP": ("#e69f00", "X"), "SatMIPS": ("#009e73", "s")}
 """Colour and marker of each model: told apart also without colours."""
+_LINES, _MARKERS = ("#0072b2", "#009e73", "#e69f00", "#cc79a7", "#7f7f7f", "#56b4e9"), "osX^Dv"
 _AXES = ("#3b6ea8", "#d0743c")
 """Colours of width and height."""
 _METRES = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
@@ -45,6 +46,18 @@ class Point:
     time: float
     mean: float
     std: float | None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Lines of one plot, by name; the time of a point is its x."""
+
+    title: str
+    x: str
+    y: str
+    lines: dict[str, list[Point]]
+    logarithmic: bool = False
+    """The axis of x."""
 
 
 def draw_convergence(filled: Filled, folder: Path) -> list[Path]:
@@ -115,6 +128,27 @@ def _legend(axes: npt.NDArray[Any]) -> tuple[list[Any], list[str]]:
             found.setdefault(label, handle)
     labels = sorted(found, key=lambda label: (label.endswith("paper"), list(_MODELS).index(label.split(",")[0])))
     return [found[label] for label in labels], labels
+
+
+def draw_lines(panels: Sequence[Panel], path: Path) -> list[Path]:
+    """Draw panels side by side, each with lines of mean and deviation, as PNG and SVG; a panel without a line is left out."""
+    shown = [panel for panel in panels if any(panel.lines.values())]
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots(1, max(len(shown), 1), squeeze=False).ravel()
+        for axis, panel in zip(axes, shown, strict=False):
+            for number, (name, points) in enumerate(panel.lines.items()):
+                if points:
+                    xs, means, errors = [p.time for p in points], [p.mean for p in points], [p.std or 0.0 for p in points]
+                    look = {"color": _LINES[number % len(_LINES)], "marker": _MARKERS[number % len(_MARKERS)], "capsize": 2.5}
+                    axis.errorbar(xs, means, errors, label=name, linewidth=1.6, markersize=5, elinewidth=1.1, **look)
+            axis.set_title(panel.title)
+            axis.set_xlabel(panel.x)
+            axis.set_ylabel(panel.y)
+            axis.set_xscale("log" if panel.logarithmic else "linear")
+            axis.legend(fontsize=7)
+
+    return _save(draw, (4.2 * max(len(shown), 1), 3.2), path)
 
 
 def draw_metadata(number: str, shards: str, split: str, folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from satmip_train.paper.layout import COST_KINDS, FULL_EPOCHS, SHARED, Column, R
 from satmip_train.paper.scores import Samples, Score, Training
 
 Neighbours = Literal["paper", "best"]
-"""Which k of kNN is reported: the paper's fixed ones, or the best on the test split."""
+"""The k of kNN that is reported: the paper's fixed ones, or the best on the test split."""
 
 TELLING = ("objective", "policy", "metadata_encoder", "fields", "coupled", "metadata_weight", "simclr_weight")
 """The settings that tell the rows of the paper's tables apart, beside the first weights."""
@@ -27,16 +27,16 @@ _BUDGET = {"seed", "epochs", "warmup_epochs", *FREE_SETTINGS}
 
 @dataclass(frozen=True)
 class Cell:
-    """What our models say."""
+    """Result of our models."""
 
     mean: float
     std: float | None
-    """Of a sample (n - 1) over seeds; None of a single one."""
+    """Sample standard deviation (n - 1) over seeds; None for a single seed."""
     seeds: tuple[int, ...]
     files: tuple[str, ...]
     """Runs and results it was computed from."""
     note: str = ""
-    """What is not as in the paper."""
+    """Difference from the paper."""
 
 
 @dataclass(frozen=True)

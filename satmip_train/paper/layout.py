@@ -37,7 +37,7 @@ class Number:
     mean: float
     std: float | None
     source: str
-    """Where it is printed, as "Table 4" or "poster"."""
+    """Place in the paper, such as "Table 4" or "poster"."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Column:
     title: str
     kind: ColumnKind
     cell: dict[str, Any]
-    """What of a cell's probe, dataset, modality and epochs the column decides."""
+    """The parts of a cell's probe, dataset, modality and epochs that the column decides."""
     of: tuple[str, ...]
     """Columns that this one is computed from."""
     sets: tuple[str, ...]
@@ -67,7 +67,7 @@ class Row:
     control: Literal["random", "identity"] | None
     """A model that learned nothing: random weights, or the tabular features as they are."""
     cell: dict[str, Any]
-    """What of a cell's probe, dataset, modality and epochs the row decides."""
+    """The parts of a cell's probe, dataset, modality and epochs that the row decides."""
     gain_over: int | None
     """Number of the row that "mean_gain" compares with."""
     published: dict[str, Number]

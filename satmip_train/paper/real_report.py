@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from satmip_train.files import CONFIG, RUN_CONFIG, result_path, write_atomically
-from satmip_train.paper import real
+from satmip_train.paper import figures, real
 from satmip_train.paper.real import EUROSAT, FULL, LABEL_SHARES, RATES, Group, Method, Request, Study
 
 Result = dict[str, Any]
@@ -82,12 +82,41 @@ class Report:
 
 
 def write_report(request: Request) -> list[Path]:
-    """Write `real.md` and `real.json` into the folder, of whatever is measured, and return their paths."""
+    """Write `real.md`, `real.json` and the figure into the folder, of whatever is measured, and return their paths."""
     report = read_report(request)
     content = {"real.md": report.markdown, "real.json": json.dumps(report.json, indent=1)}
     for name, text in content.items():
         write_atomically(request.out / name, lambda file, text=text: file.write(text.encode()))
-    return [request.out / name for name in content]
+    drawn = figures.draw_lines(_panels(request), request.out / "real")
+    return [*(request.out / name for name in content), *drawn]
+
+
+def _panels(request: Request) -> list[figures.Panel]:
+    """Return what the figure shows of EuroSAT: the linear probe by the budget and by the share of the labels."""
+    groups, shares = real.groups_of(request, EUROSAT), (*LABEL_SHARES, 1.0)
+    controls = real.results_of(request, EUROSAT, "controls")
+    random = {share: _metrics(result_path(controls, "linear", share=share), "random")("top1") for share in shares}
+    budgets: dict[str, list[figures.Point]] = {}
+    labels: dict[str, list[figures.Point]] = {}
+    for group in sorted(groups, key=lambda group: group.epochs):
+        folder = real.results_of(request, EUROSAT, group.name)
+        cells = {share: _metrics(result_path(folder, "linear", share=share), "run")("top1") for share in shares}
+        if sum(other.method == group.method for other in groups) > 1:
+            budgets.setdefault(group.method.title, []).extend(_point(group.epochs, cells[1.0]))
+        if group.budget == FULL:
+            labels[group.method.title] = [point for share, cell in cells.items() for point in _point(100 * share, cell)]
+    epochs = sorted({group.epochs for group in groups})
+    budgets["random weights"] = [point for epoch in epochs for point in _point(epoch, random[1.0])]
+    labels["random weights"] = [point for share, cell in random.items() for point in _point(100 * share, cell)]
+    return [
+        figures.Panel("EuroSAT, all labels", "epochs of training", "linear probe, top-1 (%)", budgets),
+        figures.Panel("EuroSAT, full budget", "labels (%)", "linear probe, top-1 (%)", labels, logarithmic=True),
+    ]
+
+
+def _point(x: float, cell: Cell) -> list[figures.Point]:
+    values = cell.values
+    return [figures.Point(x, fmean(values), stdev(values) if len(values) > 1 else None)] if values else []
 
 
 def read_report(request: Request) -> Report:
@@ -149,9 +178,10 @@ def _few_labels(request: Request, groups: Sequence[Group]) -> Table:
         for name, kind in (("raw pixels, 32 x 32", "pixels"), ("random weights", "random"))
     ]
     for group in groups:
-        folder = real.results_of(request, EUROSAT, group.name)
-        cells = tuple(_metrics(result_path(folder, "linear", share=share), "run")("top1") for share in shares)
-        rows.append((_title(request, group), cells))
+        if group.budget == FULL:
+            folder = real.results_of(request, EUROSAT, group.name)
+            cells = tuple(_metrics(result_path(folder, "linear", share=share), "run")("top1") for share in shares)
+            rows.append((_title(request, group), cells))
     notes = ("Top-1 of the linear probe in percent, from the same features; the draw of the labels changes with the seed.",)
     return Table("EuroSAT: few labels", tuple(f"{100 * share:g} % of the labels" for share in shares), tuple(rows), notes)
 
@@ -178,7 +208,7 @@ def _retrieval(request: Request, study: Study, groups: Sequence[Group]) -> Table
     rows: list[tuple[str, tuple[Cell, ...]]] = []
     constants: Result = {}
     for group in groups:
-        if group.method.encoder is None:
+        if group.method.encoder is None or group.budget != FULL:
             continue
         folder = real.results_of(request, study, group.name)
         cells = []

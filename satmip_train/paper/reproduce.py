@@ -31,7 +31,7 @@ from satmip_train.paper.layout import (
 from satmip_train.paper.scores import BUDGET, read_kept
 
 TARGETS = (*TABLES, FIGURE_3)
-"""What can be reproduced."""
+"""Tables and figures that can be reproduced."""
 TINY_EPOCHS = 8
 """Epochs that stand for the paper's 200 under the budget "tiny": 25 of the paper's are then one."""
 _WARMUP_SHARE = 1 / 25
@@ -45,7 +45,7 @@ _FREE_OF_EVALUATION = {"device", "workers", "batch_size"}
 
 @dataclass(frozen=True)
 class Request:
-    """What a reproduction is made from."""
+    """Settings of a reproduction."""
 
     shards: str
     """The shards to train on."""
@@ -65,7 +65,7 @@ class Request:
     eval_options: tuple[str, ...] = ()
     """Further options of every satmip-eval."""
     larger_images: Larger = "keep"
-    """What evaluations make of images larger than a view; the paper keeps their size (supplement A)."""
+    """Treatment of images larger than a view; the paper keeps their size (supplement A)."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class Command:
     output: Path
     """Folder of the run, or file of the result."""
     inputs: tuple[Path, ...]
-    """What the result is made from and must be newer than."""
+    """Inputs of the result, which must be older than it."""
     reads: dict[str, tuple[str, str]]
     """Fingerprint of the shards, and split: "train", what is learned from; of an evaluation also "test"."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Of a training: what tells it from others, with its epochs and seed."""
+    """Identity of a training, with its epochs and seed."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a folder of runs holds: the scores of evaluations and the cost of trainings, each with the file it was read from."""
+"""Scores of evaluations and costs of trainings in a folder of runs, each with the file it was read from."""
 
 import json
 from collections.abc import Iterable, Mapping

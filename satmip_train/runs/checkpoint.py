@@ -1,4 +1,4 @@
-"""What a stopped run needs to go on: written atomically, read without running code from the file."""
+"""Checkpoints, from which a stopped run goes on: written atomically, read without running code from the file."""
 
 import fcntl
 import json

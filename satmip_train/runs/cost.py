@@ -1,13 +1,46 @@
-"""What a training run cost: time, memory and, where the device tells it, energy, as its `summary.json` says."""
+"""Cost of a training run: time, memory and, where the device reports it, energy. Kept in `summary.json`."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from satmip_train.errors import UsageError
 from satmip_train.files import write_atomically
 
 NAME = "summary.json"
+
+
+class _Session(BaseModel):
+    model_config = ConfigDict(strict=True)
+    steps: int = 0
+    wall_seconds: float | None = None
+    device_seconds: float | None = None
+    energy_joules: float | None = None
+    peak_memory_bytes: int | None = None
+    ranks: int = 1
+    first: int = 0
+
+
+class _Best(BaseModel):
+    step: int
+    macro_f1: float
+    top1: float
+
+
+class _Summary(BaseModel):
+    """The shape of `summary.json`, of any version."""
+
+    model_config = ConfigDict(strict=True)
+    step: int
+    sessions: list[_Session]
+    wall_seconds: float | None = None
+    device_seconds: float | None = None
+    energy_joules: float | None = None
+    peak_memory_bytes: int | None = None
+    best: _Best | None = None
 
 
 @dataclass(frozen=True)
@@ -29,14 +62,32 @@ def read_cost(run: Path) -> Cost | None:
     summary = read_summary(run)
     if not summary or accounted_steps(summary) != summary["step"]:
         return None
-    together = sum(session["wall_seconds"] * session["ranks"] for session in summary["sessions"])
-    return Cost(summary["wall_seconds"], together, summary.get("peak_memory_bytes"), summary.get("energy_joules"))
+    spent = [(session.get("wall_seconds"), session.get("ranks", 1)) for session in summary["sessions"]]
+    together = _total([None if seconds is None else seconds * ranks for seconds, ranks in spent])
+    seconds = summary.get("wall_seconds")
+    if seconds is None or together is None:
+        return None
+    return Cost(seconds, together, summary.get("peak_memory_bytes"), summary.get("energy_joules"))
 
 
 def read_summary(run: Path) -> dict[str, Any]:
-    """Return `summary.json` of a run, empty where there is none."""
+    """Return `summary.json` of a run, empty where there is none.
+
+    Raises:
+        UsageError: it is damaged.
+    """
     path = run / NAME
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        summary: dict[str, Any] = json.loads(path.read_bytes())
+        _Summary.model_validate(summary)
+    except (ValueError, RecursionError) as error:
+        problem = "its values are not those of a summary" if isinstance(error, ValidationError) else str(error)
+        raise UsageError(
+            f"{path} is damaged: {problem}. Delete it: what the run has cost so far is then not known, and all else stays."
+        ) from error
+    return summary
 
 
 def write_summary(run: Path, session: dict[str, Any], facts: dict[str, Any]) -> None:
@@ -50,16 +101,16 @@ def write_summary(run: Path, session: dict[str, Any], facts: dict[str, Any]) -> 
     """
     sessions = [*(s for s in read_summary(run).get("sessions", []) if s.get("first", 0) < session["first"]), session]
     totals: dict[str, Any] = {
-        name: _total([s[name] for s in sessions]) for name in ("wall_seconds", "device_seconds", "energy_joules")
+        name: _total([s.get(name) for s in sessions]) for name in ("wall_seconds", "device_seconds", "energy_joules")
     }
-    totals["peak_memory_bytes"] = max(s["peak_memory_bytes"] for s in sessions)
+    totals["peak_memory_bytes"] = max((s["peak_memory_bytes"] for s in sessions if s.get("peak_memory_bytes")), default=None)
     content = json.dumps({**facts, **totals, "sessions": sessions}, indent=1).encode()
     write_atomically(run / NAME, lambda file: file.write(content))
 
 
 def accounted_steps(summary: dict[str, Any]) -> int:
     """Return the steps whose cost is known; fewer than `step` where a session ended before it could tell."""
-    return sum(session["steps"] for session in summary["sessions"])
+    return sum(session.get("steps", 0) for session in summary["sessions"])
 
 
 def _total(values: list[float | None]) -> float | None:

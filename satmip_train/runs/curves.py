@@ -19,11 +19,14 @@ def charts(lines: list[Line]) -> list[Drawn]:
         return Series(name, [line["epoch"] for line in lines], values, chance)
 
     # A loss of one part is that part.
-    parts = [name for name in measured(last) if name.startswith("loss") and (name == "loss" or last[name] != last["loss"])]
+    parts = [name for name in measured(last) if name.startswith("loss") and (name == "loss" or last[name] != last.get("loss"))]
     losses = [series(name, _values(lines, name), last["chance"].get(name)) for name in parts]
     others = [Chart(name, "epoch", (series(name, _values(lines, name)),)) for name in measured(last) if not name.startswith("loss")]
     epochs = [line["epoch"] for line in evaluated]
-    scores = [Series(_SCORES[name], epochs, [100 * line["knn"][name] for line in evaluated], dots=True) for name in _SCORES]
+    scores = [
+        Series(_SCORES[name], epochs, [100 * line["knn"].get(name, float("nan")) for line in evaluated], dots=True)
+        for name in _SCORES
+    ]
     waits = [100 * line["data_wait"] for line in lines]
     found = [
         Chart("loss", "epoch", tuple(losses)),
@@ -59,13 +62,13 @@ def draw_curves(run: Path) -> Path:
             axes[0].axhline(lines[-1]["chance"][name], color=f"C{number}", linestyle=":", label=f"{name}, chance")
     for name in [name for name in measured(lines[-1]) if name not in losses]:
         axes[1].plot(epochs, _values(lines, name), color="C5", label=name)
-    largest = max(line["lr"] for line in lines)
+    largest = max(line["lr"] for line in lines) or 1.0
     axes[1].plot(epochs, [line["lr"] / largest for line in lines], color="C7", label="lr / its largest")
     axes[2].plot(epochs, [line["samples_per_second"] for line in lines], color="C0", label="samples/s")
     axes[3].plot(epochs, [100 * line["data_wait"] for line in lines], color="C3", label="waiting for data, % of the time")
     if evaluated := [line for line in lines if "knn" in line]:
         for number, name in enumerate(evaluated[0]["knn"]):
-            values = [100 * line["knn"][name] for line in evaluated]
+            values = [100 * line["knn"].get(name, float("nan")) for line in evaluated]
             axes[3].plot([line["epoch"] for line in evaluated], values, f"C{number}o-", label=f"kNN {name}, %")
     for axis in axes:
         axis.set_xlabel("epoch")

@@ -7,6 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import satmip_schemas
 import timm
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -239,7 +240,8 @@ def _write(path: Path, weights: dict[str, Any], config: dict[str, Any], beside: 
     content = save({name: value.contiguous() for name, value in weights.items()}, metadata={"format": "pt"})
     write_atomically(path, lambda file: file.write(content))
     own = {"sha256": hashlib.sha256(content).hexdigest()} if "settings" in config else {}  # timm's config is all timm's
-    text = json.dumps({**config, **own}, indent=1).encode()
+    described = {**config, **own}
+    text = satmip_schemas.seal(described, satmip_schemas.OWN) if own else json.dumps(described, indent=1).encode()
     write_atomically(beside or path.with_suffix(".json"), lambda file: file.write(text))
 
 
@@ -270,7 +272,7 @@ def _find(path: Path, name: str, what: str) -> tuple[Path, dict[str, Any]]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = satmip_schemas.read_sealed(path.read_bytes(), "the file")
         return {**config, "settings": config["settings"], "step": config["step"]}
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} describes no export: {cause(error)}. {_again(path)}") from error

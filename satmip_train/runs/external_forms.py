@@ -1,4 +1,4 @@
-"""What others' backbones are, by name: the form of their weight files. Needs no torch."""
+"""Pretrained backbones from other projects, by name: the layout of their weight files. Needs no torch."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,12 +1,16 @@
 """One HTML page of a run; everything is inside the file."""
 
 import json
+from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any
 
+from satmip_data.errors import cause
 from satmip_data.names import counted
 from satmip_data.pages import Grid, render
 from satmip_train.config import Settings, load_recipe, recipe_names
+from satmip_train.errors import UsageError
 from satmip_train.files import RUN_CONFIG, write_atomically
 from satmip_train.runs.cost import accounted_steps, read_summary
 from satmip_train.runs.curves import charts, draw_curves
@@ -15,34 +19,52 @@ from satmip_train.runs.log import Line, measured, read_log
 NAME = "index.html"
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What the page shows of `config.json`."""
+
+    settings: dict[str, Any]
+    last_step: int
+    environment: list[tuple[str, Any]]
+
+
 def write_run_page(run: Path) -> Path:
     """Write `index.html` and `curves.png` of a run from its log, `config.json` and `summary.json`; return the path of the page.
 
     Raises:
-        UsageError: the run has logged nothing.
+        UsageError: the run has logged nothing, or its log, `config.json` or `summary.json` is damaged.
     """
     draw_curves(run)
-    config = json.loads((run / RUN_CONFIG).read_text(encoding="utf-8"))
-    lines, settings = read_log(run), config["settings"]
-    recipe = settings["objective"] if settings["objective"] in recipe_names() else None
+    lines, plan = read_log(run), _read_plan(run / RUN_CONFIG)
+    settings, objective = plan.settings, plan.settings["objective"]
+    recipe = objective if objective in recipe_names() else None
     page = render(
         "run.html",
         name=run.resolve().name,
-        objective=settings["objective"],
+        objective=objective,
         done=lines[-1]["step"] + 1,
-        last_step=config["last_step"],
+        last_step=plan.last_step,
         epoch=lines[-1]["epoch"],
         charts=charts(lines),
         losses=Grid.of(("loss", "first", "last", "chance"), _losses(lines)),
         knn=Grid.of(("step", "macro-F1", "top-1"), _knn(lines)),
         cost=_cost(lines, read_summary(run)),
-        environment=_environment(config),
+        environment=plan.environment,
         recipe=recipe,
         differs=Grid.of(("setting", "here", "recipe"), _differing(settings, recipe), text=True),
         settings=Grid.of(("setting", "value"), settings.items(), text=True),
     ).encode()
     write_atomically(run / NAME, lambda file: file.write(page))
     return run / NAME
+
+
+def _read_plan(path: Path) -> Plan:
+    try:
+        config = json.loads(path.read_bytes())
+        settings = {**config["settings"], "objective": str(config["settings"]["objective"])}
+        return Plan(settings, int(config["last_step"]), _environment(config))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UsageError(f"{path} is damaged: {cause(error)}. Copy it again; a run that goes on writes it anew.") from error
 
 
 def _differing(settings: dict[str, Any], recipe: str | None) -> list[tuple[str, Any, Any]]:
@@ -56,11 +78,12 @@ def _differing(settings: dict[str, Any], recipe: str | None) -> list[tuple[str, 
 def _losses(lines: list[Line]) -> list[tuple[Any, ...]]:
     first, last = lines[0], lines[-1]
     chance = {name: f"{value:.4f}" for name, value in last["chance"].items()}
-    return [(name, f"{first[name]:.4f}", f"{last[name]:.4f}", chance.get(name)) for name in measured(last)]
+    return [(name, f"{first.get(name, nan):.4f}", f"{last[name]:.4f}", chance.get(name)) for name in measured(last)]
 
 
 def _knn(lines: list[Line]) -> list[tuple[Any, ...]]:
-    return [(line["step"] + 1, *(f"{line['knn'][name]:.4f}" for name in ("macro_f1", "top1"))) for line in lines if "knn" in line]
+    names = ("macro_f1", "top1")
+    return [(line["step"] + 1, *(f"{line['knn'].get(name, nan):.4f}" for name in names)) for line in lines if "knn" in line]
 
 
 def _cost(lines: list[Line], summary: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -72,13 +95,14 @@ def _cost(lines: list[Line], summary: dict[str, Any]) -> list[tuple[str, Any]]:
     ]
     if not summary:
         return rows
-    device, energy = summary["device_seconds"], summary["energy_joules"]
+    device, energy, peak = (summary.get(name) for name in ("device_seconds", "energy_joules", "peak_memory_bytes"))
+    seconds = summary.get("wall_seconds")
     return [
         *rows,
-        ("sessions", f"{len(summary['sessions'])}, of {accounted_steps(summary):,} of {counted(summary['step'], 'step')}"),
-        ("time", f"{summary['wall_seconds'] / 60:,.1f} min"),
+        ("sessions", f"{len(summary['sessions'])}, of {accounted_steps(summary):,} of {summary['step']:,} steps"),
+        ("time", "not measured" if seconds is None else f"{seconds / 60:,.1f} min"),
         ("time of the GPU", "-" if device is None else f"{device / 60:,.1f} min"),
-        ("peak memory a rank", f"{summary['peak_memory_bytes'] / 2**30:,.2f} GiB"),
+        ("peak memory a rank", "not measured" if peak is None else f"{peak / 2**30:,.2f} GiB"),
         ("energy of the GPUs", "not measured" if energy is None else f"{energy / 3.6e6:,.3f} kWh"),
     ]
 

@@ -1,5 +1,6 @@
-"""What a run says of itself before its first step, for people; `config.json` says the same for programs."""
+"""The outline of a run before its first step, for people; `config.json` holds the same for programs."""
 
+from textwrap import wrap
 from typing import Any
 
 from rich.console import Console
@@ -8,13 +9,37 @@ from rich.text import Text
 
 from satmip_data.names import counted
 from satmip_train.config import Settings, grouped_settings, resolve
+from satmip_train.files import RUN_CONFIG
 from satmip_train.objectives import applies
 
 _CHANGED = "bold yellow"
+_INDENT = 8
+"""Columns of the headings of the outline."""
+
+
+def show_outline(console: Console, settings: Settings, description: dict[str, Any], recipe: str | None) -> None:
+    """Print what is learned from what, and how long, in a few lines; then the settings that differ from the recipe's."""
+    base = resolve(recipe, {}) if recipe is not None else settings
+    facts, data = _facts(description), description["dataset"]
+    width, height = data["chip"]
+    samples = f"{data['samples']:,} samples of {data['split']}, {width} x {height} pixels, metadata {facts['Metadata']}"
+    batch = f"batch {settings.batch_size:,}, peak learning rate {facts['Peak lr']}"
+    changed = [f"{name} {_short(value)}" for name, value in settings if value != getattr(base, name) and applies(name, settings)]
+    lines = {
+        "Train": f"{settings.objective}, {settings.backbone}, {description['parameters'] / 1e6:.1f} M parameters",
+        "Data": f"{data['root']}: {samples}",
+        "Steps": f"{facts['Steps']}, {batch}",
+        "Device": facts["Device"],
+        "Recipe": (recipe or "none") + (f", with {', '.join(changed)}" if changed else ""),
+    }
+    for heading, text in lines.items():
+        for number, line in enumerate(wrap(text, max(console.width - _INDENT, 40), break_long_words=False, break_on_hyphens=False)):
+            console.print(f"{heading if not number else '':<{_INDENT}}{line}", soft_wrap=True)
+    console.print(f"{'':<{_INDENT}}Every setting: --verbose, or {RUN_CONFIG} in the folder of the run", soft_wrap=True)
 
 
 def show_run(console: Console, settings: Settings, description: dict[str, Any], recipe: str | None) -> None:
-    """Print the settings, those that differ from the recipe's marked, and what follows from them."""
+    """Print every setting, with those that differ from the recipe's marked, and what follows from them."""
     base = resolve(recipe, {}) if recipe is not None else settings
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
@@ -55,7 +80,7 @@ def _facts(description: dict[str, Any]) -> dict[str, str]:
     loss = chance.pop("loss")
     parts = ", ".join(f"{name} {value:.4f}" for name, value in chance.items() if value != loss)
     width, height = data["chip"]
-    steps = f"{description['total_steps']:,} of {description['steps_per_epoch']:,} an epoch"
+    steps = f"{description['total_steps']:,} ({description['steps_per_epoch']:,} per epoch)"
     if description["last_step"] < description["total_steps"]:
         steps += f"; this run stops after {description['last_step']:,}"
     device = f"{description['device_name']}, {description['ranks']} rank{'s' if description['ranks'] > 1 else ''}"
@@ -78,5 +103,5 @@ def _metadata(metadata: dict[str, Any]) -> str:
     if not metadata["read"]:
         return "not read"
     if metadata["context"] is not None:
-        return f"captions of {metadata['context']} tokens at most"
-    return f"{counted(metadata['numeric'], 'number')} and {counted(len(metadata['cardinalities']), 'category')}"
+        return f"as captions of at most {metadata['context']} tokens"
+    return f"as {metadata['numeric']} numbers and {len(metadata['cardinalities'])} categories"

@@ -31,7 +31,7 @@ _DECODE = 256
 
 @dataclass(frozen=True)
 class DataPath:
-    """Where batches come from, and why."""
+    """Source of the batches, and the reason for it."""
 
     resident: bool
     reason: str

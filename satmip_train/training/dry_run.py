@@ -14,7 +14,7 @@ from satmip_train.training.step_memory import check_memory
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a few steps cost."""
+    """Cost of a few steps."""
 
     first_loss: float
     chance: float
@@ -24,7 +24,7 @@ class Estimate:
     peak_bytes: int
     """Of the GPU's memory, or of this process on a CPU; without a resident split."""
     data: DataPath
-    """Where the batches of the run would come from."""
+    """Source of the batches of the run."""
 
     def seconds(self, workers: int) -> float:
         """Return the time a step takes, or its batch with so many loader processes where that is longer."""

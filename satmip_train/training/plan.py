@@ -30,7 +30,7 @@ class RunPlan:
     job: Job
     order: Order
     decoder: Decoder
-    """What metadata are read; its keys are still those of no objective."""
+    """Decoder of the metadata; its keys are not yet those of an objective."""
     shape: MetadataShape
     empty_captions: int
     precision: Precision
@@ -39,7 +39,7 @@ class RunPlan:
     total_steps: int
     """Of the schedule."""
     last_step: int
-    """Where the run stops: the schedule's end or `max_steps`."""
+    """Last step of the run: the schedule's end or `max_steps`."""
 
 
 def plan_run(settings: Settings, dataset: Dataset, job: Job) -> RunPlan:

@@ -1,14 +1,18 @@
 """Progress of a run for people and trackers, and the lines of its log."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from satmip_train.runs.log import NAME, Line, measured
+
+REDRAWN = 0.2
+"""Seconds between two drawings of the bar."""
 
 
 class Tracker(Protocol):
@@ -24,22 +28,28 @@ class Tracker(Protocol):
 class Reporter:
     """Writes the log of a run and shows its progress; on a terminal as a bar, else line by line."""
 
-    def __init__(self, run: Path, console: Console, done: int, total: int, trackers: Sequence[Tracker] = ()) -> None:
-        """Begin at step `done` of `total`; `trackers` get each line too."""
+    def __init__(
+        self, run: Path, console: Console, done: int, total: int, trackers: Sequence[Tracker] = (), batch_size: int = 1
+    ) -> None:
+        """Begin at step `done` of `total`, of `batch_size` samples each; `trackers` get each line too."""
         self._trackers = trackers
         self._file = (run / NAME).open("a", encoding="utf-8")
         self._console = console
         self._total = total
+        self._batch_size, self._first = batch_size, done
+        self._began = self._drawn = time.monotonic()
+        self._loss = ""
+        self._rate: float | None = None
         # Without its own thread the bar is drawn where the loop reports, and forked loader processes inherit no thread.
         self._bar = Progress(
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            BarColumn(bar_width=8),
             TextColumn("{task.description}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
             console=console,
             auto_refresh=False,
         )
-        self._task = self._bar.add_task("", completed=done, total=total)
+        self._task = self._bar.add_task(self._live(done), completed=done, total=total)
 
     def __enter__(self) -> "Reporter":
         if self._console.is_terminal:
@@ -53,6 +63,20 @@ class Reporter:
         for tracker in self._trackers:
             tracker.close()
 
+    def advance(self, step: int) -> None:
+        """Show that so many steps are done, a few times a second at most; the device is not waited for."""
+        now = time.monotonic()
+        if self._console.is_terminal and now - self._drawn >= REDRAWN:
+            self._drawn = now
+            self._bar.update(self._task, completed=step, description=self._live(step), refresh=True)
+
+    def _live(self, step: int) -> str:
+        """Return samples, their rate and the loss, in at most 60 characters."""
+        seconds = time.monotonic() - self._began
+        rate = self._rate or ((step - self._first) * self._batch_size / seconds if step > self._first and seconds else 0.0)
+        samples = f"{step * self._batch_size:,}/{self._total * self._batch_size:,} samples"
+        return "  ".join(filter(None, [samples, f"{rate:,.0f}/s" if rate else "", self._loss]))
+
     def report(self, line: Line) -> None:
         """Log one line and show it."""
         self._file.write(f"{json.dumps(line)}\n")
@@ -61,7 +85,12 @@ class Reporter:
             tracker.log(line)
         text = _in_words(line)
         if self._console.is_terminal:
-            self._bar.update(self._task, completed=line["step"] + 1, description=text, refresh=True)
+            step, chance = line["step"] + 1, line["chance"].get("loss")
+            self._loss = f"loss {line['loss']:.3f}" + (f" (chance {chance:.2f})" if chance is not None else "")
+            self._rate = line["samples_per_second"]
+            if "knn" in line:
+                self._console.print(f"epoch {line['epoch']:.2f}  kNN macro-F1 {line['knn']['macro_f1']:.4f}")
+            self._bar.update(self._task, completed=step, description=self._live(step), refresh=True)
         else:
             self._console.print(f"step {line['step'] + 1}/{self._total}  {text}", soft_wrap=True, highlight=False)
 

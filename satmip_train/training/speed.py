@@ -1,4 +1,4 @@
-"""How the numbers of a step are computed: TF32, torch's attention, compiled or not, activations kept or computed again."""
+"""How the numbers of a step are computed: TF32, attention, compilation, recomputed activations."""
 
 import ctypes
 import os

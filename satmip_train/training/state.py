@@ -24,7 +24,7 @@ from satmip_train.training.plan import RunPlan, describe_dataset, describe_metad
 
 @dataclass
 class State:
-    """What changes while a run goes."""
+    """State of a run that changes while it trains."""
 
     objective: Objective
     parallel: nn.Module

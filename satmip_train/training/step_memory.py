@@ -37,12 +37,12 @@ _PREFETCHED = 2
 _PARTS = 4
 """More parts than these are not walked through: each takes a second, and what they add grows evenly."""
 _SPARE, _LIBRARIES = 1.1, 150_000_000
-"""What the libraries beneath take for themselves: a share, and bytes; as measured on a CPU (docs/benchmarks.md, memory)."""
+"""Memory that the libraries use themselves: a share, and bytes; measured on a CPU (docs/benchmarks.md, memory)."""
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """What training takes on one rank, in bytes, beside the networks themselves."""
+    """Memory of training on one rank, in bytes, besides the networks themselves."""
 
     optimizer: int
     """Averages that the optimizer keeps."""

@@ -17,7 +17,7 @@ _Step = tuple[int, list[str], dict[str, Tensor]]
 
 
 class StepMetrics:
-    """What recent steps measured stays on the device until someone looks, so that no step waits for it."""
+    """Measurements of recent steps. They stay on the device until they are read, so that no step waits for them."""
 
     def __init__(self, job: Job, run: Path) -> None:
         self._job, self._run = job, run

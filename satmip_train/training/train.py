@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from satmip_train.config import Settings
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.decoder import Batch
 from satmip_train.data.loader import loader_errors
+from satmip_train.data.places import ONE_SPOT, read_places
 from satmip_train.distributed import Job
 from satmip_train.files import RUN_CONFIG, write_atomically
 from satmip_train.runs import checkpoint
@@ -24,7 +25,7 @@ from satmip_train.runs.log import Line, keep_lines
 from satmip_train.runs.page import write_run_page
 from satmip_train.training import batches as batches_module
 from satmip_train.training import online_knn, optim, speed
-from satmip_train.training.announce import show_run
+from satmip_train.training.announce import show_outline, show_run
 from satmip_train.training.batches import DataPath
 from satmip_train.training.meter import Clock, Meter
 from satmip_train.training.plan import RunPlan, describe, plan_run
@@ -55,7 +56,15 @@ def batches(plan: RunPlan, state: State, path: DataPath, console: Console, stop:
         return batches_module.batches(plan, batch_keys(state), range(state.step, plan.last_step), path, progress)
 
 
-def train(settings: Settings, dataset: Dataset, run: Path, job: Job, console: Console, recipe: str | None = None) -> int:
+def train(
+    settings: Settings,
+    dataset: Dataset,
+    run: Path,
+    job: Job,
+    console: Console,
+    recipe: str | None = None,
+    verbose: bool = False,
+) -> int:
     """Train, or go on training, into the folder `run`; the same call after an interruption resumes where it stopped.
 
     Writes `config.json` (everything resolved), `log.jsonl`, `last.pt` with `summary.json` (time, memory, energy), `best.pt` where
@@ -63,6 +72,7 @@ def train(settings: Settings, dataset: Dataset, run: Path, job: Job, console: Co
 
     Args:
         recipe: the one that the settings come from, only to show what differs from it
+        verbose: whether every setting is shown before the first step, and not an outline
 
     Returns:
         0, or the number of the signal that stopped the run before its end
@@ -72,10 +82,10 @@ def train(settings: Settings, dataset: Dataset, run: Path, job: Job, console: Co
     """
     checkpoint.check_folder(run)
     with checkpoint.locked(run) if job.main else nullcontext():
-        return _train(plan_run(settings, dataset, job), run, console, recipe)
+        return _train(plan_run(settings, dataset, job), run, console, recipe, verbose)
 
 
-def _train(plan: RunPlan, run: Path, console: Console, recipe: str | None) -> int:
+def _train(plan: RunPlan, run: Path, console: Console, recipe: str | None, verbose: bool) -> int:
     job = plan.job
     state = build_state(plan)
     restore(plan, state, run, console)
@@ -89,6 +99,9 @@ def _train(plan: RunPlan, run: Path, console: Console, recipe: str | None) -> in
         description["online_knn"] = _online(plan)
         if job.main:
             _announce(plan, state, run, console, description, recipe)
+            show = show_run if verbose else show_outline
+            show(console, plan.settings, description, recipe)
+            _warn(plan, state, console)
         with StopRequest(job) as stop:
             try:
                 Loop(plan, state, step, run, console, path, description).go(stop)
@@ -122,15 +135,35 @@ def _announce(plan: RunPlan, state: State, run: Path, console: Console, descript
     content = json.dumps({**description, "recipe": recipe}, indent=1).encode()
     write_atomically(run / RUN_CONFIG, lambda file: file.write(content))
     keep_lines(run, state.step)
-    show_run(console, plan.settings, description, recipe)
-    if plan.order.dropped:
-        console.print(f"Each epoch leaves out {counted(plan.order.dropped, 'sample')}, others each time: they fill no batch.")
+
+
+def _warn(plan: RunPlan, state: State, console: Console) -> None:
+    """Print what may surprise about a run before it starts."""
+    if dropped := plan.order.dropped:
+        console.print(
+            f"Each epoch leaves out {dropped} sample{'s' if dropped > 1 else ''} that fill no batch, different ones each time."
+        )
     for doubt in optim.doubts(plan.order.steps_per_epoch, plan.total_steps, plan.settings):
         console.print(f"Warning: {doubt}.", style="yellow", soft_wrap=True)
     if plan.empty_captions and "tokens" in state.objective.batch_keys:
-        console.print(f"Warning: {plan.empty_captions} captions know none of the fields and are read as empty.", style="yellow")
+        console.print(f"Warning: {plan.empty_captions} captions are empty: their samples know none of the fields.", style="yellow")
+    if (odd := temporal_doubt(plan, state.objective.view_sources)) is not None:
+        console.print(f"Warning: {odd}", style="yellow", soft_wrap=True)
     if state.step:
         console.print(f"Going on after step {state.step}.")
+
+
+def temporal_doubt(plan: RunPlan, view_sources: Sequence[str]) -> str | None:
+    """Return what is odd about temporal positives on these shards: that a place of theirs is not one spot on Earth."""
+    if "partner" not in view_sources:
+        return None
+    spread = read_places(plan.dataset, plan.settings.split).spread()
+    if not spread > ONE_SPOT:  # NaN: nothing is known
+        return None
+    return (
+        f"the samples of a place lie {spread:,.3g} km from its middle (median), so temporal positives show other ground. Use an "
+        "objective without tp, or shards whose places are single spots."
+    )
 
 
 class Loop:
@@ -152,14 +185,17 @@ class Loop:
         state.parallel.train()
         source = iter(batches(plan, state, self._path, self._console, stop))
         trackers = open_trackers(plan.settings.report_to, run, self._description, state.step) if plan.job.main else []
-        reports = Reporter(run, self._console, state.step, plan.last_step, trackers) if plan.job.main else nullcontext()
+        batch = plan.settings.batch_size
+        reports = Reporter(run, self._console, state.step, plan.last_step, trackers, batch) if plan.job.main else nullcontext()
         self._clock.restart()
         with reports as self._reporter, speed.compiler_errors(), speed.memory_errors(), loader_errors():
             while state.step < plan.last_step and not stop.agreed():
                 self._clock.waits()
-                batch = next(source)
+                samples = next(source)
                 self._clock.works()
-                self._recent.add(state.step, batch["key"], self._step(batch))
+                self._recent.add(state.step, samples["key"], self._step(samples))
+                if self._reporter is not None:
+                    self._reporter.advance(state.step)
                 self._look()
         if state.step < plan.last_step:
             self._save()

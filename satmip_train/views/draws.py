@@ -12,7 +12,7 @@ from satmip_train.policies import Policy
 
 @dataclass(frozen=True)
 class Params:
-    """What was drawn for n views: tensors, n first. `params[a:b]` are the draws of views a to b - 1.
+    """Random parameters of n views: tensors, n first. `params[a:b]` are those of views a to b - 1.
 
     Shape: box (n, 4), int64: top, left, height, width of the crop in pixels; order (n, 4), int64: a permutation of
     `colour.BRIGHTNESS`, `CONTRAST`, `SATURATION`, `HUE`; rot90 (n,), int64: quarter turns counter-clockwise; the others (n,), bool

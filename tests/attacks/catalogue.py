@@ -28,6 +28,15 @@ class Attack:
 
 ATTACKS: dict[str, Attack] = {
     "builds-killed": Attack("builds:kills", 100),
+    "trainings-killed": Attack("trainings:kills", 50),
     "records": Attack("records:records", 10_000),
     "images": Attack("images:images", 2_000),
+    "dataset-json": Attack("stored:every_byte", 10_000),
+    "shard-files": Attack("stored:shard_files", 1_000),
+    "run-files": Attack("stored:run_files", 1_000),
+    "full-disk": Attack("surroundings:full_disk", 30),
+    "small-files": Attack("surroundings:large_files", 50),
+    "read-only": Attack("surroundings:read_only", 8),
+    "changing-source": Attack("surroundings:changing_source", 50),
+    "two-at-once": Attack("surroundings:two_at_once", 30),
 }

@@ -81,7 +81,7 @@ def _hold(archive: Archive, count: int, out: Path) -> str:
     try:
         dataset = build(request)
     except (DataError, LayoutError) as error:
-        if str(archive.root) not in str(error) and archive.root.name not in str(error):
+        if not any(path.name in str(error) for path in (archive.root, *archive.root.rglob("*"))):
             raise NotHeld(f"The error names no file: {error}") from error
         return "refused"
     if unexpected := dataset["rejects"].get("unexpected", 0):

@@ -1,4 +1,4 @@
-"""How fMoW names its files. Names are read from the right, because categories hold hyphens and underscores themselves. Pure."""
+"""Names of fMoW's files. They are read from the right, because categories hold hyphens and underscores themselves. Pure."""
 
 import posixpath
 import re
@@ -23,7 +23,7 @@ _NUMBERED = re.compile(r"(?P<number>\d+)" + _ENDING)
 
 @dataclass(frozen=True, slots=True)
 class FmowName:
-    """What the path of an image or a record tells."""
+    """Facts from the path of an image or a record."""
 
     split: str
     """Of `SPLITS`, or a folder of ground truth ("test_gt")."""

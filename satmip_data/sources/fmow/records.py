@@ -1,4 +1,4 @@
-"""What one fMoW record says, in our words. Vendor oddities end here. Pure."""
+"""One fMoW record, translated into satmip's types. Oddities of the vendor end here. Pure."""
 
 import re
 from typing import Any, Literal

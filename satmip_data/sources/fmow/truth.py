@@ -42,7 +42,7 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a tree or an archive holds of one product."""
+    """Records of one product in a tree or an archive."""
 
     records: dict[str, str]
     """Path from the split's folder on -> the record; "" where it is a file of its own."""

@@ -76,7 +76,7 @@ def test_what_to_type_next_can_be_copied(here: Path, monkeypatch: pytest.MonkeyP
         assert result.output.splitlines()[-1] == f"Next: {following}"
     assert f"{out} was already built, and ../fmow was not read again." in result.output
     inspected = run("inspect", out, "--sheet", "[/s].png")
-    assert inspected.output.splitlines()[-1] == "Contact sheet: [/s].png"
+    assert inspected.stdout.splitlines()[-1] == "Contact sheet: [/s].png"
     (here / out / "index.parquet").write_bytes(b"damaged")
     assert run("inspect", out).output.splitlines()[-1].endswith(f"Run: satmip-data validate {folder}")
     (here / out / "dataset.json").unlink()
@@ -142,7 +142,7 @@ def test_rejects_are_told_with_what_was_found_of_them(here: Path) -> None:
     planned = " ".join(run(*table, "--dry-run").output.split())
     assert 'First metadata_invalid: b.png: cloud_cover is "12%"' in planned
     assert "many" not in planned
-    assert "What was found of each is in out/shards/rejects.parquet" in run(*table).output
+    assert "b.png: cloud_cover" in run(*table).output
     (here / "b.csv").write_text("image,split\nb.tif,train\n")
     nothing = " ".join(run("build", "--source", "table", "b.csv", "out/b", "--workers", "1").output.split())
     assert "1 x image_unreadable. First: b.tif: " in nothing
@@ -169,7 +169,7 @@ def test_a_field_of_the_captions_that_nobody_knows_is_told(here: Path) -> None:
     Image.new("RGB", (8, 8), "red").save(here / "a.png")
     (here / "a.csv").write_text("image,split,gsd\na.png,train,2\n")
     built = " ".join(run("build", "--source", "table", "a.csv", "--workers", "1").output.split())
-    assert "no sample of train knows timestamp, location" in built
+    assert "No sample of the split train knows timestamp, location" in built
     written = run("caption", "--fields", "gsd", "--workers", "1")
     assert written.exit_code == 0
     assert "no sample" not in written.output
@@ -202,11 +202,11 @@ def test_every_help_has_an_example_that_parses(command: list[str]) -> None:
         (["build", "."], "the kind of your archive with --source"),
         (["build", "../fmow", "--size", "big"], '"big" is no number of pixels'),
         (["build", "../fmow", "--fields", "gds"], 'Unknown field "gds"'),
-        (["build", "../fmow", "--tile", "64"], "--tile is not an option of the source 'fmow'; name another with --source"),
+        (["build", "../fmow", "--tile", "64"], '--tile is not an option of the source "fmow"'),
         (["build", "../fmow", "--quality", "0"], "quality is 0"),
         (["build", "../fmow", "--context", "inf"], "context is"),
         (["build", "../fmow", "--context", "nan"], "context is"),
-        (["build", "../fmow", "--context", "wide"], "wide is no share"),
+        (["build", "../fmow", "--context", "wide"], '"wide" is no share'),
         (["build", "nowhere", "--where", "clouds < 3"], "cloud_cover"),  # before anything is read
         (["build", "../fmow", "--split", "test"], 'Unknown split "test" in --split'),
         (["build", "../fmow", "--ray-address", "auto"], "Add: --engine ray"),

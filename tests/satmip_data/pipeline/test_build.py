@@ -169,11 +169,11 @@ def test_a_source_has_the_same_settings_however_its_path_is_written(
 class InterruptAfter:
     """Raise, as control-C does, when so many shards are done."""
 
-    def __init__(self, shards: int) -> None:
-        self.shards = shards
+    def __init__(self, shards: int, stage: str = "pack") -> None:
+        self.shards, self.stage = shards, stage
 
     def __call__(self, progress: object) -> None:
-        if progress.stage == "pack" and progress.done == self.shards:  # type: ignore[attr-defined]
+        if progress.stage == self.stage and progress.done == self.shards:  # type: ignore[attr-defined]
             raise KeyboardInterrupt
 
 
@@ -317,6 +317,39 @@ def test_a_shard_that_is_gone_or_cut_is_not_finished_whatever_its_record_says(tm
         assert journal.finished() == {}
     (tmp_path / name).unlink()
     assert journal.finished() == {}
+
+
+def test_a_damaged_record_of_a_shard_is_none_and_the_shard_is_packed_again(tree: Path, built: Path, tmp_path: Path) -> None:
+    """A changed digit once stood in the `dataset.json` that was sealed, or ended the build with a traceback."""
+    out = tmp_path / "half"
+    with pytest.raises(KeyboardInterrupt):
+        build(request(tree, out), InterruptAfter(3))
+    for path, change in zip(sorted(out.glob(".build/records/*/*.json")), (b"", b"{", None), strict=True):
+        path.write_bytes(path.read_bytes().replace(b'"pixels": ', b'"pixels": 1') if change is None else change)
+    assert Journal(Store(str(out)), ".build").finished() == {}
+    build(request(tree, out))
+    assert contents(out) == contents(built)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", None])
+def test_a_damaged_journal_is_named(tree: Path, tmp_path: Path, content: bytes | None) -> None:
+    out = tmp_path / "half"
+    with pytest.raises(KeyboardInterrupt):
+        build(request(tree, out), InterruptAfter(3))
+    path = out / ".build/intent.json"
+    path.write_bytes(path.read_bytes().replace(b'"seed": 0', b'"seed": 1') if content is None else content)
+    with pytest.raises(BuildError, match=r"\.build/intent\.json is damaged.*Delete .*half and build again"):
+        build(request(tree, out))
+
+
+def test_a_damaged_journal_of_captions_begins_anew(built: Path) -> None:
+    rewrite = CaptionRewrite(("gsd",), "sentence")
+    with pytest.raises(KeyboardInterrupt):
+        recaption.recaption(str(built), rewrite, show=InterruptAfter(3, "caption"))
+    (built / ".caption/intent.json").write_bytes(b"{")
+    recaption.recaption(str(built), rewrite)
+    assert validate.validate(str(built)).problems == ()
+    assert not (built / ".caption").exists()
 
 
 def test_settings_differ_leaf_by_leaf() -> None:

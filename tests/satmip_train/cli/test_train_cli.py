@@ -141,7 +141,7 @@ def test_every_setting_is_an_option_with_its_description(call):
     for name, field in Settings.model_fields.items():
         assert f"--{name.replace('_', '-')}" in words
         assert field.description
-    assert words.index("satmip-train --shards out/shards") < words.index("Run:") < words.index("What is learned:")
+    assert words.index("satmip-train --shards out/shards") < words.index("Run:") < words.index("Objective:")
     assert words.index("Losses:") < words.index("--temperature") < words.index("Views:")
     assert "export" in words
 
@@ -157,7 +157,7 @@ def test_options_win_over_the_recipe(call):
 
 
 def test_options_that_nothing_reads_are_named_and_a_recipes_own_are_not(call, toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "_show_dry_run", lambda plan, console: None)
+    monkeypatch.setattr(train, "_show_dry_run", lambda plan, output: None)
     recipe = tmp_path / "mine.toml"
     arguments = ", ".join(f"{name} = {value}" for name, value in TINY["backbone_args"].items())
     lines = [f"{name} = {json.dumps(value)}" for name, value in TINY.items() if name != "backbone_args"]
@@ -169,11 +169,11 @@ def test_options_that_nothing_reads_are_named_and_a_recipes_own_are_not(call, to
 
     assert warned("--objective", "simclr", "--temperature", 0.2) == []
     assert warned("--tabular-width", 32, "--text-width", 32, "--no-coupled") == [
-        "Warning: nothing reads --tabular-width with objective satmips and metadata_encoder text. Leave it out, or pass another "
-        "--objective or --metadata-encoder."
+        "Warning: --tabular-width has no effect: nothing reads it with --objective satmips and --metadata-encoder text. Leave it "
+        "out, or use another objective or metadata encoder."
     ]
     (line,) = warned("--objective", "simclr", "--queue-length", 64, "--fields", "gsd", "--temperature", 0.2)
-    assert line.startswith("Warning: nothing reads --queue-length, --fields with objective simclr ")
+    assert line.startswith("Warning: --queue-length, --fields has no effect")
 
 
 def test_arguments_of_a_network_are_not_those_of_another(call, tmp_path):
@@ -205,23 +205,23 @@ def test_auto_takes_the_papers_recipe_with_a_gpu(call, monkeypatch):
     [
         (2, [], "Missing option --shards"),
         (2, ["--recipe", "satmipz"], '"satmipz". Did you mean "satmip'),
-        (2, ["--batch-size", "1"], "--batch-size: Input should be greater"),
-        (2, ["--accumulate", "4"], "Pass --micro-batch N"),
+        (2, ["--batch-size", "1"], "--batch-size is 1. Use 2 or more."),
+        (2, ["--accumulate", "4"], "Use --micro-batch N"),
         (2, ["--report-to", "nowhere"], "--report-to"),
-        (2, ["--backbone-args", "{x"], "must be JSON"),
-        (1, ["--shards", "nowhere"], "there is no nowhere. Pass the path of one"),
-        (1, ["--shards", "TOY"], "Pass --batch-size 16"),
+        (2, ["--backbone-args", "{x"], "no JSON"),
+        (1, ["--shards", "nowhere"], "There is no folder nowhere"),
+        (1, ["--shards", "TOY"], "Use --batch-size 16"),
         (
             2,
             ["--shards", "TOY", "--batch-size", "8", "--metadata-encoder", "tabular", "--fields", "height"],
             'Unknown field "height"',
         ),
-        (1, ["--shards", "TOY", "--batch-size", "8", "--objective", "magic"], 'Unknown objective "magic"'),
-        (1, ["--shards", "TOY", "--batch-size", "8", "--backbone", "magic"], "a timm model"),
+        (2, ["--shards", "TOY", "--batch-size", "8", "--objective", "magic"], 'Unknown objective "magic"'),
+        (1, ["--shards", "TOY", "--batch-size", "8", "--backbone", "magic"], "timm cannot make --backbone magic"),
         (1, ["--shards", "TOY", "--batch-size", "8", "--backbone-args", '{"num_heads": 5}'], "timm cannot make"),
-        (1, ["--shards", "TOY", "--batch-size", "8", "--text-heads", "5"], "Pass another --text-heads"),
-        (1, ["--shards", "TOY", "--split", "test"], "the split must be one of ['train']"),
-        (1, ["--shards", "TOY", "--device", "magic"], "--device must be a device"),
+        (1, ["--shards", "TOY", "--batch-size", "8", "--text-heads", "5"], "Use another --text-heads"),
+        (1, ["--shards", "TOY", "--split", "test"], 'Unknown split "test"'),
+        (1, ["--shards", "TOY", "--device", "magic"], '--device "magic"'),
         (1, ["--shards", "TOY", "--device", "meta"], '--device "meta" '),
         (1, ["--shards", "TOY", "--device", "hpu"], '--device "hpu" '),
         (1, ["export", "."], "Train first"),
@@ -243,7 +243,7 @@ def test_what_cannot_be_done_is_refused_with_advice(call, toy, code, arguments, 
         (["--epochs", "inf"], "--epochs is "),
         (["--seed", str(2**32)], "--seed is 4294967296. Use a number below"),
         (["--cls-token-std", "0"], "--cls-token-std is 0"),
-        (["--backbone-args", '{"pretrained": true}'], "for pretrained there is --init timm"),
+        (["--backbone-args", '{"pretrained": true}'], "--init timm"),
     ],
 )
 def test_what_is_wrong_with_a_setting_is_said_of_its_option(tmp_path: Path, flags: list[str], message: str) -> None:

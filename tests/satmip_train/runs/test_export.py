@@ -195,13 +195,30 @@ def test_json_that_describes_no_export_is_refused_with_advice(tmp_path, content)
         load_backbone(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["backbone", "metadata", "projections"])
+def test_every_byte_of_what_describes_an_export_is_covered_by_its_hash(toy, tmp_path, name):
+    """A changed digit of the mean once gave other features in silence."""
+    plan = plan_run(Settings(**TINY), toy, Job(torch.device("cpu")))
+    save(plan, build_state(plan), tmp_path)
+    export_run(tmp_path)
+    path = tmp_path / f"{name}.json"
+    whole = path.read_bytes()
+    load = {"backbone": load_backbone, "metadata": load_metadata_encoder, "projections": load_projections}[name]
+    load(tmp_path)
+    for place in random.Random(0).sample(range(len(whole)), 100):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        if b"own_sha256" in path.read_bytes():  # without its name it passes for an export of an earlier version
+            with pytest.raises(UsageError, match=rf"{name}\.json describes no export.*satmip-train export"):
+                load(tmp_path)
+
+
 def test_weights_of_another_network_are_refused_with_advice(toy, tmp_path):
     plan = plan_run(Settings(**TINY), toy, Job(torch.device("cpu")))
     save(plan, build_state(plan), tmp_path)
     export_run(tmp_path)
     (tmp_path / "backbone.safetensors").write_bytes((tmp_path / "metadata.safetensors").read_bytes())
     described = json.loads((tmp_path / "backbone.json").read_text())
-    del described["sha256"]  # as earlier versions wrote it
+    del described["sha256"], described["own_sha256"]  # as earlier versions wrote it
     (tmp_path / "backbone.json").write_text(json.dumps(described))
     with pytest.raises(UsageError, match=r"(?s)weights that backbone\.json describes: .*satmip-train export"):
         load_backbone(tmp_path)
@@ -214,6 +231,7 @@ def test_a_file_of_no_backbone_and_a_network_that_timm_does_not_know_are_refused
     with pytest.raises(UsageError, match=r"metadata\.safetensors is no backbone"):
         load_backbone(tmp_path / "metadata.safetensors")
     config = json.loads((tmp_path / "backbone.json").read_text())
+    del config["own_sha256"]
     for changes in ({"model": "vit_of_tomorrow"}, {"args": {**config["args"], "no_argument": 1}}):
         (tmp_path / "backbone.json").write_text(json.dumps({**config, **changes}))
         with pytest.raises(UsageError, match=rf"timm cannot make .*Use the timm .*\({timm.__version__}\)"):

@@ -286,7 +286,7 @@ def test_a_line_is_told_in_words_and_kept_as_it_is(tmp_path, terminal):
     shown = io.StringIO()
     line = {**LINE, "temperature": 0.07, "samples_per_second": 123.4, "data_wait": 0.25}
     with Reporter(
-        tmp_path, Console(file=shown, width=200 if terminal else 30, force_terminal=terminal), 4, 10, [tracker]
+        tmp_path, Console(file=shown, width=80 if terminal else 30, force_terminal=terminal), 4, 10, [tracker]
     ) as reporter:
         reporter.report(line)
         assert read_log(tmp_path) == told == [line]  # at once
@@ -295,7 +295,8 @@ def test_a_line_is_told_in_words_and_kept_as_it_is(tmp_path, terminal):
     lines = [words.format(knn) for knn in ("kNN macro-F1 0.2500  ", "")]
     if terminal:
         plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue())
-        assert all(text in plain for text in (*lines, " 4/10 ", " 5/10 "))
+        assert all(text in plain for text in ("4/10 samples", "5/10 samples  123/s  loss 2.000 (chance 3.00)", "left", "kNN"))
+        assert max(map(len, re.split(r"[\r\n]+", plain))) <= 80
         assert shown.getvalue().endswith("\x1b[?25h")  # the cursor is back
     else:
         assert shown.getvalue() == "".join(f"step 5/10  {text}\n" for text in lines)
@@ -306,10 +307,42 @@ def test_a_line_is_told_in_words_and_kept_as_it_is(tmp_path, terminal):
 
 def test_a_log_is_read_but_for_a_half_line_and_goes_on_from_a_step(tmp_path):
     assert read_log(tmp_path) == []
-    (tmp_path / "log.jsonl").write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"st')
+    common = {"epoch": 0.5, "lr": 0.1, "samples_per_second": 100.0, "data_wait": 0.25, "chance": {"loss": 3.0}, "loss": 2.0}
+    lines = [f"{json.dumps({'step': step, **common})}\n" for step in range(3)]
+    (tmp_path / "log.jsonl").write_text("".join(lines) + '{"st')
     assert [line["step"] for line in read_log(tmp_path)] == [0, 1, 2]
     keep_lines(tmp_path, 2)
-    assert (tmp_path / "log.jsonl").read_text() == '{"step": 0}\n{"step": 1}\n'
+    assert (tmp_path / "log.jsonl").read_text() == "".join(lines[:2])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda line: line[:-1],
+        lambda line: line.replace(b'"lr"', b'"ls"'),
+        lambda line: line.replace(b'"step": 1', b'"step": "1"'),
+        lambda line: line.replace(b"2.5", b"2\xff5"),
+        lambda line: b"[" * 5000,
+        lambda line: b"7",
+    ],
+)
+def test_a_damaged_line_of_a_log_is_named(tmp_path, damage):
+    line = {"epoch": 0.5, "lr": 0.1, "samples_per_second": 100.0, "data_wait": 0.25, "chance": {"loss": 3.0}, "loss": 2.5}
+    lines = [json.dumps({"step": step, **line}).encode() for step in range(3)]
+    (tmp_path / "log.jsonl").write_bytes(b"\n".join([lines[0], damage(lines[1]), lines[2], b""]))
+    for read in (read_log, draw_curves):
+        with pytest.raises(UsageError, match=r"log\.jsonl is damaged in line 2.*Delete this line"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"7", b"\xff", b'{"step": 1}', b'{"step": 1, "sessions": [{"steps": "1"}]}', b"[" * 5000]
+)
+def test_a_damaged_summary_is_named(tmp_path, content):
+    (tmp_path / "summary.json").write_bytes(content)
+    for read in (read_cost, lambda run: cost.write_summary(run, {"first": 0, "steps": 1}, {"step": 1})):
+        with pytest.raises(UsageError, match=r"summary\.json is damaged.*Delete it"):
+            read(tmp_path)
 
 
 def test_what_is_drawn_is_the_log(tmp_path, monkeypatch):
@@ -397,7 +430,7 @@ def test_a_run_without_metadata_has_no_metadata_encoder(toy, tmp_path):
     plan = plan_run(settings_of(objective="simclr"), toy, CPU)
     save(plan, build_state(plan), tmp_path)
     assert [path.name for path in export_run(tmp_path)] == ["backbone.safetensors", "model.safetensors", "README.md"]
-    with pytest.raises(UsageError, match=r"no metadata.safetensors in"):
+    with pytest.raises(UsageError, match=r"no metadata\.safetensors"):
         load_metadata_encoder(tmp_path)
 
 

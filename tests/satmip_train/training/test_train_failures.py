@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.toy_shards import write_toy_shards
-from helpers.training_runs import PATIENCE, TINY, free_port, losses, one_thread, run_in_process, toy
+from helpers.training_runs import PATIENCE, TINY, free_port, losses, one_thread, run_in_process, start_child, toy
 
 from satmip_train import distributed
 from satmip_train.config import Settings
@@ -96,6 +97,19 @@ def test_two_ranks_stop_together_whatever_happens_to_one(toy, tmp_path):
     saved = [json.loads((tmp_path / f"spoiled/nonfinite-rank{rank}.json").read_text()) for rank in range(2)]
     assert saved[0]["keys"] + saved[1]["keys"] == keys_of(toy, 5)
     assert saved[0]["before"]["keys"] + saved[1]["before"]["keys"] == keys_of(toy, 4)
+
+
+def test_a_rank_that_is_killed_is_told_by_the_others(toy, tmp_path):
+    """Once each of them ended with torch's traceback."""
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    children = [
+        start_child(toy, tmp_path, 5 if rank else -1, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)
+    ]
+    errors = [child.communicate(timeout=PATIENCE)[1].decode() for child in children]
+    assert [child.returncode for child in children] == [1, -signal.SIGKILL], errors
+    told = errors[0].strip().splitlines()[-1]
+    assert re.search(r"satmip_train\.errors\.UsageError: Rank 0 cannot reach another rank.*The same command goes on", told), told
+    assert checkpoint.load(tmp_path)["step"] == 4
 
 
 def keys_of(toy: Path, step: int) -> list[str]:
