@@ -127,9 +127,9 @@ def segment_command(
 @options(common.PER_CLASS, common.out_folder(common.RESULTS))
 @output_options
 def location_command(k: int, per_class: bool, out: Path | None, output: Output, **others: Any) -> None:
-    """Classify by the nearest locations, without a picture: what the place alone tells.
+    """Classify by the nearest locations, without images: a baseline for what the place alone tells.
 
-    A model that only recognises places can reach this much. Where it is high, split by place: satmip-data build --block-degrees.
+    A model that only recognises places can reach this much. If it is high, split by place: satmip-data build --block-degrees.
     Prints a table and writes location.json.
 
     \b

@@ -28,6 +28,8 @@ FULL, HALF, QUARTER = 1.0, 0.5, 0.25
 """Budgets: shares of the recipe's epochs."""
 WARMUP_SHARE = 1 / 16
 LABEL_SHARES = (0.01, 0.1)
+_TOLD = ("epochs", "seed", "lr_base", "warmup_epochs")
+"""Settings that tell runs apart beside those that tell the paper's rows apart."""
 RATE = "RATE"
 """Stands in a printed command for a rate that is not chosen yet."""
 
@@ -41,6 +43,8 @@ class Method:
     objective: str
     encoder: str | None = None
     """Metadata encoder; None: it reads no metadata."""
+    switches: tuple[str, ...] = ()
+    """Further settings that are on."""
     rate_of: str | None = None
     """The method whose rate it takes; None: its own is chosen."""
 
@@ -66,11 +70,16 @@ SIMCLR = Method("simclr", "SimCLR", "simclr")
 SATMIP = Method("satmip-text", "SatMIP, text", "satmip", "text")
 SATMIPS = Method("satmips-text", "SatMIPS, text", "satmips", "text")
 TABULAR = Method("satmips-tabular", "SatMIPS, tabular", "satmips", "tabular", rate_of=SATMIPS.name)
+SAME_CELL = Method(
+    "satmips-text-samecell", "SatMIPS, text, cells of 0.25° no negatives", "satmips", "text", ("mask_same_place",), SATMIPS.name
+)
+"""Against learning places by heart: images of one cell of a quarter degree (their `place`) are not negatives of each other."""
 
 EUROSAT = Study(
     "eurosat", "EuroSAT with locations", "eurosat/eurosat_locations.csv", "EuroSAT_RGB.zip", 2.0, "loc",
     ((SIMCLR, FULL, True), (SATMIP, FULL, True), (SATMIPS, FULL, True), (TABULAR, FULL, False), (SIMCLR, HALF, False),
-     (SATMIPS, HALF, False), (SIMCLR, QUARTER, False), (SATMIPS, QUARTER, False)),
+     (SATMIPS, HALF, False), (SIMCLR, QUARTER, False), (SATMIPS, QUARTER, False),
+     (SAME_CELL, FULL, False)),
 )  # fmt: skip
 PLANESNET = Study(
     "planesnet", "PlanesNet", "planesnet/planesnet.csv", "planesnet/planesnet.zip", 0.5, "time,loc,sensor_platform",
@@ -233,12 +242,16 @@ def training(request: Request, study: Study, method: Method, epochs: float, rate
     words = ["--shards", str(shards_of(request, study)), "--recipe", request.recipe]
     for name, value in flags.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
-    words += ["--out", str(run), *request.train_options]
+    words += [*(f"--{name.replace('_', '-')}" for name in method.switches), "--out", str(run), *request.train_options]
     settings: dict[str, Any] = {}
     if rate is not None:
-        typed = {**flags, **({"fields": tuple(study.fields.split(","))} if method.encoder else {})}
+        typed = {
+            **flags,
+            **({"fields": tuple(study.fields.split(","))} if method.encoder else {}),
+            **dict.fromkeys(method.switches, True),
+        }
         resolved = resolve(request.recipe, typed).model_dump()
-        settings = {**identity(resolved), **{name: resolved[name] for name in ("epochs", "seed", "lr_base", "warmup_epochs")}}
+        settings = {**identity(resolved), **{name: resolved[name] for name in (*_TOLD, *method.switches)}}
     return Command("satmip-train", tuple(words), run, (), {"train": _read(request, study, "train")}, settings)
 
 

@@ -13,6 +13,8 @@ from satmip_train.runs.log import NAME, Line, measured
 
 REDRAWN = 0.2
 """Seconds between two drawings of the bar."""
+MANY = 10_000_000
+"""Samples that are counted in millions, so that the line fits 80 columns."""
 
 
 class Tracker(Protocol):
@@ -42,7 +44,7 @@ class Reporter:
         self._rate: float | None = None
         # Without its own thread the bar is drawn where the loop reports, and forked loader processes inherit no thread.
         self._bar = Progress(
-            BarColumn(bar_width=8),
+            BarColumn(bar_width=6),
             TextColumn("{task.description}"),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
@@ -74,7 +76,8 @@ class Reporter:
         """Return samples, their rate and the loss, in at most 60 characters."""
         seconds = time.monotonic() - self._began
         rate = self._rate or ((step - self._first) * self._batch_size / seconds if step > self._first and seconds else 0.0)
-        samples = f"{step * self._batch_size:,}/{self._total * self._batch_size:,} samples"
+        done, total = step * self._batch_size, self._total * self._batch_size
+        samples = f"{done:,}/{total:,} samples" if total < MANY else f"{done / 1e6:.2f}/{total / 1e6:.2f} M samples"
         return "  ".join(filter(None, [samples, f"{rate:,.0f}/s" if rate else "", self._loss]))
 
     def report(self, line: Line) -> None:

@@ -22,7 +22,7 @@ from satmip_train.config import Settings, resolve
 from satmip_train.errors import UsageError
 from satmip_train.paper import real, real_report
 from satmip_train.paper.fill import identity
-from satmip_train.paper.real import EUROSAT, FULL, PLANESNET, QUARTER, SATMIPS, SIMCLR, STUDIES, TABULAR, Request
+from satmip_train.paper.real import EUROSAT, FULL, PLANESNET, QUARTER, SAME_CELL, SATMIPS, SIMCLR, STUDIES, TABULAR, Request
 from satmip_train.paper.reproduce import Command
 
 NETWORK = json.dumps({"channels": [8, 8, 8, 8], "stem_width": 8})
@@ -78,14 +78,19 @@ def test_a_rate_is_chosen_when_all_are_measured_and_of_equals_the_lowest(request
 
 
 def test_every_training_says_what_its_settings_say(request_of: Request) -> None:
-    for study, method, epochs in ((EUROSAT, SIMCLR, 2.0), (EUROSAT, TABULAR, 0.5), (PLANESNET, SATMIPS, 2.0)):
+    for study, method, epochs in (
+        (EUROSAT, SIMCLR, 2.0),
+        (EUROSAT, TABULAR, 0.5),
+        (EUROSAT, SAME_CELL, 2.0),
+        (PLANESNET, SATMIPS, 2.0),
+    ):
         command = real.training(request_of, study, method, epochs, 0.004, 3)
         options = options_of(command)
         flags = train_module._flags({name: value for name, value in options.items() if name in Settings.model_fields})
         settings = resolve(options["recipe"], flags).model_dump()
-        assert {**identity(settings), **{name: settings[name] for name in ("epochs", "seed", "lr_base", "warmup_epochs")}} == (
-            command.settings
-        )
+        told = ("epochs", "seed", "lr_base", "warmup_epochs", *method.switches)
+        assert {**identity(settings), **{name: settings[name] for name in told}} == command.settings
+        assert settings["mask_same_place"] == (method is SAME_CELL)
         assert settings["view_size"] == (study.view_size or resolve("small", {}).view_size)
         assert settings["warmup_epochs"] == epochs / 16
         assert Path(options["out"]) == command.output
