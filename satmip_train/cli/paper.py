@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from satmip_data.execution.choices import split_option
 from satmip_data.execution.output import Output, output_options
-from satmip_data.names import without_secrets
+from satmip_data.names import counted, without_secrets
 from satmip_train.cli import options as common
 from satmip_train.cli.options import options
 from satmip_train.cli.real import reproduce_real
@@ -347,13 +347,11 @@ def _announce(listed: Commands, request: Request, rate: float | None) -> None:
     dataset = open_dataset(request.shards)
     samples = dataset.splits.get("train", 0)
     trainings = sum(command.program == "satmip-train" for command in listed.commands)
-    cost = (
-        f"{trainings} trainings, {listed.epochs:g} epochs of {samples:,} samples: {listed.epochs * samples / 1e6:,.3g} million "
-        "samples"
-    )
+    shown = f"{counted(listed.epochs, 'epoch')} of {counted(samples, 'sample')}"
+    cost = f"{counted(trainings, 'training')}, {shown}: {listed.epochs * samples / 1e6:,.3g} million samples"
     if rate is not None:
         cost += f", {listed.epochs * samples / rate / 3600:,.3g} h at {rate:g} samples/s"
-    click.echo(f"# {cost}; {len(listed.commands) - trainings} evaluations.")
+    click.echo(f"# {cost}; {counted(len(listed.commands) - trainings, 'evaluation')}.")
     for note in listed.notes:
         click.echo(f"# {without_secrets(note)}")
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from satmip_data.names import counted
 from satmip_train.data.remote import reaching
 from satmip_train.errors import UsageError
 from satmip_train.evaluation_sets import evaluation_sets
@@ -162,7 +163,7 @@ def draw_metadata(number: str, shards: str, split: str, folder: Path) -> list[Pa
         "s3": ("timestamp", _draw_times, (9.2, 2.8)),
     }[number]
     known = _known(shards, split, field)
-    note = f"{len(known):,} samples of {split}"
+    note = f"{counted(len(known), 'sample')} of {split}"
     return _save(lambda figure: draw(figure, known, note), size, folder / f"figure-{number}")
 
 
