@@ -46,6 +46,7 @@ class BuildOptions(TypedDict, total=False):
     workers: int
     # Of some kinds of archive:
     product: str
+    apply_scale: bool
     boxes: str
     metadata: str
     false_detections: str
@@ -57,6 +58,7 @@ class BuildOptions(TypedDict, total=False):
     val_fraction: float
     max_residual: float
     shares: str
+    block_degrees: float
     split_file: str
     split_seed: int
     bands: str
@@ -64,6 +66,7 @@ class BuildOptions(TypedDict, total=False):
     limits: str
     allow_outside: bool
     table: str
+    images: str
     columns: str
     extra_columns: str
     time_tag: str

@@ -71,6 +71,15 @@ def secret_digest(url: str) -> str:
     return hashlib.blake2b(_PASSWORD.sub(r"\1@", _USER.sub(r"\1", url)).encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
 
 
+def counted(number: float, noun: str) -> str:
+    """Return a count with its noun in the right number: "1 shard", "2,000 samples", "0 classes"."""
+    if number == 1:
+        return f"1 {noun}"
+    ending = noun.endswith(("s", "x", "ch", "sh"))
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2] not in "aeiou" else f"{noun}es" if ending else f"{noun}s"
+    return f"{number:,} {plural}" if isinstance(number, int) else f"{number:,g} {plural}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ' Did you mean "gsd"?' with the known name nearest to a word; "" where none is near."""
     near = get_close_matches(word, [*known], 1, 0.5)

@@ -14,7 +14,7 @@ from satmip_data.errors import BuildError, cause
 from satmip_data.execution.output import Output
 from satmip_data.metadata.checks import FLAGS
 from satmip_data.metadata.fields import ALIASES, FIELDS
-from satmip_data.names import unknown_name
+from satmip_data.names import counted, unknown_name
 from satmip_data.pipeline.build import BuildPlan, count_flags
 from satmip_data.pipeline.estimate import Estimate
 from satmip_data.records import REASONS, Sample
@@ -38,11 +38,6 @@ FIRST = 3
 """Rejects that a build shows."""
 
 
-def counted(number: int, noun: str) -> str:
-    """Return "1 sample" or "2,000 samples"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def summary(out: str, dataset: dict[str, Any]) -> dict[str, Any]:
     """Return what `show_dataset` prints, for `--json`."""
     names = ("splits", "size", "classes", "caption", "flags", "rejects")
@@ -54,7 +49,7 @@ def summary(out: str, dataset: dict[str, Any]) -> dict[str, Any]:
 
 def show_dataset(output: Output, out: str, dataset: dict[str, Any]) -> None:
     """Print splits, shards, classes, captions and rejects."""
-    output.text(f"{out}: {dataset['source']['name']}, {len(dataset['classes'])} classes", bold=True)
+    output.text(f"{out}: {dataset['source']['name']}, {counted(len(dataset['classes']), 'class')}", bold=True)
     rows = []
     for split, entry in dataset["splits"].items():
         size = sum(shard["bytes"] for shard in dataset["shards"] if shard["split"] == split)
@@ -179,7 +174,7 @@ def _row(reject: Any) -> dict[str, Any]:
 
 def show_plan(output: Output, plan: BuildPlan, expected: Estimate) -> None:
     """Print what a build would write, how long it would take, and the problems known before it starts."""
-    output.text(f"Would build, with {len(plan.classes)} classes:", bold=True)
+    output.text(f"Would build, with {counted(len(plan.classes), 'class')}:", bold=True)
     splits = _planned(plan)
     rows = [(split, f"{entry['samples']:,}", f"{entry['shards']:,}") for split, entry in splits.items()]
     output.table(("split", "# samples", "# shards"), rows)

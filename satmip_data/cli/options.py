@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args, get_origin
 import click
 from click.shell_completion import CompletionItem
 
-from satmip_data.errors import DataError
+from satmip_data.errors import DataError, cause, install, missing_package
 from satmip_data.execution.choices import DEFAULT_SHARDS, complete_list, split_option
 from satmip_data.imagery.decoders import FORMER
 from satmip_data.metadata import fields
@@ -156,8 +156,10 @@ def failures() -> Iterator[None]:
         yield
     except (DataError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    except ImportError as error:  # fsspec's, which says which package opens such URLs
-        raise click.ClickException(f"{error}\nFor s3:// type: pip install 's3fs>=2026.6'") from error
+    except ImportError as error:  # of what opens URLs, and of other packages that few need
+        if (package := missing_package(error)) is None or package.startswith("satmip_"):
+            raise
+        raise click.ClickException(f"{cause(error)}. Run: {install(package)}") from error
     except Exception as error:
         if not type(error).__module__.startswith("botocore."):
             raise

@@ -18,7 +18,7 @@ from threading import Thread
 from types import FrameType
 from typing import Any, TypeVar
 
-from satmip_data.errors import DataError
+from satmip_data.errors import DataError, install
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -146,7 +146,7 @@ class Ray:
         try:
             import ray
         except ImportError as error:
-            raise EngineError("--engine ray needs Ray, which is not installed. Run: pip install ray") from error
+            raise EngineError(f"--engine ray needs Ray, which is not installed. Run: {install('ray')}") from error
         here = {"num_cpus": self.workers, "include_dashboard": False} if self.address == "local" else {}
         try:
             if not ray.is_initialized():

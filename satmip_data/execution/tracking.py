@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from satmip_data.errors import DataError
+from satmip_data.errors import DataError, install
 from satmip_data.execution.progress import Progress, Show
+from satmip_data.names import counted
 
 
 class TrackingError(DataError):
@@ -34,7 +35,7 @@ class Speeds:
 
 def describe(progress: Progress, rate: float) -> str:
     """Return samples, rate, bytes, rejects in one line."""
-    parts = [f"{progress.samples:,} sample{'' if progress.samples == 1 else 's'}"]
+    parts = [counted(progress.samples, "sample")]
     if rate:
         parts.append(f"{rate:,.0f}/s")
     if progress.bytes:
@@ -42,7 +43,7 @@ def describe(progress: Progress, rate: float) -> str:
     if progress.saved:
         parts.append(f"{progress.saved / 1e6:,.1f} MB not fetched")
     if progress.rejects:
-        parts.append(f"{progress.rejects:,} rejects")
+        parts.append(counted(progress.rejects, "reject"))
     return ", ".join(parts)
 
 
@@ -79,7 +80,7 @@ def wandb_run(project: str | None, config: dict[str, Any], show: Show) -> Iterat
     try:
         import wandb
     except ImportError as error:
-        raise TrackingError("--wandb needs wandb, which is not installed. Run: pip install wandb") from error
+        raise TrackingError(f"--wandb needs wandb, which is not installed. Run: {install('wandb')}") from error
     run = wandb.init(project=project, job_type="satmip-data", config=config)
     speeds = Speeds()
 

@@ -17,7 +17,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from satmip_data.errors import DataError
+from satmip_data.errors import DataError, install
 from satmip_data.imagery import turbojpeg
 from satmip_data.imagery.jpeg import read_frame, unbroken
 
@@ -83,7 +83,7 @@ def check(name: str) -> None:
         DecoderError: it is not installed, or not exact here.
     """
     if name == "turbojpeg" and turbojpeg.library_version() is None:
-        raise DecoderError("--decoder turbojpeg is not installed. Type: pip install turbojpeg")
+        raise DecoderError(f"--decoder turbojpeg is not installed. Run: {install('turbojpeg')}")
     if name == "turbojpeg" and not _is_exact():
         raise DecoderError("--decoder turbojpeg gives other pixels than Pillow here. Use --decoder pillow.")
 

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from satmip_data.imagery.chips import ImageError
+from satmip_data.storage.limits import check_unpacked
 from satmip_data.storage.store import Store, check_regular
 
 DRIVERS = {
@@ -71,6 +74,7 @@ def open_raster(store: Store, name: str) -> Iterator[Any]:
             with rasterio.open(store.path(name), driver=_driver(store, name), opener=_opener(store, name)) as dataset:
                 if any(key.upper() == "OVERVIEW_FILE" for key in dataset.tags(ns="OVERVIEWS")):
                     raise ImageError("image_unreadable", "The raster's tags lead to another file (OVERVIEW_FILE). Remove that tag.")
+                _check_blocks(name, dataset)
                 yield dataset
     except ImageError:
         raise
@@ -79,6 +83,17 @@ def open_raster(store: Store, name: str) -> Iterator[Any]:
         if not isinstance(error, (RasterioError, OSError)) and not type(error).__module__.startswith("rasterio."):
             raise
         raise ImageError("image_unreadable", f"Cannot read the raster: {error}") from error
+
+
+def _check_blocks(name: str, dataset: Any) -> None:
+    """Refuse a raster whose single blocks unpack to more than the limit: a window is read by whole blocks.
+
+    Raises:
+        OSError: it is one.
+    """
+    together = dataset.count if dataset.interleaving is not None and dataset.interleaving.name == "pixel" else 1
+    for (height, width), dtype in zip(dataset.block_shapes, dataset.dtypes, strict=True):
+        check_unpacked(f"A block of {name}", height * width * np.dtype(dtype).itemsize * together)
 
 
 def _opener(store: Store, name: str) -> Any:

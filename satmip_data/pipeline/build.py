@@ -15,7 +15,7 @@ from satmip_data.execution.progress import Progress, Show, no_show
 from satmip_data.imagery import decoders, scaling
 from satmip_data.metadata import tabular
 from satmip_data.metadata.serialize import sample_to_json
-from satmip_data.names import without_secrets
+from satmip_data.names import counted, without_secrets
 from satmip_data.pipeline.equal_chips import EQUAL_CHIPS, equal_chips, equal_chips_file, read_equal_chips
 from satmip_data.pipeline.index import Index, build_index, collector_paused
 from satmip_data.pipeline.journal import Journal, OtherSettingsError, differences
@@ -153,7 +153,7 @@ def _finish(request: BuildRequest, plan: BuildPlan, out: Store, journal: Journal
     if request.max_rejects is not None and len(rejects) > request.max_rejects:
         _write_rejects(out, rejects)
         raise BuildError(
-            f"{len(rejects)} rejects are more than the {request.max_rejects} that --max-rejects allows. They are listed in "
+            f"There are {counted(len(rejects), 'reject')}, and --max-rejects allows {request.max_rejects:,}. They are listed in "
             f"{request.out.rstrip('/')}/rejects.parquet. Mend the input and add --retry-rejects, or allow more."
         )
     if not any(record.samples for record in records):

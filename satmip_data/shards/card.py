@@ -17,6 +17,7 @@ import yaml
 from satmip_schemas import SCHEMA_VERSION
 
 from satmip_data.metadata.fields import BY_NAME, FIELDS
+from satmip_data.names import counted
 from satmip_data.pages import render
 from satmip_data.storage.parquet import read_parquet
 
@@ -230,7 +231,7 @@ def _shard_object(shard: dict[str, Any]) -> dict[str, Any]:
     name = shard["name"]
     return {
         "@type": "cr:FileObject", "@id": name, "name": name, "contentUrl": name, "contentSize": f"{shard['bytes']} B",
-        "description": f"{shard['samples']} samples of the split {shard['split']}, in WebDataset's form",
+        "description": f"{counted(shard['samples'], 'sample')} of the split {shard['split']}, in WebDataset's form",
         "encodingFormat": "application/x-tar", "sha256": shard["sha256"],
     }  # fmt: skip
 

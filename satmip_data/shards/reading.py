@@ -17,6 +17,7 @@ from PIL import Image
 
 from satmip_data.errors import ShardError
 from satmip_data.metadata.serialize import sample_from_json
+from satmip_data.names import counted
 from satmip_data.records import Metadata, Sample
 from satmip_data.shards.dataset import CAPTION_JOURNAL, read_dataset
 from satmip_data.shards.members import Members
@@ -95,7 +96,7 @@ class Split(Sequence[ShardSample]):
                 if left < samples:
                     return self._read(name, left)
                 left -= samples
-        raise IndexError(f"The split {self.name} has {len(self):,} samples, so there is no sample {index}.")
+        raise IndexError(f"The split {self.name} has {counted(len(self), 'sample')}, so there is no sample {index}.")
 
     def __iter__(self) -> Iterator[ShardSample]:
         for name, samples in self._shards:

@@ -15,7 +15,7 @@ from shapely import GEOSException, from_wkt
 from satmip_data.errors import cause
 from satmip_data.imagery import chips
 from satmip_data.imagery.fetch import ImageFile, fetch_image
-from satmip_data.names import written
+from satmip_data.names import counted, written
 from satmip_data.records import Reject, Ring, Sample, Scene, crash
 from satmip_data.storage import limits
 from satmip_data.storage.locations import hidden
@@ -198,7 +198,7 @@ def check_grid(width: int, height: int, tile: int) -> None:
     """
     count, most = -(-width // tile) * -(-height // tile), limits.current().windows
     if count > most:
-        message = f"{width} x {height} pixels are {count:,} windows, more than {most:,}. Raise --tile or --max-windows."
+        message = f"{width} x {height} pixels are {counted(count, 'window')}, more than {most:,}. Raise --tile or --max-windows."
         raise chips.ImageError("image_too_large", message)
 
 

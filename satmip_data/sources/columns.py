@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from satmip_data.geometry import georeference_from_bounds, signed_area, unwrap, wrap_longitude
-from satmip_data.names import written
+from satmip_data.names import counted, written
 from satmip_data.records import Georeference, Ring
 from satmip_data.sources.base import InvalidError, azimuth, check_lonlat, parse_lonlat_ring, parse_time
 
@@ -132,7 +132,7 @@ def from_bounds(cells: Mapping[str, Any], width: int, height: int) -> Georeferen
     if "bbox" in cells:
         box = cells["bbox"]
         if len(box) not in (4, 6):
-            raise InvalidError(f"bbox has {len(box)} numbers. Write west, south, east, north; with heights, six numbers")
+            raise InvalidError(f"bbox has {counted(len(box), 'number')}. Write west, south, east, north; with heights, six numbers")
         west, south, east, north = box if len(box) == 4 else (box[0], box[1], box[3], box[4])
         check_lonlat("bbox", ((west, south), (east, north)), box)
         east += 360.0 * (east < west)  # a box across the antimeridian (RFC 7946, section 5.2)

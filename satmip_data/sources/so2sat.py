@@ -2,7 +2,7 @@
 
 Layout: `training.h5`, `testing.h5` and, in version 2, `validation.h5`, in any folder, each with `sen2` (N, 32, 32, 10), reflectance
 as floats, and `label` (N, 17), one-hot. The paper's sizes, 352,366 and 48,307, are those of "Culture-10" in version 3; version 2
-holds the same test samples in two files. Needs h5py: pip install h5py.
+holds the same test samples in two files. Needs h5py.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from satmip_data.errors import cause
+from satmip_data.errors import cause, install
 from satmip_data.imagery import raster
 from satmip_data.imagery.chips import ImageError
 from satmip_data.records import Aoi, Metadata, Sample, Scene
@@ -134,7 +134,7 @@ def _file(root: str, path: str) -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise LayoutError("So2Sat needs h5py, which is not installed. Run: pip install h5py") from error
+        raise LayoutError(f"So2Sat needs h5py, which is not installed. Run: {install('h5py')}") from error
     store = Store(root)
     if store.local:
         check_regular(store.path(path))

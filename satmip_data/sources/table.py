@@ -51,7 +51,7 @@ from satmip_data.sources.columns import ALIASES, COLUMNS, SEE_COLUMNS, centre, f
 from satmip_data.sources.splits import name_split
 from satmip_data.storage import limits
 from satmip_data.storage.locations import archive_url
-from satmip_data.storage.parquet import read_parquet
+from satmip_data.storage.parquet import read_foreign_parquet
 from satmip_data.storage.store import Store
 
 _log = logging.getLogger(__name__)
@@ -349,7 +349,7 @@ def _read_rows(store: Store, name: str) -> list[dict[str, Any]]:
         if name.lower().endswith((".csv", ".csv.gz")):
             rows: list[dict[Any, Any]] = _csv_rows(name, data)
         else:
-            table = read_parquet(data)
+            table = read_foreign_parquet(name, data)
             _check_shapes(name, table.schema)
             _check_images(name, table.schema)
             rows = table.to_pylist()

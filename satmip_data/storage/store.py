@@ -172,6 +172,8 @@ class Store:
         filesystem, path = _filesystem(self.url)[0], self.path(name)
         if isinstance(filesystem, ZipFileSystem):
             with _zip_errors(path), filesystem.zip.open(path) as stream:
+                # Who reads parts goes on to others, and each seek backwards unpacks the member from its beginning.
+                limits.check_unpacked(path, filesystem.zip.getinfo(path).file_size)
                 stream.seek(start)
                 part: bytes = stream.read(end - start)
                 return part

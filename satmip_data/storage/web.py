@@ -28,7 +28,7 @@ def http_options() -> dict[str, Any]:
     try:
         import aiohttp
     except ImportError as error:
-        raise ImportError("URLs of http(s) need aiohttp, which is not installed. Type: pip install 'aiohttp>=3.12'") from error
+        raise ImportError("URLs of http(s) need aiohttp, which is not installed") from error
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
     return {"client_kwargs": {"timeout": timeout, "middlewares": (_patiently,)}}
 

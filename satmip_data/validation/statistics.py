@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from satmip_data.metadata.tabular import ROUNDING
+from satmip_data.names import counted
 from satmip_data.shards.dataset import TRAIN
 from satmip_data.shards.record import CaptionCount, ChannelSums
 from satmip_data.validation.problem import Problem
@@ -50,7 +51,7 @@ def _check_splits(dataset: dict[str, Any]) -> Iterator[Problem]:
     for split, entry in dataset["splits"].items():
         own = [shard["samples"] for shard in shards if shard["split"] == split]
         if (sum(own), len(own)) != (entry["samples"], entry["shards"]):
-            told = f"{entry['samples']} samples in {entry['shards']} shards"
+            told = f"{counted(entry['samples'], 'sample')} in {counted(entry['shards'], 'shard')}"
             yield Problem(DATASET, "counts", f"The split {split} is told to have {told}; its shards have {sum(own)} in {len(own)}")
 
 

@@ -17,6 +17,7 @@ from satmip_data.execution.engines import Local
 from satmip_data.execution.progress import Progress, Show, no_show
 from satmip_data.metadata.serialize import sample_from_json
 from satmip_data.metadata.tabular import Standardizer
+from satmip_data.names import counted
 from satmip_data.records import Sample
 from satmip_data.shards.dataset import CAPTION_JOURNAL, DATASET, JOURNAL, TRAIN, describe, read_dataset
 from satmip_data.shards.members import Members
@@ -167,7 +168,7 @@ def _check_shard(task: _Task) -> ShardReport:
         problems.append(Problem(name, "archive", f"The archive cannot be read to its end: {cause(error)}"))
     if len(keys) != task.entry["samples"]:
         expected = task.entry["samples"]
-        problems.append(Problem(name, "counts", f"The shard holds {len(keys)} samples; dataset.json says {expected}"))
+        problems.append(Problem(name, "counts", f"The shard holds {counted(len(keys), 'sample')}; dataset.json says {expected}"))
     if task.rows is not None:
         problems += _check_rows(name, task.rows, samples)
     if len(problems) > SHOWN:
@@ -196,7 +197,7 @@ def _array(members: Members, suffix: str) -> Any:
 def _check_archive(data: bytes, entry: dict[str, Any]) -> Iterator[Problem]:
     name = entry["name"]
     if len(data) != entry["bytes"]:
-        yield Problem(name, "bytes", f"The shard has {len(data):,} bytes; dataset.json says {entry['bytes']:,}")
+        yield Problem(name, "bytes", f"The shard has {counted(len(data), 'byte')}; dataset.json says {entry['bytes']:,}")
     digest = hashlib.sha256(data).hexdigest()
     if digest != entry["sha256"]:
         yield Problem(name, "sha256", f"The shard's SHA-256 is {digest}; dataset.json says {entry['sha256']}")

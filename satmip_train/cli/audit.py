@@ -53,7 +53,7 @@ _SHARE, _FEWEST = 0.02, 10
 )
 @click.option("--draws", type=click.IntRange(1), default=10, show_default=True, help="Draws of the records that get an error.")
 @click.option("--seed", type=click.IntRange(0, common.LARGEST_SEED), default=0, show_default=True, help="Of all that is drawn.")
-@options(*common.RUNNING, common.out_folder("out/audit"))
+@options(*common.RUNNING, common.one_folder("out/audit"))
 @output_options
 def audit_command(run: Path, shards: str, out: Path, seed: int, output: Output, **others: Any) -> None:
     """Find the records of an archive that are probably wrong, and in which field.

@@ -181,6 +181,13 @@ def out_folder(default: str) -> Callable[[Command], Command]:
     return click.option("--out", type=click.Path(file_okay=False, path_type=Path), help=text)
 
 
+def one_folder(default: str) -> Callable[[Command], Command]:
+    """Return the option --out of a command that writes into one folder whatever the set."""
+    return click.option(
+        "--out", type=click.Path(file_okay=False, path_type=Path), default=default, show_default=True, help="Folder to write to."
+    )
+
+
 @contextmanager
 def errors() -> Iterator[None]:
     """Let what the user can put right become the command's error."""

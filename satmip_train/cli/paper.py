@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from satmip_data.execution.choices import split_option
 from satmip_data.execution.output import Output, output_options
-from satmip_data.names import without_secrets
+from satmip_data.names import counted, without_secrets
 from satmip_train.cli import options as common
 from satmip_train.cli.options import options
 from satmip_train.cli.real import reproduce_real
@@ -193,7 +193,7 @@ def _cells(number: str, filled: Filled) -> dict[str, Any]:
 @options(_RUNS, _DATASETS, _FULL, _K)
 @click.option("--shards", help="For s1, s2 and s3: shard directory whose index.parquet is drawn.")
 @split_option("--split", default="train", show_default=True, help="For s1, s2 and s3: split that is drawn.")
-@options(common.out_folder("out/figures"))
+@options(common.one_folder("out/figures"))
 @output_options
 def figure(number: str, shards: str | None, split: str, out: Path, output: Output, **others: Any) -> None:
     """Draw a figure of the paper as PNG and SVG: 3 from runs and results, s1 (GSD), s2 (places), s3 (times) from shards.
@@ -246,7 +246,7 @@ def figure(number: str, shards: str | None, split: str, out: Path, output: Outpu
 )
 @click.option("--rate", type=common.Positive(), help="Samples per second of training, to estimate the time.")
 @click.option("--run", "execute", is_flag=True, help="Run the commands instead of printing them, and fill the table at the end.")
-@options(common.out_folder("out/reproduce"))
+@options(common.one_folder("out/reproduce"))
 @click.pass_context
 def reproduce(
     context: click.Context,
@@ -260,14 +260,14 @@ def reproduce(
 ) -> None:
     """Print the commands that fill a table of the paper, or run them one after the other.
 
-        Finished commands are skipped, so the same command goes on where it stopped. It ends at the first command that fails.
+    Finished commands are skipped, so the same command goes on where it stopped. It ends at the first command that fails.
     "real" is no table of the paper: SimCLR, SatMIP and SatMIPS on EuroSAT and PlanesNet with real metadata (docs/results.md).
 
-        \b
-        Example:
-          satmip-eval reproduce 2 --shards out/fmow --eval-shards eurosat=out/eurosat --run
-          satmip-eval reproduce 5 --shards out/shards --budget tiny --seeds 0 --run
-          satmip-eval reproduce real --data data --out out/real --run
+    \b
+    Example:
+      satmip-eval reproduce 2 --shards out/fmow --eval-shards eurosat=out/eurosat --run
+      satmip-eval reproduce 5 --shards out/shards --budget tiny --seeds 0 --run
+      satmip-eval reproduce real --data data --out out/real --run
     """
     target = target.lower()
     if target == real.TARGET:
@@ -347,13 +347,11 @@ def _announce(listed: Commands, request: Request, rate: float | None) -> None:
     dataset = open_dataset(request.shards)
     samples = dataset.splits.get("train", 0)
     trainings = sum(command.program == "satmip-train" for command in listed.commands)
-    cost = (
-        f"{trainings} trainings, {listed.epochs:g} epochs of {samples:,} samples: {listed.epochs * samples / 1e6:,.3g} million "
-        "samples"
-    )
+    shown = f"{counted(listed.epochs, 'epoch')} of {counted(samples, 'sample')}"
+    cost = f"{counted(trainings, 'training')}, {shown}: {listed.epochs * samples / 1e6:,.3g} million samples"
     if rate is not None:
         cost += f", {listed.epochs * samples / rate / 3600:,.3g} h at {rate:g} samples/s"
-    click.echo(f"# {cost}; {len(listed.commands) - trainings} evaluations.")
+    click.echo(f"# {cost}; {counted(len(listed.commands) - trainings, 'evaluation')}.")
     for note in listed.notes:
         click.echo(f"# {without_secrets(note)}")
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from satmip_data.errors import cause
+from satmip_data.errors import cause, install
 from satmip_data.metadata.captions import caption
 from satmip_data.metadata.fields import BY_NAME
 from satmip_data.metadata.serialize import metadata_from_json
+from satmip_data.names import counted
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.tar import Readers
 from satmip_train.errors import UsageError
@@ -37,7 +38,7 @@ def pretrained_tokenizer(model: str) -> Any:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise UsageError(f"--text-model needs transformers: {cause(error)}. Run: pip install transformers") from error
+        raise UsageError(f"--text-model needs transformers: {cause(error)}. Run: {install('transformers')}") from error
     try:
         return AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
@@ -96,7 +97,7 @@ class CaptionReader:
         ids = token_ids(text, self.model)
         if len(ids) > self.context:
             raise UsageError(
-                f'The caption "{text}" has {len(ids)} tokens, and the context holds {self.context}. Leave out a field, '
+                f'The caption "{text}" has {counted(len(ids), "token")}, and the context holds {self.context}. Leave out a field, '
                 "or write the captions of the shards anew: satmip-data caption SHARDS"
             )
         row = np.zeros(self.context, np.int64)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from satmip_data.names import counted
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.tar import Readers
 
@@ -79,7 +80,7 @@ class Places:
         counts = np.bincount(self.place)
         if 2 * (most := int(counts.max())) > len(self.place):
             raise ValueError(
-                f"Metadata cannot be shuffled between places: one place has {most} of {len(self.place)} samples. "
+                f"Metadata cannot be shuffled between places: one place has {most:,} of {counted(len(self.place), 'sample')}. "
                 "Leave --shuffle-metadata out."
             )
         ranks = np.random.default_rng(seed).permutation(len(counts))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from satmip_data.errors import cause
+from satmip_data.errors import cause, install, missing_package
 from satmip_train.errors import UsageError
 
 
@@ -23,8 +23,10 @@ def reaching(url: str) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except ImportError as error:  # fsspec's, which says which package opens such URLs
-        raise UsageError(f"Cannot open {url}: {cause(error)}. For s3:// run: pip install 's3fs>=2026.6'") from error
+    except ImportError as error:  # of what opens such URLs
+        if (package := missing_package(error)) is None:
+            raise
+        raise UsageError(f"Cannot open {url}: {cause(error)}. Run: {install(package)}") from error
     except Exception as error:
         known = isinstance(error, OSError | ValueError) or type(error).__module__.startswith(("botocore.", "aiohttp."))
         if not (known and is_remote(url)):

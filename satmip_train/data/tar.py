@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from satmip_data.errors import cause
+from satmip_data.names import counted
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.integrity import check_shard
 from satmip_train.errors import UsageError
@@ -60,7 +61,7 @@ class ShardReader:
         except ValueError as error:
             raise UsageError(f"{path} is no whole tar: {cause(error)}. Copy the shard again, or build it again.") from error
         if len(self.keys) != samples or len(set(self.keys)) != samples:
-            found = f"{len(self.keys)} samples of {len(set(self.keys))} keys"
+            found = f"{counted(len(self.keys), 'sample')} of {counted(len(set(self.keys)), 'key')}"
             raise UsageError(f"{path} holds {found}; dataset.json says {samples}. Copy the shard again, or build it again.")
         self._tables = _tables(rows)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from satmip_data.names import counted
 from satmip_train.evaluation import probes
 from satmip_train.evaluation.features import Features
 from satmip_train.evaluation.tables import Result
@@ -28,7 +29,7 @@ class Knn:
         if (ks, fixed) == (self.ks, self.fixed_k):
             return self, ()
         largest = max(*self.ks, self.fixed_k)
-        note = f"k={largest} was asked for; there are {samples} samples to learn from, so k={samples}."
+        note = f"k={largest} was asked for; the train split has {counted(samples, 'sample')}, so k={samples}."
         return replace(self, ks=ks, fixed_k=fixed), (note,) if largest > samples else ()
 
     def __call__(self, train: Features, test: Features, classes: Sequence[str], device: str) -> Result:

@@ -15,6 +15,7 @@ from shapely import Polygon
 from torch import Tensor, nn
 from torch.utils.data import Dataset as MapStyle
 
+from satmip_data.names import counted
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.decoder import Batch
 from satmip_train.data.image_files import Picture, Rendering, check_units, find_images, read_picture
@@ -183,7 +184,7 @@ def _write_vectors(
                 rejects.extend(part.rejects)
                 running.progress(len(part.names) + len(part.rejects))
         if rejects and not written:
-            raise UsageError(f"None of {len(rejects)} images gives a vector. First: {rejects[0].message}")
+            raise UsageError(f"None of {counted(len(rejects), 'image')} gives a vector. First: {rejects[0].message}")
         _write_rejects(rejects_path(out), rejects)
 
     write_atomically(out, write)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
-from satmip_data.names import without_secrets
+from satmip_data.names import counted, without_secrets
 from satmip_train.choices import Larger, Modality, Precision
 from satmip_train.config import FREE_SETTINGS
 from satmip_train.data.dataset import Dataset
@@ -74,7 +74,7 @@ class Protocol:
         shared = {s.sha256 for s in self.train.split(self.train_split)} & {s.sha256 for s in self.test.split(self.test_split)}
         if shared:
             raise UsageError(
-                f"The probe would be tested on what it has learned from: {len(shared)} shards are in both splits. "
+                f"The probe would be tested on what it has learned from: both splits share {counted(len(shared), 'shard')}. "
                 "Use another --test-split"
             )
 
@@ -166,8 +166,8 @@ def check_labels(protocol: Protocol, *labels: npt.NDArray[Any]) -> None:
     for (shards, split), found in zip(protocol.splits, labels, strict=True):
         if found.ndim == 1 and (missing := int((found < 0).sum())):
             raise UsageError(
-                f'A probe needs labels, and {missing} of {len(found)} samples in the split "{split}" of {shards.root} have none. '
-                "Use another split, or build the shards from a source with classes"
+                f'A probe needs labels, and {missing:,} of {counted(len(found), "sample")} in the split "{split}" of {shards.root} '
+                "have none. Use another split, or build the shards from a source with classes"
             )
     if labels[0].ndim != labels[1].ndim:
         raise UsageError("One split has one label a sample, and the other several. Use another --test-split")

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional as F
 
+from satmip_data.names import counted
 from satmip_train.errors import UsageError
 
 Features = npt.NDArray[np.float32]
@@ -96,7 +97,7 @@ def score_multilabel(labels: MultiHot, scores: npt.NDArray[np.float64]) -> Multi
     """Score a multi-label set by average precision; UsageError where no sample has a class. Shape: labels, scores (N, classes)."""
     present = np.flatnonzero(labels.any(0))
     if not len(present):
-        raise UsageError(f"None of {len(labels)} test samples has a class. Use another --test-split")
+        raise UsageError(f"None of {counted(len(labels), 'test sample')} has a class. Use another --test-split")
     found = average_precision_score(labels[:, present], scores[:, present], average=None)
     per_class: list[float | None] = [None] * labels.shape[1]
     for index, value in zip(present, np.atleast_1d(found), strict=True):
@@ -321,7 +322,9 @@ def _finite(features: Features, name: str, device: torch.device | str) -> Tensor
     x = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)).to(device)
     unsure = x.sum(1).isfinite().logical_not()  # a quick look: the sum of a row with such a value is not finite either
     if bad := int(x[unsure].isfinite().all(1).logical_not().sum()):
-        raise UsageError(f"{bad} of {len(x)} {name} features are not finite. Use --precision fp32 or another run")
+        raise UsageError(
+            f"{counted(bad, f'{name} feature')} of {len(x):,} have values that are not finite. Use --precision fp32 or another run"
+        )
     return x
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 import numpy as np
 
-from satmip_data.names import without_secrets
+from satmip_data.names import counted, without_secrets
 from satmip_data.pages import Grid, render
 from satmip_train.data.dataset import Dataset
 from satmip_train.errors import UsageError
@@ -129,7 +129,7 @@ def _data(dataset: Dataset) -> dict[str, Any]:
         ("chips", "of their own sizes" if size is None else f"{size[0]} x {size[1]} pixels"),
         ("caption fields", ", ".join(data["caption"]["fields"])),
         ("caption style", data["caption"]["style"]),
-        ("longest caption", "not counted" if longest is None else f"{longest['tokens']} tokens"),
+        ("longest caption", "not counted" if longest is None else counted(longest["tokens"], "token")),
         ("empty captions", f"{data['caption']['empty']:,}"),
         ("channel mean", ", ".join(f"{value:.4f}" for value in data["channels"]["mean"])),
         ("channel std", ", ".join(f"{value:.4f}" for value in data["channels"]["std"])),

@@ -20,7 +20,7 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from satmip_data.names import FORMATS
+from satmip_data.names import FORMATS, counted
 from satmip_train.data.image_files import Rendering, find_images, read_picture
 from satmip_train.errors import UsageError
 from satmip_train.evaluation import features
@@ -74,7 +74,7 @@ def find_pairs(folder: Path) -> list[Pair]:
     found = find_images(images)
     pairs = [Pair(image, (masks / image.relative_to(images)).with_suffix(".png")) for image in found]
     if missing := [pair for pair in pairs if not pair.mask.is_file()]:
-        raise UsageError(f"{len(missing)} images have no mask. Add them; the first is {missing[0].mask}")
+        raise UsageError(f"Masks are missing: {len(missing):,}. Add them; the first is {missing[0].mask}")
     return pairs
 
 
@@ -91,8 +91,8 @@ def read_folders(train: Path, test: Path) -> Folders:
     shared = {pair.image.resolve() for pair in pairs} & {pair.image.resolve() for pair in tested}
     if shared or copied:
         raise UsageError(
-            f"{len(tested) if copied else len(shared)} images of {test} are in {train} too, so the classifier would be tested "
-            "on what it has learned from. Use another --test"
+            f"{test} shares {counted(len(tested) if copied else len(shared), 'image')} with {train}, so the classifier would be "
+            "tested on what it has learned from. Use another --test"
         )
     return Folders(pairs, tested, described)
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from satmip_data.names import counted
+
 Result = dict[str, Any]
 """Result of an evaluation with everything it depends on, as written to its file."""
 
@@ -106,15 +108,15 @@ def _summary_rows(summary: Result, columns: dict[str, str], blanks: int) -> list
     mean, std, half = summary["mean"], summary["std"], summary["interval"]
     cells = [f"{100 * mean[metric]:.1f} ± {100 * std[metric]:.1f}" for metric in columns]
     limits = [f"{100 * (mean[metric] - half[metric]):.1f} to {100 * (mean[metric] + half[metric]):.1f}" for metric in columns]
-    name = f"{summary['name']}, {len(summary['seeds'])} seeds"
+    name = f"{summary['name']}, {counted(len(summary['seeds']), 'seed')}"
     return [(name, *cells, *[""] * blanks), (_INTERVAL, *limits, *[""] * blanks)]
 
 
 def _notes(result: Result) -> tuple[str, ...]:
     train, test, settings = result["train"], result["test"], result["settings"]
     notes = [
-        f"Learned from {train['samples']:,} samples of {train['split']} ({train['shards']}), tested on {test['samples']:,} of "
-        f"{test['split']} ({test['shards']}), {result['classes']} classes; in percent."
+        f"Learned from {counted(train['samples'], 'sample')} of {train['split']} ({train['shards']}), tested on "
+        f"{test['samples']:,} of {test['split']} ({test['shards']}), {result['classes']} classes; in percent."
     ]
     if "label_share" in settings:
         notes.append(f"Learned from {100 * settings['label_share']:g} % of these labels, drawn by the seed of the model.")
@@ -148,13 +150,14 @@ def _linear_notes(settings: Result) -> list[str]:
 
 def _finetune_notes(settings: Result) -> list[str]:
     return [
-        f"Our recipe, not the paper's: AdamW, {settings['epochs']} epochs, batches of {settings['batch_size']}, rate "
+        f"Our recipe, not the paper's: AdamW, {counted(settings['epochs'], 'epoch')}, batches of {settings['batch_size']}, rate "
         f"{settings['lr']:g}, crops, flips and rotations; the last epoch is tested."
     ]
 
 
 def _segment_notes(settings: Result) -> list[str]:
-    return [f"Our protocol, not the paper's: one linear layer on frozen patch features, AdamW, {settings['epochs']} epochs."]
+    epochs = counted(settings["epochs"], "epoch")
+    return [f"Our protocol, not the paper's: one linear layer on frozen patch features, AdamW, {epochs}."]
 
 
 def _location_notes(settings: Result) -> list[str]:
@@ -187,7 +190,7 @@ def retrieval_tables(result: Result) -> tuple[Table, Table]:
     def errors(name: str, direction: str, of: Result) -> tuple[str, ...]:
         return name, direction, *("" if value is None else f"{value:.4g}" for value in of["errors"].values())
 
-    where = f"Over {result['test']['samples']:,} pairs of {result['test']['split']} ({result['test']['shards']})."
+    where = f"Over {counted(result['test']['samples'], 'pair')} of {result['test']['split']} ({result['test']['shards']})."
     units = "; ".join(f"{_ERROR_HEADS.get(name, name)}: {text}" for name, text in result["units"].items())
     of_ranks = ("model", "direction", *(f"R@{k}" for k in depths), "median rank")
     of_errors = ("model", "direction", *(_ERROR_HEADS.get(name, name) for name in result["units"]))

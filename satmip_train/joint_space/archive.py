@@ -1,15 +1,14 @@
 """The records of a shard directory, as `audit` judges them."""
 
-import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import fsspec
-import pyarrow.parquet as pq
 
 from satmip_data.metadata.serialize import metadata_from_json
 from satmip_data.records import Metadata
+from satmip_data.storage.parquet import read_parquet
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.remote import reaching
 from satmip_train.data.tar import Readers
@@ -59,7 +58,7 @@ def _read_flags(dataset: Dataset) -> dict[str, tuple[str, ...]]:
         fs, location = fsspec.core.url_to_fs(path)
         if not fs.exists(location):
             return {}
-        table = pq.read_table(io.BytesIO(fs.cat_file(location)), columns=["key", "flags"])
+        table = read_parquet(fs.cat_file(location), ["key", "flags"])
     return {key: tuple(found) for key, found in zip(table["key"].to_pylist(), table["flags"].to_pylist(), strict=True) if found}
 
 

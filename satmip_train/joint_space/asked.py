@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from satmip_data.geometry import wrap_longitude
+from satmip_data.names import counted
 from satmip_data.records import Metadata
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.image_files import Rendering, check_units, read_picture
@@ -83,7 +84,7 @@ def of_files(paths: Sequence[Path], network: Network, projection: nn.Linear, ren
         records.append(Metadata() if picture.footprint is None else _located(picture.footprint))
     if not names:
         first = f" First: {rejects[0].message}" if rejects else ""
-        raise UsageError(f"None of {len(rejects)} images can be read.{first}")
+        raise UsageError(f"None of {counted(len(rejects), 'image')} can be read.{first}")
     made = Collection(tuple(names), tuple(names), tuple(records), np.concatenate(vectors), {})
     return Asked(made, lambda number: Image.fromarray(read_picture(where[number], rendering).pixels), tuple(rejects))
 

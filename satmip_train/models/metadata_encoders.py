@@ -14,7 +14,7 @@ from rtdl_revisiting_models import FTTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from satmip_data.errors import cause
+from satmip_data.errors import cause, install
 from satmip_data.names import MOST_LISTED
 from satmip_train.config import Settings
 
@@ -176,7 +176,7 @@ def _pretrained_config(name: str) -> Any:
     try:
         from transformers import AutoConfig
     except ImportError as error:
-        raise ValueError(f"--text-model needs transformers: {cause(error)}. Run: pip install transformers") from error
+        raise ValueError(f"--text-model needs transformers: {cause(error)}. Run: {install('transformers')}") from error
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from satmip_data.names import counted
 from satmip_train.config import Settings
 from satmip_train.files import check_zip
 from satmip_train.models.backbones import create_backbone
@@ -194,13 +195,13 @@ def _load(backbone: nn.Module, tensors: dict[str, Tensor], settings: Settings) -
         "of another shape": other,
     }
     if any(wrong.values()):
-        evidence = "; ".join(f"{len(names)} tensors {how}, such as {names[0]}" for how, names in wrong.items() if names)
+        evidence = "; ".join(f"{counted(len(names), 'tensor')} {how}, such as {names[0]}" for how, names in wrong.items() if names)
         raise ValueError(
             f"--init {settings.init} does not hold the weights of {settings.backbone}: {evidence}. Use the --backbone that wrote "
             "it."
         )
     backbone.load_state_dict(tensors)
-    return f"{len(tensors)} tensors{note}"
+    return f"{counted(len(tensors), 'tensor')}{note}"
 
 
 def classifier_names(backbone: nn.Module) -> tuple[str, ...]:

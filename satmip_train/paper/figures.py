@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from satmip_data.names import counted
 from satmip_data.pages.coastlines import drawn_coastlines
 from satmip_train.data.remote import reaching
 from satmip_train.errors import UsageError
@@ -163,7 +164,7 @@ def draw_metadata(number: str, shards: str, split: str, folder: Path) -> list[Pa
         "s3": ("timestamp", _draw_times, (9.2, 2.8)),
     }[number]
     known = _known(shards, split, field)
-    note = f"{len(known):,} samples of {split}"
+    note = f"{counted(len(known), 'sample')} of {split}"
     return _save(lambda figure: draw(figure, known, note), size, folder / f"figure-{number}")
 
 
@@ -234,7 +235,7 @@ def _land() -> Any:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Outline
 
-    outlines = [Outline(ring, closed=True) for ring in drawn_coastlines()]
+    outlines = [Outline((*ring, ring[0]), closed=True) for ring in drawn_coastlines()]
     return PathPatch(Outline.make_compound_path(*outlines), facecolor="#e9ebee", edgecolor="#b9bfc7", linewidth=0.4, zorder=0.5)
 
 

@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from satmip_data.metadata.fields import DEFAULT_FIELDS, expand_fields
+from satmip_data.names import counted
 from satmip_train.config import FREE_SETTINGS, Settings
 from satmip_train.evaluation_sets import EvaluationSet, evaluation_sets
 from satmip_train.objective_names import terms_of
@@ -214,7 +215,7 @@ class _Filler:
         parts = {name: self._by_seed(row, {**wanted, "dataset": name}, group) for name in column.sets}
         known = {name: values for name, values in parts.items() if values}
         seeds = set.intersection(*(set(values) for values in known.values())) if known else set()
-        note = "" if len(known) == len(parts) else f"mean over {len(known)} of {len(parts)} sets"
+        note = "" if len(known) == len(parts) else f"mean over {len(known)} of {counted(len(parts), 'set')}"
         return _cell(
             {
                 seed: _Value(
@@ -316,7 +317,7 @@ def _mean_gain(cells: Mapping[tuple[int, str], Cell], row: int, other: int, colu
     if not both:
         return None
     files = tuple(dict.fromkeys(file for pair in both for cell in pair for file in cell.files))
-    note = "" if len(both) == len(column.of) else f"mean over {len(both)} of {len(column.of)} sets"
+    note = "" if len(both) == len(column.of) else f"mean over {len(both)} of {counted(len(column.of), 'set')}"
     return Cell(fmean(mine.mean - theirs.mean for mine, theirs in both), None, both[0][0].seeds, files, note)
 
 
@@ -326,7 +327,8 @@ def _sample_notes(used: Mapping[str, Collection[Samples]]) -> Iterable[str]:
         size = (paper.train, paper.test, paper.classes)
         if len(measured) > 1 or any((samples.train, samples.test, samples.classes) != size for samples in measured):
             here = "; and also ".join(
-                f"{samples.shards}: {samples.train:,} + {samples.test:,} samples, {samples.classes} classes" for samples in measured
+                f"{samples.shards}: {samples.train:,} + {samples.test:,} samples, {counted(samples.classes, 'class')}"
+                for samples in measured
             )
             yield f"{paper.title} here is {here}. The paper's: {paper.train:,} + {paper.test:,}, {paper.classes}."
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from satmip_data.names import counted
 from satmip_train.paper.fill import Cell, Filled
 from satmip_train.paper.layout import ColumnKind, Number
 
@@ -80,7 +81,7 @@ def notes(table: Filled) -> list[str]:
 
 def _seeds(table: Filled) -> str:
     counts = sorted({len(cell.seeds) for cell in table.cells.values()})
-    return f"{counts[0]} seeds a cell" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds a cell"
+    return f"{counted(counts[0], 'seed')} a cell" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds a cell"
 
 
 def title(table: Filled) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from satmip_data.errors import cause
+from satmip_data.errors import cause, install
 from satmip_train.errors import UsageError
 from satmip_train.files import CONFIG, METADATA_WEIGHTS, PROJECTIONS, WEIGHTS
 from satmip_train.runs import timm_format
@@ -24,7 +24,7 @@ def push(run: Path, files: Sequence[Path], repository: str) -> str:
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
-        raise UsageError("--push needs huggingface_hub, which is not installed. Run: pip install huggingface_hub") from error
+        raise UsageError(f"--push needs huggingface_hub, which is not installed. Run: {install('huggingface_hub')}") from error
     folders = {path.parent for path in files}
     with _reaching("The hub refused the files: {}. Run: hf auth login   or use another --push"):
         url = HfApi().create_repo(repository, repo_type="model", exist_ok=True)
@@ -53,7 +53,7 @@ def fetch(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise UsageError(f"{name} needs the package huggingface_hub. Run: pip install huggingface_hub") from error
+        raise UsageError(f"{name} needs huggingface_hub, which is not installed. Run: {install('huggingface_hub')}") from error
     repository, _, revision = name.removeprefix(PREFIX).partition("@")
     weights = [WEIGHTS, METADATA_WEIGHTS, PROJECTIONS]
     patterns = [*weights, *(str(Path(file).with_suffix(".json")) for file in weights), CONFIG]

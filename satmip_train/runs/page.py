@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from satmip_data.errors import cause
+from satmip_data.names import counted
 from satmip_data.pages import Grid, render
 from satmip_train.config import Settings, load_recipe, recipe_names
 from satmip_train.errors import UsageError
@@ -114,7 +115,7 @@ def _environment(config: dict[str, Any]) -> list[tuple[str, Any]]:
         ("ranks", config["ranks"]),
         ("precision", config["precision"]),
         ("data", config["data"]),
-        ("shards", f"{data['root']}, {data['fingerprint'][:12]}, {data['samples']:,} samples of {data['split']}"),
+        ("shards", f"{data['root']}, {data['fingerprint'][:12]}, {counted(data['samples'], 'sample')} of {data['split']}"),
         ("parameters", f"{config['parameters']:,}"),
         *config["versions"].items(),
     ]

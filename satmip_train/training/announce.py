@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from satmip_data.names import counted
 from satmip_train.config import Settings, grouped_settings, resolve
 from satmip_train.files import RUN_CONFIG
 from satmip_train.objectives import applies
@@ -31,6 +32,8 @@ def show_outline(console: Console, settings: Settings, description: dict[str, An
         "Device": facts["Device"],
         "Recipe": (recipe or "none") + (f", with {', '.join(changed)}" if changed else ""),
     }
+    if settings.knn_every:
+        lines["kNN"] = facts["Online kNN"]
     for heading, text in lines.items():
         for number, line in enumerate(wrap(text, max(console.width - _INDENT, 40), break_long_words=False, break_on_hyphens=False)):
             console.print(f"{heading if not number else '':<{_INDENT}}{line}", soft_wrap=True)
@@ -83,7 +86,7 @@ def _facts(description: dict[str, Any]) -> dict[str, str]:
     if description["last_step"] < description["total_steps"]:
         steps += f"; this run stops after {description['last_step']:,}"
     device = f"{description['device_name']}, {description['ranks']} rank{'s' if description['ranks'] > 1 else ''}"
-    samples = f"{data['samples']:,} samples of {data['split']} in {data['shards']:,} shards"
+    samples = f"{counted(data['samples'], 'sample')} of {data['split']} in {counted(data['shards'], 'shard')}"
     return {
         "Shards": f"{data['root']}: {samples}; {width} x {height} pixels",
         "Metadata": _metadata(metadata),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from satmip_data.names import counted
 from satmip_train.config import Settings
 from satmip_train.models.weight_decay import undecayed
 
@@ -21,7 +22,7 @@ def learning_rate(step: int, steps_per_epoch: int, total_steps: int, settings: S
         ValueError: the step is not one of the run.
     """
     if not 0 <= step < total_steps:
-        raise ValueError(f"Step {step} is outside the run, which has {total_steps} steps.")
+        raise ValueError(f"Step {step} is outside the run, which has {counted(total_steps, 'step')}.")
     warmup = round(settings.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return settings.lr_start + (settings.peak_lr - settings.lr_start) * step / max(warmup - 1, 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from satmip_data.names import without_secrets
+from satmip_data.names import counted, without_secrets
 from satmip_train.choices import Precision
 from satmip_train.config import Settings
 from satmip_train.data.captions import caption_reader, caption_statistics
@@ -76,8 +76,8 @@ def _check_batch(settings: Settings, dataset: Dataset, samples: int, ranks: int)
     if samples < settings.batch_size:
         fitting = 1 << (samples.bit_length() - 1)
         raise UsageError(
-            f'The batch of {settings.batch_size} is larger than the split "{settings.split}", which has {samples} samples. '
-            f"Use --batch-size {fitting}."
+            f'The batch of {settings.batch_size} is larger than the split "{settings.split}", which has '
+            f"{counted(samples, 'sample')}. Use --batch-size {fitting}."
         )
     if settings.batch_size % ranks:
         fewer = max(fewer for fewer in range(1, ranks) if settings.batch_size % fewer == 0)

@@ -62,6 +62,8 @@ def build_state(plan: RunPlan) -> State:
         objective.fit(partial(read_places, plan.dataset, plan.settings.split))
         objective.to(plan.job.device)
         adapt(objective, plan.settings)
+        if plan.settings.grad_checkpointing and plan.job.device.type == "cpu":
+            speed.return_freed_memory()
         if plan.compiled:
             speed.compile_encoders(objective, plan.settings.activation_budget)
         if plan.settings.micro_batch is not None:

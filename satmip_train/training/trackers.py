@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from satmip_data.errors import install
 from satmip_train.errors import UsageError
 from satmip_train.runs.log import Line
 from satmip_train.training.reporter import Tracker
@@ -27,7 +28,7 @@ class _TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UsageError(
-                "--report-to tensorboard needs tensorboard, which is not installed. Run: pip install tensorboard"
+                f"--report-to tensorboard needs tensorboard, which is not installed. Run: {install('tensorboard')}"
             ) from error
         # What a session that was killed logged after its last checkpoint comes again.
         self._writer = SummaryWriter(run / "tensorboard", purge_step=first)
@@ -46,7 +47,7 @@ class _Wandb:
         try:
             import wandb
         except ImportError as error:
-            raise UsageError("--report-to wandb needs wandb, which is not installed. Run: pip install wandb") from error
+            raise UsageError(f"--report-to wandb needs wandb, which is not installed. Run: {install('wandb')}") from error
         # The same folder is the same run there, also when it goes on after an interruption.
         name = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:12]
         self._run = wandb.init(project="satmip", name=run.name, id=name, resume="allow", dir=str(run), config=config)

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from satmip_data.names import counted
 from satmip_train.config import Settings
 from satmip_train.data.dataset import Dataset
 from satmip_train.data.decoder import Batch
@@ -90,7 +91,7 @@ def _train(plan: RunPlan, run: Path, console: Console, recipe: str | None, verbo
     state = build_state(plan)
     restore(plan, state, run, console)
     if state.step >= plan.last_step:
-        console.print(f"{run} is finished: {state.step} of {plan.last_step} steps are done.", soft_wrap=True)
+        console.print(f"{run} is finished: {state.step} of {counted(plan.last_step, 'step')} done.", soft_wrap=True)
     else:
         needed = check_memory(plan, restored=state.step > 0)
         path = batches_module.choose(plan, state.step, needed)
@@ -127,7 +128,7 @@ def _online(plan: RunPlan) -> str:
     obstacle = online_knn.obstacle(plan)
     if obstacle is not None:
         return f"none: {obstacle}"
-    samples = f"{plan.settings.knn_samples:,} samples a split at most"
+    samples = f"at most {counted(plan.settings.knn_samples, 'sample')} a split"
     return f"every {plan.settings.knn_every:g} epochs on {online_knn.TEST_SPLIT}, {samples}"
 
 

@@ -97,7 +97,7 @@ def test_spans_that_a_profiler_draws_over_kernels_are_no_kernels() -> None:
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
 def test_a_profile_without_kernels_is_none(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="saw none"):
+    with pytest.raises(RuntimeError, match="saw no kernel"):
         shares(lambda: torch.ones(3) + 1, 1.0, True, tmp_path / "profile.txt")
 
 

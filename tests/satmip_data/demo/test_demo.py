@@ -449,7 +449,7 @@ def test_a_place_that_cannot_be_written_is_told_without_a_traceback(tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     options = ["--places", "24", "--workers", "1"]
     result = CliRunner().invoke(commands.main, ["demo", ".", *options])
-    assert "a directory of its own" in " ".join(result.output.split())
+    assert "a folder of its own" in " ".join(result.output.split())
     (tmp_path / "file").write_text("")
     result = CliRunner().invoke(commands.main, ["demo", "file/world", *options])
     assert "Error: [Errno 20] Not a directory" in result.output

@@ -146,7 +146,7 @@ def test_ray_keeps_order_and_passes_errors_on() -> None:
 
 def test_ray_is_asked_for_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(EngineError, match="pip install ray"):
+    with pytest.raises(EngineError, match="pip install 'ray>="):
         list(Ray().ordered(math.sqrt, [1.0]))
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from helpers.fmow_tree import write_fmow_tree
@@ -136,6 +138,28 @@ def test_small_files_that_unpack_to_gigabytes_are_refused(tmp_path: Path) -> Non
             archive.addfile(entry, io.BytesIO(zeros))
     with pytest.raises(LayoutError, match="--max-unpacked"):
         index("fmow", tmp_path / "fmow", small, metadata=str(tmp_path / "truth.tar.bz2"))
+
+
+def test_tables_and_rasters_whose_few_bytes_stand_for_many_are_refused(tmp_path: Path) -> None:
+    small = Limits(unpacked=1)
+    cells = pa.array(["a" * 1000] * 2000)
+    for column in (cells, cells.dictionary_encode()):
+        pq.write_table(pa.table({"image": column}), tmp_path / "table.parquet", compression="zstd")
+        assert (tmp_path / "table.parquet").stat().st_size < 10_000
+        with pytest.raises(LayoutError, match="--max-unpacked"):
+            index("table", tmp_path / "table.parquet", small)
+    values = np.ones((3, 700, 700), np.uint8)
+    write_raster(tmp_path / "in/strip.tif", values, compress="deflate", blockysize=700, interleave="pixel")
+    write_raster(tmp_path / "in/tiled.tif", values, compress="deflate", tiled=True, blockxsize=256, blockysize=256)
+    found = index("geotiff", tmp_path / "in", small)
+    assert {sample.path for sample in found.samples} == {"tiled.tif"}
+    assert [(reject.path, "--max-unpacked" in reject.message) for reject in found.rejects] == [("strip.tif", True)]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "in/tiled.tif", "class/small.tif")
+        archive.writestr("class/large.tif", (tmp_path / "in/tiled.tif").read_bytes() + bytes(2_000_000))
+    found = index("imagefolder", tmp_path / "a.zip", small)
+    assert {sample.path for sample in found.samples} == {"class/small.tif"}
+    assert [(reject.path, "--max-unpacked" in reject.message) for reject in found.rejects] == [("class/large.tif", True)]
 
 
 def test_a_raster_of_very_many_windows_and_a_jpeg_of_very_many_scans_are_rejects(tmp_path: Path) -> None:

@@ -499,7 +499,7 @@ def test_a_build_without_a_train_split_says_so(root: Path) -> None:
     arguments = ["build", "--source", "table", str(root / "t.csv"), str(root / "out"), "--workers", "1"]
     for extra in (["--dry-run"], []):
         result = CliRunner().invoke(commands.main, [*arguments, *extra])
-        assert "no split is called train: features stay as they are" in " ".join(result.output.split())
+        assert "No split is called train, so features are not standardized" in " ".join(result.output.split())
 
 
 def test_labels_become_several_classes(root: Path) -> None:

@@ -77,9 +77,9 @@ def train(world: Path, shards: str, out: Path, *arguments: str) -> tuple[int, st
     [
         ("unknown", ["--objective", "satmip"], "knows any of the fields"),
         ("unknown", ["--objective", "satmips", "--fields", "gsd"], "knows any of the fields"),
-        ("unknown", ["--objective", "satmip", "--metadata-encoder", "tabular"], "must be known of some samples"),
+        ("unknown", ["--objective", "satmip", "--metadata-encoder", "tabular"], "knows any of the fields"),
         ("unknown", ["--objective", "mine"], "knows any of the fields"),
-        ("unknown", ["--objective", "simclr-geo"], "0 locations and 100 clusters. Pass an --objective without Geo"),
+        ("unknown", ["--objective", "simclr-geo"], "has 0 for --geo-clusters 100"),
         ("one", ["--objective", "simclr", "--batch-size", "2"], 'The split "train" of '),
     ],
 )

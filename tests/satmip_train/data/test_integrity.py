@@ -1,5 +1,6 @@
 """Shards that are not those that were built are found before a sample is read, and read for that only once."""
 
+import gc
 import hashlib
 import os
 import random
@@ -12,6 +13,7 @@ from helpers.toy_shards import replace_shard, write_toy_shards
 from satmip_train.data.dataset import open_dataset
 from satmip_train.data.decoder import Decoder
 from satmip_train.data.tar import Readers
+from satmip_train.data.webdataset_pipeline import as_webdataset
 from satmip_train.errors import UsageError
 
 EVERYTHING = Decoder(frozenset({"image", "numeric", "mask", "categorical", "place", "location", "label", "key"}), numeric=(0,))
@@ -48,6 +50,32 @@ def test_shards_of_one_size_that_were_exchanged_are_found(shards: Path) -> None:
     (shards / "other").rename(two)
     with pytest.raises(UsageError, match=r"000000\.tar is damaged or another shard.* it is train/000001\.tar"):
         readers(shards)[0]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves its last file to the garbage collector
+def test_webdatasets_pipeline_finds_damaged_and_exchanged_shards_and_hashes_each_once(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: seen.append(Path(file.name).name) or digest(file, name))
+
+    def read() -> int:
+        return sum(1 for _ in as_webdataset(open_dataset(shards, shards.parent / "cache"), "train"))
+
+    assert [read(), read()] == [12, 12]
+    assert seen == ["000000.tar", "000001.tar"]
+    tar = shards / "train/000001.tar"
+    whole = tar.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 1
+    tar.write_bytes(damaged)
+    with pytest.raises(UsageError, match=r"train/000001\.tar is damaged"):
+        read()
+    tar.write_bytes((shards / "train/000000.tar").read_bytes())
+    with pytest.raises(UsageError, match=r"it is train/000000\.tar"):
+        read()
+    gc.collect()
 
 
 def test_a_shard_is_hashed_once_and_again_when_it_changed(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:

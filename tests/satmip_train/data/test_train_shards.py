@@ -130,7 +130,7 @@ def test_a_reader_refuses_another_count_and_repeated_keys(tmp_path):
     path.write_bytes(tar_bytes([("a.jpg", b"1"), ("README", b"no"), ("a.TXT", b"2"), ("b.jpg", b"3")], tarfile.USTAR_FORMAT))
     reader = ShardReader(path, 2)
     assert (reader.keys, reader.read(0, "txt"), reader.find(1, "txt")) == (["a", "b"], b"2", None)
-    with pytest.raises(UsageError, match=r"'b' in .*a\.tar has none"):
+    with pytest.raises(UsageError, match=r"sample b in .*a\.tar has no member"):
         reader.read(1, "txt")
     with pytest.raises(UsageError, match=r"holds 2 samples.* 3"):
         ShardReader(path, 3)
@@ -231,7 +231,7 @@ def test_an_opened_dataset_has_what_its_json_says(copy):
 def test_a_path_may_be_a_url_and_end_with_slashes(toy, monkeypatch):
     for path in (toy, f"{toy}/", f"file://{toy}", f"file://{toy}//"):
         assert open_dataset(path).root == str(toy)
-    with pytest.raises(UsageError, match=r"there is none in /\. Run"):
+    with pytest.raises(UsageError, match=r"^/ holds no dataset\.json"):
         open_dataset("/")
     monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
     assert str(open_dataset(toy).cache) == "/elsewhere/satmip/shards"
@@ -267,7 +267,7 @@ def test_a_path_without_a_folder_is_not_told_to_go_on_with_a_build(tmp_path):
 def test_an_unfinished_build_is_refused_with_advice(copy):
     root = copy()
     (root / "dataset.json").unlink()
-    with pytest.raises(UsageError, match="Run the same `satmip-data build` again"):
+    with pytest.raises(UsageError, match="Run the same satmip-data build again"):
         open_dataset(root)
 
 

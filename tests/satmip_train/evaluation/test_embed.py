@@ -285,16 +285,16 @@ def test_a_footprint_across_the_date_line_is_continuous(tmp_path: Path) -> None:
 def test_a_picture_above_the_limit_of_pillow_is_refused_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "scene.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UsageError, match=r"scene.png: Image size \(4096 pixels\) exceeds limit.*save it as GeoTIFF"):
+    with pytest.raises(UsageError, match=r"scene.png is too large.*4096 pixels.*save it as GeoTIFF"):
         read_picture(tmp_path / "scene.png", Rendering())
 
 
 def test_what_cannot_be_embedded_is_refused(world: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     cases = [
-        ([], "one of the two"),
-        (["--images", world / "images", "--shards", world / "shards"], "one of the two"),
-        (["--images", tmp_path / "empty", "--out", tmp_path / "a.parquet"], "holds no file of .jpg"),
+        ([], "either --images FOLDER or --shards DIRECTORY"),
+        (["--images", world / "images", "--shards", world / "shards"], "either --images FOLDER or --shards DIRECTORY"),
+        (["--images", tmp_path / "empty", "--out", tmp_path / "a.parquet"], "holds no image.* .jpg"),
         (["--images", world / "images", "--out", tmp_path / "a.csv"], "Parquet. Use --out .*a.parquet"),
     ]
     for arguments, message in cases:

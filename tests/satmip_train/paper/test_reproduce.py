@@ -165,7 +165,7 @@ def test_larger_images_keep_their_size_beside_the_papers_views_alone(shards: Pat
     """Supplement A: images are resized to the views' size, or keep theirs if that is larger."""
     for given, larger in (((), "keep"), (("--budget", "tiny"), "resize"), (("--train", "--view-size 64"), "resize")):
         got = CliRunner().invoke(evaluate.main, ["reproduce", "2", "--shards", str(shards), "--seeds", "0", *given])
-        evaluations = [shlex.split(line) for line in got.output.splitlines() if line.startswith("satmip-eval")]
+        evaluations = [shlex.split(line) for line in got.stdout.splitlines() if line.startswith("satmip-eval")]
         assert len(evaluations) == 7
         assert all(words[words.index("--larger-images") + 1] == larger for words in evaluations)
     got = CliRunner().invoke(evaluate.main, ["reproduce", "2", "--shards", str(shards), "--recipe-base", "none"])

@@ -399,7 +399,7 @@ def test_tensorboard_gets_the_lines(tmp_path):
 @pytest.mark.parametrize(("name", "module"), [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")])
 def test_a_tracker_that_is_not_installed_is_refused_with_advice(name, module, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UsageError, match=f"pip install {name}"):
+    with pytest.raises(UsageError, match=f"pip install '{name}>="):
         open_trackers([name], tmp_path, {}, 0)
 
 
