@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from satmip_data.records import Metadata
     from satmip_data.shards.reading import Shards, ShardSample, Split, open_shards
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "BuildError", "DataError", "Metadata", "ShardError", "ShardSample", "Shards", "Split", "__version__", "build", "open_shards",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from satmip_train.encoder import Encoder, load
     from satmip_train.errors import UsageError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Encoder", "UsageError", "__version__", "as_webdataset", "load"]
 _HOMES = {"Encoder": "encoder", "as_webdataset": "data.webdataset_pipeline", "load": "encoder", "UsageError": "errors"}
 
