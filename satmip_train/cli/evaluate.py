@@ -11,6 +11,7 @@ import click
 
 from satmip_data.execution.interrupt import Commands
 from satmip_data.execution.output import Output, output_options
+from satmip_train import __version__
 from satmip_train.choices import Modality
 from satmip_train.cli import ask, audit, eval_commands, paper
 from satmip_train.cli import options as common
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(None, "-V", "--version", package_name="satmip")
+@click.version_option(__version__, "-V", "--version")
 def main() -> None:
     """Evaluate trained networks by the paper's protocols, and the same networks with random weights as a baseline.
 

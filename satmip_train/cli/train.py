@@ -20,6 +20,7 @@ from satmip_data.execution.interrupt import Commands
 from satmip_data.execution.output import UNBOUNDED, Output, output_options
 from satmip_data.metadata.fields import ALIASES, BY_NAME
 from satmip_data.names import without_secrets
+from satmip_train import __version__
 from satmip_train.config import RETIRED, Settings, all_recipes, grouped_settings, resolve
 from satmip_train.data.dataset import open_dataset
 from satmip_train.errors import UsageError, wrong_settings
@@ -182,7 +183,7 @@ def _refuse_accumulation(context: click.Context, parameter: click.Parameter, val
 @click.option("--verbose", is_flag=True, help="Show every setting before training, not only an outline.")
 @click.option("--accumulate", type=int, hidden=True, callback=_refuse_accumulation, expose_value=False)
 @_setting_options
-@click.version_option(None, "-V", "--version", package_name="satmip")
+@click.version_option(__version__, "-V", "--version")
 @click.pass_context
 @output_options
 def main(context: click.Context, /, recipe: str, print_config: bool, output: Output, **options: Any) -> None:
