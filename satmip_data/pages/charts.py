@@ -192,3 +192,46 @@ def _summary(chart: Chart, points: Sequence[Sequence[tuple[float, float]]]) -> s
     pairs = [(series.name, mine) for series, mine in zip(chart.series, points, strict=True) if mine]
     ends = "; ".join(f"{name} from {mine[0][1]:.4g} to {mine[-1][1]:.4g}" for name, mine in pairs)
     return f"{chart.title} by {chart.x_name}: {ends}"
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Points of one colour."""
+
+    name: str
+    kind: str
+    """CSS class of the colour."""
+    path: str
+    """Each point as a line of no length, which round ends make a dot."""
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Points in two dimensions as a template draws them, see `parts.html`."""
+
+    title: str
+    summary: str
+    """For who does not see it."""
+    groups: tuple[Dots, ...]
+    side: int = WIDTH
+
+
+def scatter(title: str, points: Sequence[tuple[float, float]], groups: Sequence[tuple[str, str, Sequence[int]]]) -> Scatter:
+    """Return points to be drawn in a square, whatever their units are.
+
+    Args:
+        title: what their colours mean.
+        points: x to the right and y upwards.
+        groups: name, CSS class and the numbers of the points of each.
+    """
+    across, down = (
+        _Scale(min(values), max(values), start, end)
+        for values, start, end in zip(zip(*points, strict=True), (6, WIDTH - 6), (WIDTH - 6, 6), strict=True)
+    )
+    dots = tuple(
+        Dots(name, kind, "".join(f"M{across(points[i][0]):g} {down(points[i][1]):g}h0" for i in numbers))
+        for name, kind, numbers in groups
+        if len(numbers)
+    )
+    counts = ", ".join(f"{name}: {len(numbers):,}" for name, _, numbers in groups if len(numbers))
+    return Scatter(title, f"{title}. {counts}", dots)

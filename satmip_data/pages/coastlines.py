@@ -29,7 +29,12 @@ def land_path(step: float = 0.1) -> str:
     Args:
         step: degrees to which corners are rounded.
     """
-    return "".join(_outline(line, step) for ring in coastlines() for line in _drawn(ring))
+    return "".join(_outline(line, step) for line in drawn_coastlines())
+
+
+def drawn_coastlines() -> list[tuple[Point, ...]]:
+    """Return the outlines without jumps: those at the antimeridian pass the map's border, and are there for both."""
+    return [line for ring in coastlines() for line in _drawn(ring)]
 
 
 def _arc(steps: list[list[int]], scale: Point, translate: Point) -> list[Point]:

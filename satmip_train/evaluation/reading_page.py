@@ -7,8 +7,8 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from satmip_data.land import coasts
 from satmip_data.pages import Grid
+from satmip_data.pages.coastlines import land_path
 from satmip_train.data.dataset import Dataset
 from satmip_train.errors import UsageError
 from satmip_train.evaluation import reading, tables
@@ -71,7 +71,9 @@ def reading_values(runs: Sequence[Path], dataset: Dataset, splits: tuple[str, st
     found = reading.nearest_records(able[0], dataset, splits, running, NEAREST)[0]
     grid = Grid.of(table.header, lines, range(len(table.models), len(lines)))
     pictures = shown(dataset, splits, found[:PICTURES])
-    return {"reading": {"pictures": pictures, "by": able[0].resolve().name, "land": land(), "table": grid, "notes": table.notes}}
+    return {
+        "reading": {"pictures": pictures, "by": able[0].resolve().name, "land": land_path(), "table": grid, "notes": table.notes}
+    }
 
 
 def shown(dataset: Dataset, splits: tuple[str, str], found: Indices) -> list[Shown]:
@@ -99,8 +101,3 @@ def moment(records: Records, number: int) -> Moment:
 def _words(day: float) -> str:
     that = date(2001, 1, 1) + timedelta(days=min(int(day / 365.25 * 365), 364))
     return f"{that.day} {that:%B}"
-
-
-def land() -> str:
-    """Return the coastlines as a path of SVG, in degrees east and south."""
-    return "".join("M" + " ".join(f"{x:g} {-y:g}" for x, y in outline) + "Z" for outline in coasts())

@@ -1,5 +1,6 @@
 """Results of an evaluation as rows of text, for the terminal and for the report."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,7 @@ def table(result: Result) -> Table:
     return Table(
         title=f"{_PROBES.get(result['probe'], result['probe'])}{_MODALITIES[result['modality']]} on {result['test']['split']}",
         header=("model", *columns.values(), *extra),
-        models=tuple(_model_row(model, columns, result["probe"]) for model in _shown(result)),
+        models=tuple(_model_row(model, columns, result["probe"]) for model in models_shown(result)),
         summaries=tuple(row for summary in result["summaries"] for row in _summary_rows(summary, columns, len(extra))),
         notes=_notes(result),
     )
@@ -60,7 +61,7 @@ def table(result: Result) -> Table:
 def per_class(result: Result) -> Table:
     """Return the table of single classes, in percent: F1, average precision (multi-label sets) or IoU; a column a model."""
     # Where all models are summarised, as draws of random weights are, each of them is a column.
-    shown = _shown(result) or [{**model, "name": f"{model['name']}, seed {model['seed']}"} for model in result["models"]]
+    shown = models_shown(result) or [{**model, "name": f"{model['name']}, seed {model['seed']}"} for model in result["models"]]
     kind, name = next((kind, name) for kind, name in _PER_CLASS.items() if kind in shown[0])
     rows = [
         (label, *("" if model[kind][label] is None else f"{100 * model[kind][label]:.1f}" for model in shown))
@@ -69,6 +70,13 @@ def per_class(result: Result) -> Table:
     at = f" at k={result['settings']['fixed_k']}" if result["probe"] == "knn" else ""
     note = f"{name}{at}, in percent; empty where there is nothing to score."
     return Table(f"{name} of each class", ("class", *(model["name"] for model in shown)), tuple(rows), (), (note,))
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Return the 95% interval of Wilson (1927) of a share of `count` samples, both in 0..1."""
+    z = 1.959964
+    middle, width = share + z * z / (2 * count), z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return tuple(min(max((middle + side * width) / (1 + z * z / count), 0.0), 1.0) for side in (-1, 1))  # type: ignore[return-value]
 
 
 def _columns(result: Result) -> dict[str, str]:
@@ -82,7 +90,7 @@ def _columns(result: Result) -> dict[str, str]:
     return {**fixed, **best}
 
 
-def _shown(result: Result) -> list[Result]:
+def models_shown(result: Result) -> list[Result]:
     """Return the models that have a row. Single draws of random weights say little; their summary is enough."""
     summarised = {name for summary in result["summaries"] for name in summary["models"]}
     return [model for model in result["models"] if model["objective"] is not None or model["name"] not in summarised]

@@ -9,9 +9,10 @@ from typing import Any
 from satmip_data.metadata.fields import FIELDS
 from satmip_data.names import without_secrets
 from satmip_data.pages import render
+from satmip_data.pages.coastlines import land_path
 from satmip_train.data.dataset import Dataset
 from satmip_train.evaluation.gallery import Chip, read_chips
-from satmip_train.evaluation.reading_page import Moment, land
+from satmip_train.evaluation.reading_page import Moment
 from satmip_train.files import write_atomically
 from satmip_train.joint_space.audit import Suspect
 
@@ -40,7 +41,9 @@ def write_page(dataset: Dataset, suspects: Sequence[Suspect], about: Sequence[tu
     chips = _chips(dataset, suspects)
     shown = [_shown(number, suspect, chips[suspect.entry.key]) for number, suspect in enumerate(suspects, start=1)]
     title = f"{len(shown):,} suspects" if len(shown) != 1 else "1 suspect"
-    page = render("suspects.html", root=without_secrets(dataset.root), about=list(about), title=title, suspects=shown, land=land())
+    page = render(
+        "suspects.html", root=without_secrets(dataset.root), about=list(about), title=title, suspects=shown, land=land_path()
+    )
     path = out / PAGE
     write_atomically(path, lambda file: file.write(page.encode()))
     return path

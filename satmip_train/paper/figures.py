@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from satmip_data.names import counted
+from satmip_data.pages.coastlines import drawn_coastlines
 from satmip_train.data.remote import reaching
 from satmip_train.errors import UsageError
 from satmip_train.evaluation_sets import evaluation_sets
@@ -212,6 +213,7 @@ def _draw_gsd(figure: Any, known: list[Any], note: str) -> None:
 
 def _draw_locations(figure: Any, known: list[Any], note: str) -> None:
     axis = figure.subplots()
+    axis.add_patch(_land())
     longitude, latitude = np.array(known, dtype=float).T
     many = len(known)
     axis.scatter(
@@ -226,6 +228,15 @@ def _draw_locations(figure: Any, known: list[Any], note: str) -> None:
     axis.spines[["top", "right"]].set_visible(True)
     axis.tick_params(length=0)
     axis.set_title(note, loc="right", fontsize=8, fontweight="normal")
+
+
+def _land() -> Any:
+    """Return the land as one patch, which leaves the Caspian Sea out: outlines one way around are land, the other way water."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Outline
+
+    outlines = [Outline((*ring, ring[0]), closed=True) for ring in drawn_coastlines()]
+    return PathPatch(Outline.make_compound_path(*outlines), facecolor="#e9ebee", edgecolor="#b9bfc7", linewidth=0.4, zorder=0.5)
 
 
 def _degrees(value: float, sides: str) -> str:

@@ -10,7 +10,7 @@ _SCORES = {"macro_f1": "macro-F1", "top1": "top-1"}
 
 
 def charts(lines: list[Line]) -> list[Drawn]:
-    """Return the charts of a log: losses against chance, temperature, learning rate, kNN, speed and data wait, by epoch."""
+    """Return the charts of a log, by epoch: losses against chance, temperature, rate, kNN, embeddings, speed, data wait."""
     if not lines:
         return []
     last, evaluated = lines[-1], [line for line in lines if "knn" in line]
@@ -27,12 +27,19 @@ def charts(lines: list[Line]) -> list[Drawn]:
         Series(_SCORES[name], epochs, [100 * line["knn"].get(name, float("nan")) for line in evaluated], dots=True)
         for name in _SCORES
     ]
+    spread = [line for line in lines if line.get("embeddings")]
+
+    def signs(name: str, key: str) -> Series:
+        return Series(name, [line["epoch"] for line in spread], [line["embeddings"][key] for line in spread])
+
     waits = [100 * line["data_wait"] for line in lines]
     found = [
         Chart("loss", "epoch", tuple(losses)),
         *others,
         Chart("learning rate", "epoch", (series("lr", _values(lines, "lr")),), from_zero=True),
         Chart("kNN on val, %", "epoch", tuple(scores), within=(0, 100)),
+        Chart("effective rank of the embeddings", "epoch", (signs("effective rank", "effective_rank"),), from_zero=True),
+        Chart("deviation of the embeddings", "epoch", (signs("deviation", "deviation"),), from_zero=True),
         Chart("samples a second", "epoch", (series("samples/s", _values(lines, "samples_per_second")),), from_zero=True),
         Chart("waiting for data, % of the time", "epoch", (series("wait", waits),), from_zero=True, within=(0, 100)),
     ]
@@ -73,7 +80,7 @@ def draw_curves(run: Path) -> Path:
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper right")  # "best" takes seconds where there are many points
     axes[2].set_ylim(bottom=0)
     axes[3].set_ylim(0, 100)
     figure.savefig(run / "curves.png", dpi=110)

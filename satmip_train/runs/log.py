@@ -12,9 +12,10 @@ from satmip_train.files import write_atomically
 
 NAME = "log.jsonl"
 Line = dict[str, Any]
-"""step (from 0), epoch (done after the step), lr, samples_per_second, data_wait (share of the time), chance, and what was measured:
-the loss and its parts at this step; at some steps also knn (macro_f1, top1)."""
-_KNOWN = ("step", "epoch", "lr", "samples_per_second", "data_wait", "chance", "knn")
+"""step (from 0), epoch (done after the step), lr, samples_per_second, data_wait (share of the time), chance, embeddings (deviation,
+effective_rank; see `training.spread`; earlier versions lack them), and what was measured: the loss and its parts at this step; at
+some steps also knn (macro_f1, top1)."""
+_KNOWN = ("step", "epoch", "lr", "samples_per_second", "data_wait", "chance", "knn", "embeddings")
 
 
 class _Logged(BaseModel):
@@ -34,6 +35,7 @@ class _Line(_Logged):
     data_wait: float
     chance: dict[str, float]
     knn: dict[str, float] | None = None
+    embeddings: dict[str, float] | None = None
 
 
 def measured(line: Line) -> list[str]:

@@ -46,6 +46,7 @@ def write_run_page(run: Path) -> Path:
         last_step=plan.last_step,
         epoch=lines[-1]["epoch"],
         charts=charts(lines),
+        spread=lines[-1].get("embeddings"),
         losses=Grid.of(("loss", "first", "last", "chance"), _losses(lines)),
         knn=Grid.of(("step", "macro-F1", "top-1"), _knn(lines)),
         cost=_cost(lines, read_summary(run)),

@@ -30,6 +30,7 @@ from satmip_train.training.batches import DataPath
 from satmip_train.training.meter import Clock, Meter
 from satmip_train.training.plan import RunPlan, describe, plan_run
 from satmip_train.training.reporter import Reporter
+from satmip_train.training.spread import Embeddings
 from satmip_train.training.state import State, build_state, restore, save
 from satmip_train.training.step import Step, batch_keys
 from satmip_train.training.step_memory import check_memory
@@ -174,6 +175,7 @@ class Loop:
     ) -> None:
         self._plan, self._state, self._run, self._console, self._path = plan, state, run, console, path
         self._clock, self._step, self._recent = Clock(plan.job.device), step, StepMetrics(plan.job, run)
+        self._embeddings = Embeddings(state.objective.backbone, plan.settings.batch_size // plan.job.ranks)
         self._meter = Meter(plan.job, state.step)
         self._knn = online_knn.obstacle(plan) is None
         self._description = description
@@ -233,6 +235,7 @@ class Loop:
             "data_wait": waited / seconds,
             **measured,
             "chance": state.objective.chance(),
+            "embeddings": self._embeddings.spread(plan.job),
         }
 
     def _evaluate(self) -> dict[str, float]:

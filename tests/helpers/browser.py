@@ -25,7 +25,7 @@ for (const width of WIDTHS) {
     const sizes = (query) => [...page.querySelectorAll(query)].map((part) => part.getBoundingClientRect());
     found[width] = {
       overflow: page.documentElement.scrollWidth - width,
-      lines: sizes("svg[role=img] path").filter((size) => size.width > 20).length,
+      lines: sizes("svg[role=img] path:not(.dots path)").filter((size) => size.width > 20).length,
       letters: Math.min(...sizes("svg[role=img] text").map((size) => size.height)),
       pictures: [...page.images].filter((picture) => picture.naturalWidth > 0).length,
     };

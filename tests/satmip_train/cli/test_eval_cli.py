@@ -368,9 +368,10 @@ def test_the_report_is_one_whole_page(world: Path, tmp_path: Path) -> None:
     ):
         assert expected in page.text
     # 12 chips, six that are read, six queries with six neighbours each; the charts of the run that has a log: loss, rate, speed,
-    # waiting; a map and a year for each that is read.
+    # waiting; a map and a year for each that is read; the features by class, GSD, latitude and season.
     assert len(page.pictures) == 12 + 6 + 6 * 7
-    assert html.count('role="img"') == 4 + 6 * 2
+    assert html.count('role="img"') == 4 + 6 * 2 + 4
+    assert html.count('class="chart dots"') == 4
     assert "best constant" in page.text
     assert "loss from 4 to 2" in html
     assert {picture.format for picture in page.pictures} == {"PNG"}

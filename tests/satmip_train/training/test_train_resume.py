@@ -111,8 +111,11 @@ def test_a_run_learns_and_saves_what_it_resolved(toy, tmp_path):
     assert sum(losses(tmp_path / "run")[-4:]) < 0.8 * sum(losses(tmp_path / "run")[:4])
     first = read_log(tmp_path / "run")[0]
     assert set(first) == {
-        "step", "epoch", "lr", "samples_per_second", "data_wait", "loss", "loss_metadata", "loss_views", "temperature", "chance"
+        "step", "epoch", "lr", "samples_per_second", "data_wait", "loss", "loss_metadata", "loss_views", "temperature", "chance",
+        "embeddings",
     }  # fmt: skip
+    assert 0 < first["embeddings"]["deviation"] < 2
+    assert 1 <= first["embeddings"]["effective_rank"] <= 8
     assert (tmp_path / "run/curves.png").stat().st_size > 1000
     code, output = run_in_process(toy, tmp_path / "run", epochs=8)
     assert code == 0
