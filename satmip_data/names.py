@@ -75,7 +75,7 @@ def counted(number: float, noun: str) -> str:
     """Return a count with its noun in the right number: "1 shard", "2,000 samples", "0 classes"."""
     if number == 1:
         return f"1 {noun}"
-    ending = noun.endswith(("s", "x", "ch", "sh"))
+    ending = noun.endswith(("s", "x", "ch", "sh")) and not noun.endswith("epoch")
     plural = f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2] not in "aeiou" else f"{noun}es" if ending else f"{noun}s"
     return f"{number:,} {plural}" if isinstance(number, int) else f"{number:,g} {plural}"
 

@@ -323,7 +323,7 @@ def _finite(features: Features, name: str, device: torch.device | str) -> Tensor
     unsure = x.sum(1).isfinite().logical_not()  # a quick look: the sum of a row with such a value is not finite either
     if bad := int(x[unsure].isfinite().all(1).logical_not().sum()):
         raise UsageError(
-            f"{counted(bad, f'{name} feature')} of {len(x):,} have values that are not finite. Use --precision fp32 or another run"
+            f"{bad:,} of {counted(len(x), f'{name} feature')} hold values that are not finite. Use --precision fp32 or another run"
         )
     return x
 

@@ -275,7 +275,7 @@ def test_too_many_rejects_fail_loudly(tmp_path: Path) -> None:
     paths = write_fmow_tree(tmp_path / "fmow")
     for path in paths[:3]:
         path.unlink()
-    with pytest.raises(BuildError, match="3 rejects are more than the 2"):
+    with pytest.raises(BuildError, match="3 rejects, and --max-rejects allows 2"):
         build(request(tmp_path / "fmow", tmp_path / "out", max_rejects=2))
     assert not (tmp_path / "out/dataset.json").exists()
     assert len(pd.read_parquet(tmp_path / "out/rejects.parquet")) == 3

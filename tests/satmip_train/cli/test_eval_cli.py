@@ -84,7 +84,7 @@ def test_a_k_above_the_train_samples_becomes_their_number(world: Path, tmp_path:
     run = runs(world)[0]
     got = call("knn", run, "--shards", world / "shards", "--k", "1,60,70,100", "--fixed-k", "61", "--out", tmp_path, *COMMON)
     assert got.exit_code == 0, got.output
-    assert "k=100 was asked for; there are 60 samples" in " ".join(got.output.split())
+    assert "k=100 was asked for; the train split has 60 samples" in " ".join(got.output.split())
     result = json.loads((tmp_path / "knn.json").read_text())
     assert (result["settings"]["ks"], result["settings"]["fixed_k"]) == ([1, 60], 60)
     assert list(result["models"][0]["by_k"]) == ["1", "60"]
@@ -277,7 +277,7 @@ def no_shards(world: Path, tmp_path: Path) -> list[object]:
     [
         (unlabelled, r"needs labels.*have no classes.*--shards"),
         (not_exported, r"no backbone.safetensors.*Run: satmip-train export"),
-        (same_split, r"2 shards are in both.*another --test-split"),
+        (same_split, r"share 2 shards.*another --test-split"),
         (no_such_split, 'Unknown split "test".*train, val'),
         (other_classes, r"different classes: 4 in .*, 2 in .*; only one has .airport..*other --test-shards"),
         (nothing_to_evaluate, r"nothing to evaluate.*--backbone"),

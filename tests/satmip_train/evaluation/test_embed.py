@@ -305,5 +305,5 @@ def test_what_cannot_be_embedded_is_refused(world: Path, tmp_path: Path) -> None
     (tmp_path / "broken" / "x.png").write_bytes(b"no picture")
     got = call("embed", world / "run", "--images", tmp_path / "broken", "--out", tmp_path / "b.parquet", *COMMON)
     assert got.exit_code == 1
-    assert re.search(r"None of 1 images gives a vector\. First: Cannot read the image .*/x\.png: ", got.output.replace("\n", " "))
+    assert re.search(r"None of 1 image gives a vector\. First: Cannot read the image .*/x\.png: ", got.output.replace("\n", " "))
     assert list(tmp_path.glob("*.parquet")) == []

@@ -188,7 +188,7 @@ def test_features_that_are_not_finite_are_refused() -> None:
     test[3, 2] = np.nan
     with pytest.raises(ValueError, match="1 of 60 test features"):
         probes.knn(train, labels, test, [1], classes=3)
-    with pytest.raises(ValueError, match="test features are not finite"):
+    with pytest.raises(ValueError, match="test features hold values that are not finite"):
         probes.linear(train, labels, test)
     test[9], test[3, 2], test[4, :2] = 3e38, 0, (np.inf, -np.inf)  # the first is finite, though its sum is not
     with pytest.raises(ValueError, match="1 of 60 test features"):
