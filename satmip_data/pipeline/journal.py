@@ -53,9 +53,10 @@ class Journal:
         if not self.store.exists(name):
             return None
         try:
-            return satmip_schemas.read_sealed(self.store.read(name), f"{self.store.url}/{name}")
+            begun: dict[str, Any] = satmip_schemas.read_sealed(self.store.read(name), f"{self.store.url}/{name}")
         except ContractError as error:
             raise DamagedJournalError(f"{error}. Delete {self.store.url} and build again, or build into another folder.") from error
+        return begun
 
     def finished(self) -> dict[str, ShardRecord]:
         """Return the records of the shards that are whole, by name; a shard whose record is damaged is not among them."""
